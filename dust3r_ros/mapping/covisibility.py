@@ -65,7 +65,7 @@ class Neighbourhood:
         """Those of ``posed`` keyframes that look where a camera at ``w_T_c`` (4, 4) does, nearest first."""
         if not posed:
             return []
-        poses = np.stack([self._pose(index) for index in posed])
+        poses = np.stack([self._state.sparse.views[index].pose for index in posed])
         turned = np.degrees(np.arccos(np.clip(poses[:, :3, 2] @ w_T_c[:3, 2], -1.0, 1.0)))
         apart = np.linalg.norm(poses[:, :3, 3] - w_T_c[:3, 3], axis=1)
         depth = self._state.sparse.median_depth(posed[-1])
@@ -98,7 +98,7 @@ class Neighbourhood:
         posed = self._state.sparse.posed()
         if not w_T_c or len(posed) < 2:
             return []
-        frames, keyframes = np.stack(w_T_c), np.stack([self._pose(index) for index in posed])
+        frames, keyframes = np.stack(w_T_c), np.stack([self._state.sparse.views[index].pose for index in posed])
         depth = float(np.nanmedian([self._state.sparse.median_depth(index) for index in posed]))
         among = _apart(keyframes, keyframes, depth)
         np.fill_diagonal(among, np.inf)
@@ -112,9 +112,10 @@ class Neighbourhood:
     def is_beside(self, index: int, camera: CameraStream, w_T_c: Array) -> bool:
         """Whether a frame of a camera at ``w_T_c`` (4, 4) would be no keyframe beside one of that camera."""
         sparse, config = self._state.sparse, self._state.config
-        points = sparse.points[sparse.known(sparse.views[index].seen).ids]
+        points = sparse.points[sparse.known_in(index).ids]
         focal = sparse.intrinsics[camera.index].focal
-        there, here = (project(transform(invert(at), points), focal, (0.0, 0.0)) for at in (self._pose(index), w_T_c))
+        poses = sparse.views[index].pose, w_T_c
+        there, here = (project(transform(invert(pose), points), focal, (0.0, 0.0)) for pose in poses)
         shown = np.all(np.abs(here) < camera.half_size, axis=1)
         if not shown.any():
             return False
@@ -140,17 +141,12 @@ class Neighbourhood:
         """Whether enough of what keyframe ``other`` sees lies in front of keyframe ``index``; true if unknown."""
         if self._state.sparse.views[index].w_T_c is None:
             return True
-        known = self._state.sparse.known(self._state.sparse.views[other].seen).ids
-        in_view = transform(invert(self._pose(index)), self._state.sparse.points[known])
+        known = self._state.sparse.known_in(other).ids
+        in_view = transform(invert(self._state.sparse.views[index].pose), self._state.sparse.points[known])
         focal = self._state.intrinsics_of(index).focal
         pixels = project(in_view, focal, (0.0, 0.0))
         half = self._state.records[index].stream.half_size
         return int(np.all(np.abs(pixels) < half, axis=1).sum()) >= _SEEN_BY_BOTH
-
-    def _pose(self, index: int) -> Array:
-        w_T_c = self._state.sparse.views[index].w_T_c
-        assert w_T_c is not None, f"keyframe {index} has no pose"
-        return w_T_c
 
 
 def _apart(a: Array, b: Array, depth: float) -> Array:
@@ -170,7 +166,7 @@ def depth_sources(sparse: SparseMap, view: int, candidates: Sequence[int], count
     "MVSNet", ECCV 2018, section 4.1, whose Gaussian is over the angle itself). Ties keep the given
     order.
     """
-    known = sparse.known(sparse.views[view].seen).ids
+    known = sparse.known_in(view).ids
     scores = [_promise(sparse, view, other, known) for other in candidates]
     order = sorted(range(len(candidates)), key=lambda at: -scores[at])
     return [candidates[at] for at in order[:count]]
@@ -181,14 +177,8 @@ def _promise(sparse: SparseMap, view: int, other: int, known: np.ndarray) -> flo
     if not len(shared):
         return 0.0
     points = sparse.points[shared]
-    angle = np.degrees(_angles(points - _center(sparse, view), points - _center(sparse, other)))
+    angle = np.degrees(_angles(points - sparse.views[view].pose[:3, 3], points - sparse.views[other].pose[:3, 3]))
     return float(np.exp(-0.5 * np.log(np.maximum(angle, 1e-3) / _BEST_DEG) ** 2).sum())
-
-
-def _center(sparse: SparseMap, view: int) -> Array:
-    w_T_c = sparse.views[view].w_T_c
-    assert w_T_c is not None, f"view {view} has no pose"
-    return w_T_c[:3, 3]
 
 
 def _angles(a: Array, b: Array) -> Array:

@@ -141,8 +141,7 @@ class Redundancy:
 
     def _is_spare(self, index: int, gone: Sequence[int]) -> bool:
         others = self.companions(index, gone)[:_ASKED]
-        camera, w_T_c = self._state.records[index].stream, self._state.sparse.views[index].w_T_c
-        assert w_T_c is not None
+        camera, w_T_c = self._state.records[index].stream, self._state.sparse.views[index].pose
         if not any(self._near.is_beside(other, camera, w_T_c) for other in others):
             return False
         return self._stay_connected(index, gone) and self._shown(index, others) >= _SHOWN
@@ -173,10 +172,8 @@ class Redundancy:
         rows, columns = np.mgrid[_GRID // 2 : depth.shape[0] : _GRID, _GRID // 2 : depth.shape[1] : _GRID]
         z, focal = depth[rows, columns].astype(np.float64), self._dense.views.focal(index)
         pixels = np.stack([columns, rows], axis=-1)[z > 0].astype(np.float64)
-        w_T_c = self._state.sparse.views[index].w_T_c
-        assert w_T_c is not None
         local = rays(pixels, focal, center_of(*depth.shape)) * z[z > 0][:, None]
-        return transform(w_T_c, local), z[z > 0] / focal
+        return transform(self._state.sparse.views[index].pose, local), z[z > 0] / focal
 
     def _shows(self, other: int, points: Array, reach: Array) -> np.ndarray:
         """(P,) which points (P, 3) in w a keyframe's confident depth shows, no coarser than ``reach`` (P,)."""
@@ -250,14 +247,14 @@ class Culling:
         stays = np.ones(count, bool)
         stays[list(leaving)] = False
         new = np.where(stays, np.cumsum(stays) - 1, -1)
-        poses = [view.w_T_c for view in sparse.views]
+        poses = {index: view.pose for index, view in enumerate(sparse.views) if view.w_T_c is not None}
         before = self._units()
         heirs = {index: self._redundancy.companions(index, leaving)[0] for index in leaving}
         for part in (*self._parts, self._state):
             part.renumber(new)
         stand_in = new.copy()
         stand_in[list(heirs)] = new[list(heirs.values())]
-        relative = {index: invert(_known(poses[heir])) @ _known(poses[index]) for index, heir in heirs.items()}
+        relative = {index: invert(poses[heir]) @ poses[index] for index, heir in heirs.items()}
         self._state.culled.append(Culled(new, stand_in, relative, np.stack([before, self._units()[stand_in]], axis=1)))
 
     def _units(self) -> Array:
@@ -267,11 +264,6 @@ class Culling:
             float("nan") if view.w_T_c is None else self._state.sparse.median_depth(k) for k, view in enumerate(views)
         ]
         return np.array(depths)
-
-
-def _known(w_T_c: Array | None) -> Array:
-    assert w_T_c is not None, "only keyframes with a pose are culled, in favour of others"
-    return w_T_c
 
 
 class Holder(Protocol):

@@ -131,8 +131,7 @@ class UsedPairs:
     def now(self, pair: tuple[int, int]) -> PairGeometry:
         """The current geometry of a pair."""
         views = [self._state.sparse.views[index] for index in pair]
-        w_T_first, w_T_second = (view.w_T_c for view in views)
-        assert w_T_first is not None and w_T_second is not None, "only posed keyframes are paired for depth"
+        w_T_first, w_T_second = (view.pose for view in views)
         focals = [self._state.sparse.intrinsics[view.camera] for view in views]
         return PairGeometry(
             invert(w_T_second) @ w_T_first, tuple(f.focal for f in focals), tuple(f.lens for f in focals)
@@ -222,14 +221,13 @@ class Densifier:
         return {index}
 
     def _look(self, index: int) -> Posed:
-        stream, w_T_c = self._state.records[index].stream, self._state.sparse.views[index].w_T_c
-        assert w_T_c is not None, "only posed keyframes are looked at"
+        stream, w_T_c = self._state.records[index].stream, self._state.sparse.views[index].pose
         return Posed(stream.name, self.views.image(index), self.views.focal(index), w_T_c, self._landmarks(index))
 
     def _landmarks(self, index: int) -> Array:
         """(N, 3) positions of the landmarks a keyframe sees."""
         sparse = self._state.sparse
-        return sparse.points[sparse.known(sparse.views[index].seen).ids]
+        return sparse.points[sparse.known_in(index).ids]
 
     def _sources(self, index: int, others: Sequence[int], count: int) -> list[int]:
         """Those of ``others`` and of the keyframes before that say most about a keyframe's depth, best first."""
@@ -383,7 +381,7 @@ class Densifier:
 
     def connect(self, index: int, others: Sequence[int]) -> None:
         """Add pairs to the graph; the weight is log(1 + landmarks with a position that both see)."""
-        known = self._state.sparse.known(self._state.sparse.views[index].seen).ids
+        known = self._state.sparse.known_in(index).ids
         for other in self._posed(others):
             shared = int(np.isin(known, self._state.sparse.views[other].seen.ids).sum())
             if shared >= _LEAST_SHARED:

@@ -138,12 +138,11 @@ class MapBuilder(Submap):
 
     def keyframe(self, index: int) -> Keyframe:
         record, view, dense = self.state.records[index], self.state.sparse.views[index], self._depth.dense
-        assert view.w_T_c is not None, f"keyframe {index} has no pose yet"
         shape = record.image.shape[:2]
         depth, confidence = dense.depths[index].shown or (np.zeros(shape, np.float32), np.ones(shape, np.float32))
         focal = record.stream.focal_to_working(self.state.sparse.intrinsics[view.camera].focal)
         stream, image = record.stream.name, dense.views.image(index)
-        return Keyframe(index, record.version, record.stamp_ns, stream, view.w_T_c, focal, image, depth, confidence)
+        return Keyframe(index, record.version, record.stamp_ns, stream, view.pose, focal, image, depth, confidence)
 
     def move(self, new_S_old: Similarity) -> None:
         self.state.sparse.move(pose(new_S_old.rotation, new_S_old.translation), new_S_old.scale)

@@ -187,7 +187,7 @@ class FrameFinder:
     def _beside(self, index: int, stream: CameraStream, image: Image, w_T_c: Array) -> tuple[PnpResult, Tracks] | None:
         """Pose of an image taken at about ``w_T_c`` by the landmarks of a keyframe, where nearly all are found."""
         sparse = self._state.sparse
-        known = sparse.known(sparse.views[index].seen)
+        known = sparse.known_in(index)
         expected = self._expected(stream, known, w_T_c)
         shown = np.all(np.abs(expected) < stream.half_size, axis=1) & stream.clear(expected)
         known, expected = known.select(shown), expected[shown]

@@ -70,15 +70,15 @@ class LoopClosing:
 
     def _gap_by_pose(self, other: int, index: int, pairs: np.ndarray) -> LoopGap | None:
         """The same where the side of ``index`` places too few: from the pose that the other side gives it."""
-        sparse, w_T_c = self._state.sparse, self._state.sparse.views[index].w_T_c
+        sparse = self._state.sparse
         theirs = self._on_the_other_side(index, pairs)
         try:
             found = sparse.locate(sparse.views[index].camera, theirs, _MIN_AGREEING, self._state.config.seed)
         except GeometryError:
             return None
         there = sparse.points[theirs.ids[found.inliers]]
-        assert w_T_c is not None, "loops are those of keyframes with a pose"
-        return LoopGap.of(sparse, other, index, there, transform(w_T_c @ invert(found.w_T_c), there))
+        here = transform(sparse.views[index].pose @ invert(found.w_T_c), there)
+        return LoopGap.of(sparse, other, index, there, here)
 
     def _off_px(self, index: int, pairs: np.ndarray) -> float:
         """How far landmarks ``pairs`` (K, 2) of an older keyframe are from where ``index`` sees them; 0 if unknown."""
@@ -138,9 +138,8 @@ class LoopClosing:
 
     def _beside(self, other: Reconstruction, index: int, own_S_other: Similarity) -> int | None:
         """The keyframe nearest to the other's keyframe ``index``, of those that look where it does; None if far."""
-        w_T_c = other.sparse.views[index].w_T_c
-        assert w_T_c is not None, "only posed keyframes are compared"
-        place, near = own_S_other.pose(w_T_c), _SIDE_BY_SIDE * own_S_other.scale * other.sparse.median_depth(index)
+        place = own_S_other.pose(other.sparse.views[index].pose)
+        near = _SIDE_BY_SIDE * own_S_other.scale * other.sparse.median_depth(index)
         for own in self._near.facing(place):
             pose = self._state.sparse.views[own].w_T_c
             if pose is not None and np.linalg.norm(pose[:3, 3] - place[:3, 3]) < near:
@@ -150,9 +149,8 @@ class LoopClosing:
     def _compared(self, other: Reconstruction, own: int, index: int, own_S_other: Similarity) -> tuple[int, int]:
         """Of the cells of the other's image in which both see landmarks, those with matches at their place; and all."""
         sparse, record, view = self._state.sparse, other.records[index], other.sparse.views[index]
-        assert view.w_T_c is not None, "only posed keyframes are compared"
         half, intrinsics = record.stream.half_size, other.intrinsics_of(index)
-        own_T_c = own_S_other.pose(view.w_T_c)
+        own_T_c = own_S_other.pose(view.pose)
 
         def seen(ids: np.ndarray) -> np.ndarray:
             points = transform(invert(own_T_c), sparse.points[ids])
@@ -161,8 +159,8 @@ class LoopClosing:
         def occupied(offsets: np.ndarray) -> set[tuple[int, int]]:
             return set(map(tuple, cells(offsets[np.all(np.abs(offsets) < half, axis=1)], half).tolist()))
 
-        both = occupied(seen(sparse.known(sparse.views[own].seen).ids))
-        both &= occupied(other.sparse.known(view.seen).pixels)
+        both = occupied(seen(sparse.known_in(own).ids))
+        both &= occupied(other.sparse.known_in(index).pixels)
         found = sparse.known(sparse.resolved(self._links.matches(own, record.features)))
         with np.errstate(invalid="ignore"):
             fits = np.linalg.norm(seen(found.ids) - found.pixels, axis=1) < _NEAR * record.stream.long_edge

@@ -303,9 +303,7 @@ class RigPlacement(Placement):
             self.state.sparse.views[view].w_T_c = new_S_old.pose(self._pose(view))
 
     def _pose(self, view: int) -> Array:
-        w_T_c = self.state.sparse.views[view].w_T_c
-        assert w_T_c is not None, f"view {view} has no pose"
-        return w_T_c
+        return self.state.sparse.views[view].pose
 
     def _fits(self, stream: CameraStream, a: Array, b: Array, b_T_a: Array, known: bool) -> bool:
         """Whether matches (N, 2) fit a motion; for an unknown focal, their estimate is kept."""

@@ -398,7 +398,7 @@ def _locate_others(sparse: SparseMap, views: Sequence[int], camera: int, options
     left = [view for view in views if sparse.views[view].w_T_c is None]
     vain: list[int] = []
     while left:
-        observations = [len(sparse.known(sparse.views[view].seen).ids) for view in left]
+        observations = [len(sparse.known_in(view).ids) for view in left]
         view = left.pop(int(np.argmax(observations)))
         try:
             found = sparse.locate(camera, sparse.views[view].seen, options.min_inliers, options.seed)

@@ -143,6 +143,12 @@ class SparseView:
     pruned: Tracks = field(default_factory=no_tracks)  # observations that did not fit; a better focal may fit them
     first_id: int = 0  # landmarks created before this view have smaller ids
 
+    @property
+    def pose(self) -> Array:
+        """``w_T_c`` (4, 4) of a view that has one."""
+        assert self.w_T_c is not None, "only views with a pose are asked for it"
+        return self.w_T_c
+
 
 _CONTRADICTED = 0.02  # on average, at most, in maps that are right
 # Adjustments count an image as few measurements, so that they stay near what lenses are; deviations of focals that

@@ -41,8 +41,7 @@ class LandmarkObservations:
                 continue
             at = np.minimum(np.searchsorted(seen.ids, ids), len(seen.ids) - 1)
             hit = np.flatnonzero(seen.ids[at] == ids)
-            assert view.w_T_c is not None, "only posed views are asked"
-            poses = np.broadcast_to(view.w_T_c, (len(hit), 4, 4))
+            poses = np.broadcast_to(view.pose, (len(hit), 4, 4))
             camera = sparse.intrinsics[view.camera]
             offset, focal = camera.lens.ideal(seen.pixels[at[hit]]), np.full(len(hit), camera.focal)
             parts.append((hit, np.full(len(hit), index), offset, poses, focal))

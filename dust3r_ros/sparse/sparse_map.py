@@ -113,6 +113,10 @@ class SparseMap:
         """The ``tracks`` whose landmark has a position."""
         return tracks.select(np.isfinite(self.points[tracks.ids, 0]))
 
+    def known_in(self, view: int) -> Tracks:
+        """What a view sees of landmarks with a position."""
+        return self.known(self.views[view].seen)
+
     def locate(
         self, camera: int, tracks: Tracks, min_inliers: int, seed: int = 0, near: Array | None = None
     ) -> PnpResult:
@@ -141,7 +145,7 @@ class SparseMap:
 
     def disagreement(self, view: int) -> float:
         """Median reprojection error, pixels, of the landmarks with a position that a posed view sees; 0 without any."""
-        known = self.known(self.views[view].seen)
+        known = self.known_in(view)
         if len(known.ids) == 0:
             return 0.0
         return float(np.median(self.errors(np.full(len(known.ids), view), self.points[known.ids], known.pixels)))
@@ -189,14 +193,12 @@ class SparseMap:
 
     def median_depth(self, view: int) -> float:
         """Median depth of the landmarks a posed view sees; NaN if none has a position."""
-        known = self.known(self.views[view].seen)
+        known = self.known_in(view)
         return float(np.median(self.depths(view, known.ids))) if len(known.ids) else float("nan")
 
     def depths(self, view: int, ids: np.ndarray) -> Array:
         """z of landmarks (K,) in the camera of a posed view."""
-        w_T_c = self.views[view].w_T_c
-        assert w_T_c is not None, f"view {view} has no pose"
-        return transform(invert(w_T_c), self.points[ids])[:, 2]
+        return transform(invert(self.views[view].pose), self.points[ids])[:, 2]
 
     def move(self, new_T_old: Array, scale: float) -> None:
         """Re-express the whole map: new points are ``new_T_old`` applied to ``scale`` times the old ones."""

@@ -75,9 +75,7 @@ def transplant(sparse: SparseMap, adjusted: Adjusted) -> list[int]:
         view.w_T_c = w_T_c
         _prune(sparse, view, pruned)
     for index in later:
-        w_T_c = sparse.views[index].w_T_c
-        assert w_T_c is not None
-        sparse.views[index].w_T_c = follows.pose(w_T_c)
+        sparse.views[index].w_T_c = follows.pose(sparse.views[index].pose)
     return later
 
 
@@ -99,7 +97,7 @@ def _motion(sparse: SparseMap, adjusted: Adjusted) -> Similarity:
         return Similarity.identity()
     old, new = sparse.views[posed[-1]].w_T_c, adjusted.poses[posed[-1]]
     assert old is not None and new is not None
-    ids = sparse.known(sparse.views[posed[-1]].seen).ids
+    ids = sparse.known_in(posed[-1]).ids
     ids = ids[ids < len(adjusted.points)]
     ids = ids[np.isfinite(adjusted.points[ids, 0])]
     scale = 1.0
