@@ -58,7 +58,7 @@ def _longest() -> dict[str, list[str]]:
     """Modules by end: for an image that is only tracked, and for one that becomes a keyframe."""
     sequence, way = render_sequence("orbit", 90, 320, 240), Way()
     session = Session(MapperConfig(), logging.getLogger("way"))
-    back_end, camera = BackEnd(session), LiveCamera("camera", MapperConfig(), 2.0, 0.0)
+    back_end, camera = BackEnd(session), LiveCamera(MapperConfig(), 2.0, 0.0)
     longest: dict[str, list[str]] = {"front end": [], "back end": []}
 
     def run(end: str, ordinary: Callable[[], bool], body: Callable[[], Any]) -> Any:

@@ -193,14 +193,12 @@ class EdgeReport:
     """The outcome for one pair; reports are in the order of the given pairs.
 
     ``residual``: confidence-weighted mean of ‖χ - σ P X‖ over the pixels of both views, in units of
-    the scene. ``weight``: the pair's final robust factor in [0, 1].
-    ``switched_off``: treated as an outlier (such as a wrong loop), without influence on the result.
+    the scene. ``switched_off``: treated as an outlier (such as a wrong loop), without influence on the result.
     """
 
     first: int
     second: int
     residual: float
-    weight: float = 1.0
     switched_off: bool = False
 
 

@@ -55,15 +55,13 @@ class PosePrior:
 
 @dataclass(frozen=True, eq=False)
 class GraphSolution:
-    """``S`` (N, 4, 4); per edge ``residual`` (E,), root mean square distance over sqrt(s_i s_j), ``weight``
-    (E,) of the robust kernel in [0, 1] and ``switched_off`` (E,); ``iterations`` taken.
+    """``S`` (N, 4, 4); per edge ``residual`` (E,), root mean square distance over sqrt(s_i s_j), and
+    ``switched_off`` (E,).
     """
 
     S: Array
     residual: Array
-    weight: Array
     switched_off: NDArray[np.bool_]
-    iterations: int
 
 
 @dataclass(eq=False)
@@ -99,7 +97,7 @@ class SimilarityGraph:
         ``robust`` switches outlier edges off; a graph whose worst edge is no outlier is solved without the kernel.
         """
         weight = np.ones(len(self.first))
-        S, squared, steps = self._descend(S, weight, iterations)
+        S, squared = self._descend(S, weight, iterations)
         if robust and len(squared) > 2:
             width = float(np.max(squared))
             while True:
@@ -108,9 +106,8 @@ class SimilarityGraph:
                     break
                 width = max(width / _WIDTH_STEP, usual)
                 weight = (width / (width + squared)) ** 2
-                S, squared, more = self._descend(S, weight, iterations)
-                steps += more
-        return GraphSolution(S, np.sqrt(squared), weight, weight < OFF_WEIGHT, steps)
+                S, squared = self._descend(S, weight, iterations)
+        return GraphSolution(S, np.sqrt(squared), weight < OFF_WEIGHT)
 
     def residuals(self, S: Array) -> Array:
         """(E,) root mean square distances over sqrt(s_i s_j)."""
@@ -123,12 +120,12 @@ class SimilarityGraph:
     def _blocks(self, S: Array) -> tuple[Array, Array, Array]:
         return normal_blocks(self.moments, S[self.first], S[self.second])
 
-    def _descend(self, S: Array, weight: Array, iterations: int) -> tuple[Array, Array, int]:
+    def _descend(self, S: Array, weight: Array, iterations: int) -> tuple[Array, Array]:
         """Levenberg-Marquardt steps for fixed edge weights."""
         cost, gradient, hessian = self._blocks(S)
         unit = self._usual(cost)
         value, damping = self._value(S, weight, cost, unit), _DAMPING
-        for step in range(iterations):
+        for _ in range(iterations):
             g, diagonal, blocks = self._normal(S, weight, gradient, hessian, unit)
             while True:
                 xi = self._pattern.solve(-g, diagonal, blocks, damping)
@@ -139,13 +136,13 @@ class SimilarityGraph:
                     break
                 damping = max(damping * 10, 1e-4)
             if new > value:
-                return S, np.maximum(cost, 0.0), step
+                return S, np.maximum(cost, 0.0)
             done = value - new <= _CONVERGED * value
             S, value, damping = moved, new, max(damping / 10, 1e-9)
             cost, gradient, hessian = found
             if done:
                 break
-        return S, np.maximum(cost, 0.0), step + 1
+        return S, np.maximum(cost, 0.0)
 
     def _value(self, S: Array, weight: Array, cost: Array, unit: float) -> float:
         value = float(weight @ cost)

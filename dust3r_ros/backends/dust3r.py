@@ -80,11 +80,6 @@ class Dust3rBackend:
         """(H, W) of the images that the network was trained on, pixels."""
         return self._model.config.img_size
 
-    @property
-    def batch_size(self) -> int:
-        """Pairs decoded at once, as memory has allowed so far."""
-        return self._batch_size
-
     def add(self, view: View) -> None:
         """Encode the view's image, whose sides must be multiples of 16; an index added again is replaced.
 

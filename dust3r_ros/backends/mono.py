@@ -246,11 +246,10 @@ class MonoBackend(GeometryWithNetwork):
 
     name = "mono"
 
-    def __init__(self, graph: DepthGraph, min_parallax_deg: float = 1.0, budget: int = 128 << 20) -> None:
-        """Depth by the network is kept up to ``budget`` bytes."""
+    def __init__(self, graph: DepthGraph, min_parallax_deg: float = 1.0) -> None:
         super().__init__(min_parallax_deg)
         self.device = graph.device
-        self._graph, self.network = graph, ViewDepths(graph, budget)
+        self._graph, self.network = graph, ViewDepths(graph)
         self._views: dict[int, View] = {}
         self._negative = 0  # views in which inverse depth fell with that of geometry
 

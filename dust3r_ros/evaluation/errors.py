@@ -102,7 +102,6 @@ class TrajectoryErrors:
     path: float
     ate: float
     ate_median: float
-    ate_max: float
     rpe: float
     rpe_deg: float
     scale: float
@@ -145,7 +144,6 @@ def trajectory_errors(
         path=float(pair[0].path_length),
         ate=_rms(distances),
         ate_median=float(np.median(distances)),
-        ate_max=float(distances.max()),
         rpe=_rms(shifts),
         rpe_deg=_rms(turns),
         scale=float(factor),

@@ -319,11 +319,10 @@ _FEWEST = 20  # matches
 
 @dataclass(frozen=True)
 class MotionFocal:
-    """``focal`` in pixels, ``std`` of its logarithm, ``share`` of matches that agree with motion and focal."""
+    """``focal`` in pixels, ``std`` of its logarithm."""
 
     focal: float
     std: float
-    share: float
 
 
 def focal_from_motion(
@@ -356,7 +355,7 @@ def focal_from_motion(
     near = np.abs(errors) < threshold_px
     strength = float(np.sqrt(np.mean(slope[near] ** 2))) if near.any() else 0.0
     noise = float(np.sqrt(np.mean(errors[near] ** 2) / max(near.sum(), 1))) if near.any() else threshold_px
-    return MotionFocal(float(np.exp(log_focal)), np.hypot(noise, motion_px) / max(strength, 1e-9), float(near.mean()))
+    return MotionFocal(float(np.exp(log_focal)), np.hypot(noise, motion_px) / max(strength, 1e-9))
 
 
 def sampson(a: Array, b: Array, b_T_a: Array, focal: float) -> Array:

@@ -131,7 +131,6 @@ def robust_similarity(
     source: ArrayLike,
     target: ArrayLike,
     weights: ArrayLike | None = None,
-    with_scale: bool = True,
     *,
     iterations: int = 30,
 ) -> Similarity:
@@ -143,18 +142,18 @@ def robust_similarity(
     """
     x, y, w = _checked(source, target, weights)
     floor = 1e-6 * float(np.sqrt(np.mean(np.sum((y - y.mean(axis=0)) ** 2, axis=1))))
-    best = _umeyama(x, y, w, with_scale)
+    best = _umeyama(x, y, w)
     cost = np.inf
     for _ in range(iterations):
         residuals = np.maximum(np.linalg.norm(y - best.apply(x), axis=1), floor)
         previous, cost = cost, float(w @ residuals)
         if previous - cost <= 1e-9 * cost:
             break
-        best = _umeyama(x, y, w / residuals, with_scale)
+        best = _umeyama(x, y, w / residuals)
     return best
 
 
-def _umeyama(source: Array, target: Array, weights: Array, with_scale: bool) -> Similarity:
+def _umeyama(source: Array, target: Array, weights: Array, with_scale: bool = True) -> Similarity:
     w = weights / weights.sum()
     mean_source, mean_target = w @ source, w @ target
     x, y = source - mean_source, target - mean_target

@@ -50,14 +50,14 @@ def write_tum(path: str | Path, poses: Iterable[StampedPose]) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
-def read_tum(path: str | Path, camera: str = "camera") -> list[StampedPose]:
+def read_tum(path: str | Path) -> list[StampedPose]:
     """Poses of a TUM file (blank and ``#`` lines ignored, comma or space between numbers).
 
     Raises ``InputError`` naming a line that is not a stamp and a pose.
     """
     poses = []
     for number, line in read_lines(path, f"trajectory '{path}' cannot be read"):
-        item = _parsed(line, camera)
+        item = _parsed(line)
         if item is None:
             raise InputError(f"trajectory '{path}' line {number} is {line[:80]!r}; it must be 't tx ty tz qx qy qz qw'")
         poses.append(item)
@@ -73,7 +73,7 @@ def path_length(poses: Iterable[StampedPose]) -> float:
     return float(np.linalg.norm(np.diff(longest, axis=0), axis=1).sum())
 
 
-def _parsed(line: str, camera: str) -> StampedPose | None:
+def _parsed(line: str) -> StampedPose | None:
     fields = line.replace(",", " ").split()
     stamp_ns = stamp_from_text(fields[0])
     try:
@@ -83,6 +83,6 @@ def _parsed(line: str, camera: str) -> StampedPose | None:
     if stamp_ns is None or len(numbers) != 7:
         return None
     try:
-        return StampedPose(stamp_ns, camera, from_quaternion(numbers[:3], numbers[3:]))
+        return StampedPose(stamp_ns, "camera", from_quaternion(numbers[:3], numbers[3:]))
     except GeometryError:
         return None

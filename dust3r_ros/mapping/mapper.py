@@ -95,9 +95,9 @@ class Mapper(MapView):
             self._cameras.remember(name, found)
         self.submap.state.known = all(found.std < TRUSTED for found in intrinsics.values()) and bool(intrinsics)
 
-    def set_extrinsics(self, camera: str, r_T_c: Array, known: bool = True) -> None:
+    def set_extrinsics(self, camera: str, r_T_c: Array) -> None:
         """Set a camera's extrinsics on the robot: ``r_T_c`` (4, 4), metres; see ``Rig.set``. Raises ``InputError``."""
-        self.rig.set(camera, r_T_c, known)
+        self.rig.set(camera, r_T_c)
 
     def process(
         self, stamp_ns: int, camera: str, image: Image, mask: Image | None = None, seen: Tracks | None = None

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.geometry.rigid import angle_deg, interpolate, invert, pose
+from dust3r_ros.geometry.rigid import interpolate, invert, pose
 from dust3r_ros.types import Array, StampedPose
 
 _GAP_NS = 400_000_000  # longest gap between two frames in which motion counts as smooth
@@ -43,21 +43,6 @@ class Extrinsics:
     count: int
 
 
-@dataclass(frozen=True)
-class Disagreement:
-    """How far given extrinsics are from those measured in the map, relative to the ``other`` camera.
-
-    ``angle_deg`` and ``angle_sigma``: the rotation between them, also in standard deviations. ``distance`` (metres)
-    and ``distance_sigma``: between the positions; NaN while the map's unit is unknown.
-    """
-
-    other: str
-    angle_deg: float
-    angle_sigma: float
-    distance: float
-    distance_sigma: float
-
-
 @dataclass(frozen=True, eq=False)
 class _At:
     stamp_ns: int
@@ -73,22 +58,19 @@ class Rig:
     def __init__(self) -> None:
         self.metres_per_unit: float | None = None
         self._given: dict[str, Array] = {}
-        self._known: set[str] = set()
         self._paths: dict[str, deque[_At]] = {}
         self._samples: dict[tuple[str, str], deque[Array]] = {}
         self._estimated: dict[tuple[str, str], Extrinsics | None] = {}
 
-    def set(self, camera: str, r_T_c: Array, known: bool = True) -> None:
+    def set(self, camera: str, r_T_c: Array) -> None:
         """Set given extrinsics: ``r_T_c`` (4, 4), metres, r any frame of the robot, the same for all cameras.
 
-        With ``known`` false they only say where to look for the camera, and do not give the scale. Raises
-        ``InputError``.
+        Raises ``InputError``.
         """
         T = np.asarray(r_T_c, np.float64)
         if T.shape != (4, 4) or not np.isfinite(T).all() or not _rigid(T):
             raise InputError(f"extrinsics of camera '{camera}' are no rigid motion (4, 4): {np.round(T, 4).tolist()}")
         self._given[camera] = T.copy()
-        (self._known.add if known else self._known.discard)(camera)
 
     def located(self, camera: str, stamp_ns: int, w_T_c: Array) -> None:
         """Take a pose (4, 4) found from images of ``camera``, in time order per camera."""
@@ -157,25 +139,10 @@ class Rig:
         """Like ``guess``; if only the rotation is known, the camera is assumed to be where the other one is."""
         return self._guess(camera, stamp_ns, True)
 
-    def disagreement(self, camera: str) -> Disagreement | None:
-        """How far a camera's given extrinsics are from those measured in the map; None if either is missing."""
-        estimated = [(self.between(other, camera), other) for other in sorted(self._given) if other != camera]
-        found = [(extrinsics, other) for extrinsics, other in estimated if extrinsics is not None]
-        if camera not in self._given or not found:
-            return None
-        extrinsics, other = max(found, key=lambda entry: entry[0].count)
-        given = invert(self._given[other]) @ self._given[camera]
-        angle = angle_deg(given[:3, :3].T @ extrinsics.a_T_b[:3, :3])
-        distance, sigma = float("nan"), float("nan")
-        if self.metres_per_unit is not None:
-            distance = float(np.linalg.norm(self.metres_per_unit * extrinsics.a_T_b[:3, 3] - given[:3, 3]))
-            sigma = distance / (self.metres_per_unit * extrinsics.length_std)
-        return Disagreement(other, angle, angle / extrinsics.angle_std, distance, sigma)
-
     def baselines(self) -> list[tuple[float, float, float]]:
-        """(metres, map units, relative standard deviation) of the distance of each pair of cameras known in both."""
+        """(metres, map units, relative standard deviation) of the distance of each given, measured pair."""
         found = []
-        for a, b in combinations(sorted(self._known), 2):
+        for a, b in combinations(sorted(self._given), 2):
             metres = float(np.linalg.norm(self._given[a][:3, 3] - self._given[b][:3, 3]))
             estimated = self.between(a, b)
             if estimated is None or metres <= 0:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dust3r_ros.network.checkpoint import load_checkpoint, save_checkpoint
     from dust3r_ros.network.config import Dust3rConfig
-    from dust3r_ros.network.images import normalise, prepare_image
+    from dust3r_ros.network.images import normalise
     from dust3r_ros.network.model import Dust3r, PairOutput, Tokens
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "Tokens",
     "load_checkpoint",
     "normalise",
-    "prepare_image",
     "save_checkpoint",
 ]
 
@@ -29,7 +28,6 @@ _HOMES = {
     "Tokens": "model",
     "load_checkpoint": "checkpoint",
     "normalise": "images",
-    "prepare_image": "images",
     "save_checkpoint": "checkpoint",
 }
 

@@ -48,11 +48,6 @@ class Tokens:
             raise InputError(f"tokens of grids {sorted(grids)} cannot be batched; they must share one grid")
         return cls(torch.cat([batch.features for batch in batches]), grids.pop())
 
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """(H, W) of the images, pixels."""
-        return self.grid[0] * PATCH, self.grid[1] * PATCH
-
 
 @dataclass(frozen=True, eq=False)
 class PairOutput:

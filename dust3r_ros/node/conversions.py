@@ -78,14 +78,17 @@ def depth_message(keyframe: Keyframe, frame: str) -> ImageMessage:
     return message
 
 
-def keyframe_image_message(keyframe: Keyframe, frame: str) -> ImageMessage:
-    """The image of a keyframe as rgb8, at the working resolution."""
-    height, width = keyframe.image.shape[:2]
-    message = ImageMessage(
-        header=header(keyframe.stamp_ns, frame), height=height, width=width, encoding="rgb8", step=3 * width
-    )
-    message.data = array("B", np.ascontiguousarray(keyframe.image).tobytes())
+def image_message(image: Image, stamp_ns: int, frame: str) -> ImageMessage:
+    """An rgb8 message of RGB uint8 (H, W, 3)."""
+    height, width = image.shape[:2]
+    message = ImageMessage(header=header(stamp_ns, frame), height=height, width=width, encoding="rgb8", step=3 * width)
+    message.data = array("B", image.tobytes())
     return message
+
+
+def keyframe_image_message(keyframe: Keyframe, frame: str) -> ImageMessage:
+    """The image of a keyframe, at the working resolution."""
+    return image_message(keyframe.image, keyframe.stamp_ns, frame)
 
 
 def keyframe_info_message(keyframe: Keyframe, frame: str) -> CameraInfo:

@@ -229,7 +229,7 @@ class Pipeline:
             self._hand_over(_Handed(arrival, KeyframeRequest(frame)), Tracked())
             return
         name, node = arrival.camera, self.node_config
-        camera = self._live.get(name) or LiveCamera(name, self.mapper_config, node.bridge_time, node.focal_wait)
+        camera = self._live.get(name) or LiveCamera(self.mapper_config, node.bridge_time, node.focal_wait)
         self._live[name] = camera
         with self._watch("follow"):
             found = camera.track(frame, arrival.turning, self._output.metric)

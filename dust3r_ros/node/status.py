@@ -23,19 +23,14 @@ from dust3r_ros.types import Array, Calibration, Camera, MapCounts, TrackingStat
 COMPLAIN_S = 5.0
 
 
-def session_snapshot(
-    session: Session, mapper: MapperConfig, node: NodeConfig, before: Snapshot | None = None
-) -> Snapshot:
-    """The session now; ``before`` supplies what only a frame gives (stamp, state, message)."""
+def session_snapshot(session: Session, mapper: MapperConfig, node: NodeConfig) -> Snapshot:
+    """The session now, without what only a frame gives (stamp, message)."""
     world, masked_share = session.estimate, session.mapper.masked_share
     cameras = session.cameras
     counts = session.mapper.counts
     unit = session.metres_per_unit or world.roughly
-    started = TrackingState.LOST if counts.keyframes else TrackingState.INITIALISING
     return Snapshot(
-        stamp_ns=before.stamp_ns if before else 0,
-        state=before.state if before else started,
-        message=before.message if before else "",
+        state=TrackingState.LOST if counts.keyframes else TrackingState.INITIALISING,
         backend=mapper.backend,
         device=session.device,
         mode="mapping" if session.mapper.mapping else "localization",

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dust3r_ros.geometry.ground import Ground
 from dust3r_ros.geometry.rigid import angle_deg
 from dust3r_ros.occupancy.plan import (
     FREE,
@@ -185,16 +184,6 @@ class OccupancyGridMap:
     def wanted(self) -> tuple[int, int]:
         """Rows and columns that everything seen so far would need."""
         return self._votes.wanted
-
-    @property
-    def ground(self) -> Ground | None:
-        """The current ground estimate, None before the first depth."""
-        return self._slab.ground if self._slab else None
-
-    @property
-    def heights(self) -> tuple[float, float] | None:
-        """Lowest and highest obstacle height above the ground, map units; None before the first depth."""
-        return (self._slab.low, self._slab.high) if self._slab else None
 
     def update(self, changed: Sequence[Keyframe], removed: Iterable[int] = (), limit: int | None = None) -> None:
         """Follow a change of the map: new or changed keyframes, and the indices of removed ones.

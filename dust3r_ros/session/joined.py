@@ -187,9 +187,7 @@ def _place(work: _Work) -> tuple[bool, float, tuple[str, ...]]:
         if world.get("metric"):
             first = there if not evidence else first
             std = world.get("relative_std")
-            evidence.append(
-                ScaleEvidence(work.names[member], there.scale, _METRIC_STD if std is None else std, len(common))
-            )
+            evidence.append(ScaleEvidence(work.names[member], there.scale, _METRIC_STD if std is None else std))
         first = first or there
     if first is None:
         return False, float("inf"), ()

@@ -84,15 +84,12 @@ class MapFit:
     """The place of a source map in a target map.
 
     ``agree`` (M,) bool: the matches that fit, each in every view that sees either landmark.
-    ``rms_px``: of their reprojection errors. ``scale_std`` (relative) and ``rotation_std_deg`` (the
-    largest over all axes) follow from them, for errors independent between observations.
+    ``rms_px``: of their reprojection errors.
     """
 
     target_S_source: Similarity
     agree: NDArray[np.bool_]
     rms_px: float
-    scale_std: float
-    rotation_std_deg: float
 
 
 def fit_maps(
@@ -205,21 +202,22 @@ class _Problem:
         agree = self.agree(similarity)
         if certain:
             self._check_views(agree & self.whole)
+            self._check_spread(int((agree & self.whole).sum()), jacobian, residuals)
+        return MapFit(similarity, agree[self.pair_of], float(np.sqrt(2 * np.mean(residuals**2))))
+
+    def _check_spread(self, count: int, jacobian: Array, residuals: Array) -> None:
+        """Raises ``GeometryError`` if errors independent between observations leave scale or rotation open."""
         sigma = max(1.0, float(np.sqrt(np.mean(residuals**2))))
         values, vectors = np.linalg.eigh(jacobian.T @ jacobian)
         spread = sigma**2 * (vectors / np.maximum(values, 1e-12)) @ vectors.T
         scale_std = float(np.sqrt(spread[6, 6]))
         rotation_std_deg = float(np.degrees(np.sqrt(np.linalg.eigvalsh(spread[:3, :3])[-1])))
-        count = int((agree & self.whole).sum())
-        if certain and (scale_std > _MAX_SCALE_STD or rotation_std_deg > _MAX_ROTATION_STD_DEG):
+        if scale_std > _MAX_SCALE_STD or rotation_std_deg > _MAX_ROTATION_STD_DEG:
             raise GeometryError(
                 f"The {count} matches that agree leave the scale between the maps open by {scale_std:.1%} and the "
                 f"rotation by {rotation_std_deg:.1f} deg; at most {_MAX_SCALE_STD:.0%} and "
                 f"{_MAX_ROTATION_STD_DEG:g} deg are allowed. They may lie on one line, far away or all close together."
             )
-        return MapFit(
-            similarity, agree[self.pair_of], float(np.sqrt(2 * np.mean(residuals**2))), scale_std, rotation_std_deg
-        )
 
     def _check_views(self, agree: NDArray[np.bool_]) -> None:
         enough = self.min_matches // 2

@@ -125,8 +125,8 @@ class FrontEnd:
     One class, since an image and a snapshot change the same followed corners; what needs none of them is beside it.
     """
 
-    def __init__(self, camera: str, config: MapperConfig) -> None:
-        self._camera, self._config = camera, config
+    def __init__(self, config: MapperConfig) -> None:
+        self._config = config
         self._images = RecentImages(_KEPT_IMAGES)
         self._newest: tuple[int, Image, Image | None] | None = None  # stamp, tracked image and its mask
         self._size: tuple[int, ...] | None = None

@@ -32,10 +32,10 @@ class Whereabouts:
 class LiveCamera:
     """Tracks the images of one camera, and extends its pose where tracking fails. For one thread."""
 
-    def __init__(self, camera: str, config: MapperConfig, bridge_s: float, focal_wait_s: float) -> None:
+    def __init__(self, config: MapperConfig, bridge_s: float, focal_wait_s: float) -> None:
         """``bridge_s``: longest extension of a pose; ``focal_wait_s``: how long the first poses wait for a focal."""
         self._wait_ns = round(1e9 * focal_wait_s)
-        self.front = FrontEnd(camera, config)
+        self.front = FrontEnd(config)
         self._bridge = Bridge(bridge_s)
         self._heard = False  # whether any odometry or gyroscope data has come
         self._missed: deque[int] = deque(maxlen=_MISSED)  # stamps

@@ -37,9 +37,9 @@ MASKED = 0.9
 class CompletionTask(nn.Module):
     """Mean squared error of hidden patches, each normalised by its own mean and deviation (He et al. 2022)."""
 
-    def __init__(self, model: Dust3r, masked: float = MASKED) -> None:
+    def __init__(self, model: Dust3r) -> None:
         super().__init__()
-        self.model, self.masked = model, masked
+        self.model = model
         self.prediction_head = nn.Linear(model.config.dec_embed_dim, 3 * PATCH**2)
         unused = (model.dec_blocks2, model.downstream_head1, model.downstream_head2)
         for module in unused:
@@ -61,7 +61,7 @@ class CompletionTask(nn.Module):
         """(B,) mean error over the hidden patches of ``image``, which ``generator`` chooses."""
         patches = image.shape[2] // PATCH * (image.shape[3] // PATCH)
         order = torch.rand(image.shape[0], patches, generator=generator).argsort(dim=1).to(image.device)
-        shown = order[:, : max(round(patches * (1 - self.masked)), 1)].sort(dim=1).values
+        shown = order[:, : max(round(patches * (1 - MASKED)), 1)].sort(dim=1).values
         hidden = torch.ones_like(order, dtype=torch.bool).scatter(1, shown, False)
         error = (self.paint(image, other, shown).float() - patch_targets(image)).square().mean(dim=-1)  # (B, N)
         return torch.where(hidden, error, torch.zeros_like(error)).sum(dim=1) / hidden.sum(dim=1).clamp(min=1)

@@ -43,10 +43,6 @@ class TrainingView:
         x = x[None, :] - (self.K[0, 1] / self.K[0, 0]) * y[:, None]
         return np.stack([x * z, y[:, None] * z, z], axis=-1)
 
-    def points_w(self) -> Array:
-        """(H, W, 3) points in the world frame; the camera's centre where the depth is unknown."""
-        return self.points_c() @ self.w_T_c[:3, :3].T + self.w_T_c[:3, 3]
-
     def check(self, name: str) -> None:
         """Raises ``InputError`` with ``name`` for impossible shapes, types or numbers."""
         height, width = self.image.shape[:2]
@@ -74,10 +70,6 @@ class ViewPair:
     first: TrainingView
     second: TrainingView
     source: str
-
-    def swapped(self) -> ViewPair:
-        """The same pair in the other order."""
-        return ViewPair(self.second, self.first, self.source)
 
     def check(self) -> None:
         """Raises ``InputError`` as ``TrainingView.check``."""

@@ -72,7 +72,7 @@ class UnitMemory:
         then, now = (_spread(positions, sorted(common)) for positions in (self._anchors, self._present))
         if not (then > 0 and now > 0):
             return None
-        return ScaleEvidence("memory", then / now, math.hypot(self._std, _BENT_STD), len(common))
+        return ScaleEvidence("memory", then / now, math.hypot(self._std, _BENT_STD))
 
 
 def _spread(positions: Mapping[int, Array], indices: list[int]) -> float:
@@ -265,7 +265,7 @@ class WorldAligner:
             depth_scale(self._network_ratios, "network"),
         ]
         if self._command is not None:
-            evidence.append(ScaleEvidence("command", self._command, 0.0, 1))
+            evidence.append(ScaleEvidence("command", self._command, 0.0))
         found = combine([e for e in evidence if e is not None])
         # The old scale came from the same sources: it counts only if they have become worse
         if memory is not None and memory.relative_std < found.relative_std:

@@ -148,4 +148,4 @@ def depth_scale(ratios: Mapping[int, DepthRatio], source: str = "depth") -> Scal
     doubt, (whose, own_std) = "", _SOURCES[source]
     if count < 0.7 * len(logs):
         doubt = f"{whose} depth disagrees with the map's scale in {len(logs) - count} of {len(logs)} keyframes"
-    return ScaleEvidence(source, math.exp(mean), math.hypot(error, own_std, float(np.median(common))), count, doubt)
+    return ScaleEvidence(source, math.exp(mean), math.hypot(error, own_std, float(np.median(common))), doubt)

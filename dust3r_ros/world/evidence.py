@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from itertools import combinations
 
@@ -44,7 +44,7 @@ def rig_scale(baselines: Sequence[Baseline]) -> ScaleEvidence | None:
     mean = float(weight @ logs / weight.sum())
     scatter = block_std(weight * (logs - mean), weight)
     error = max(scatter if math.isfinite(scatter) else usual * float(std.min()), math.sqrt(1.0 / float(weight.sum())))
-    return ScaleEvidence("rig", math.exp(mean), math.hypot(error, _OWN_STD), int(np.count_nonzero(weight)))
+    return ScaleEvidence("rig", math.exp(mean), math.hypot(error, _OWN_STD))
 
 
 CONTRADICTION = 3.0  # standard deviations
@@ -63,17 +63,15 @@ class ScaleState(str, Enum):
 
 @dataclass(frozen=True)
 class ScaleEvidence:
-    """The scale from one source: ``scale`` metres per map unit with ``relative_std``, from ``samples`` measurements.
+    """The scale from one source: ``scale`` metres per map unit with ``relative_std``.
 
-    ``doubt`` says what is odd about it, if anything. ``weight`` is its share in the combined scale.
+    ``doubt`` says what is odd about it, if anything.
     """
 
     source: str
     scale: float
     relative_std: float
-    samples: int
     doubt: str = ""
-    weight: float = 0.0
 
     @property
     def usable(self) -> bool:
@@ -107,9 +105,7 @@ def combine(evidence: Sequence[ScaleEvidence]) -> CombinedScale:
     excess = 1.0
     if len(usable) > 1:
         excess = max(1.0, float(precision @ (logs - mean) ** 2) / (len(usable) - 1))
-    share = dict(zip(map(id, usable), precision / precision.sum(), strict=True))
-    sources = tuple(replace(e, weight=float(share.get(id(e), 0.0))) for e in evidence)
-    return CombinedScale(math.exp(mean), math.sqrt(excess / precision.sum()), sources, tuple(reasons))
+    return CombinedScale(math.exp(mean), math.sqrt(excess / precision.sum()), tuple(evidence), tuple(reasons))
 
 
 def _contradictions(usable: Sequence[ScaleEvidence]) -> list[str]:

@@ -132,7 +132,7 @@ def odometry_scale(given: Steps) -> ScaleEvidence | None:
     if start is None:
         return None
     if math.isnan(start):
-        return ScaleEvidence("odometry", 1.0, math.inf, len(all_steps), _DIFFERENT_WAYS)
+        return ScaleEvidence("odometry", 1.0, math.inf, _DIFFERENT_WAYS)
     scale = start
     all_steps = all_steps.thinned(len(all_steps) // _clear(all_steps, scale))
     keep = np.ones(len(all_steps), dtype=bool)
@@ -147,7 +147,7 @@ def odometry_scale(given: Steps) -> ScaleEvidence | None:
             break
     # Another estimator: less precise, but independent of a noise estimate
     std = math.hypot(max(std, abs(math.log(scale / start)) / 3.0), _OWN_STD)
-    return ScaleEvidence("odometry", scale, std, int(keep.sum()), _doubt(given.turned_deg, float(keep.mean())))
+    return ScaleEvidence("odometry", scale, std, _doubt(given.turned_deg, float(keep.mean())))
 
 
 def _doubt(turned_deg: float, share: float) -> str:

@@ -184,10 +184,10 @@ def test_a_thousand_keyframes_and_six_thousand_edges() -> None:
     assert len(ring.first) == 5995
     start = shaken(ring.S, 0.05)
     begin = time.process_time()
-    solution = ring.graph().solve(start, robust=False)
+    solution = ring.graph().solve(start, robust=False, iterations=3)
     seconds = time.process_time() - begin
     assert ring.ate(solution.S) < 0.1 * ring.ate(start)
-    assert seconds / solution.iterations < 1.0
+    assert seconds < 3.0
 
 
 def test_a_long_loop_gives_way_in_a_few_steps() -> None:
@@ -195,8 +195,7 @@ def test_a_long_loop_gives_way_in_a_few_steps() -> None:
     ring = Ring(400, 6, noise=0.1)
     start = ring.chained()
     graph = ring.graph()
-    solution = graph.solve(start, robust=False)
-    assert solution.iterations <= 10
+    solution = graph.solve(start, robust=False, iterations=10)
     on = graph.solve(solution.S, robust=False)
     assert centres_apart(on.S, solution.S) < 1e-3 < 0.5 < ring.ate(start)
     assert ring.ate(solution.S) < 0.3 * ring.ate(start)

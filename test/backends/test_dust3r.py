@@ -154,9 +154,10 @@ def test_memory_that_does_not_suffice_halves_the_batch(model, monkeypatch, caplo
         free.add(view(index))
         tight.add(view(index))
     expected = free.predict(pairs, {})
-    decode = model.decode
+    decode, sizes = model.decode, []
 
     def limited(first, second):
+        sizes.append(len(first))
         if len(first) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return decode(first, second)
@@ -164,7 +165,7 @@ def test_memory_that_does_not_suffice_halves_the_batch(model, monkeypatch, caplo
     monkeypatch.setattr(model, "decode", limited)
     for a, b in zip(tight.predict(pairs, {}), expected, strict=True):
         assert_same(a, b)
-    assert tight.batch_size == 2
+    assert sizes == [8, 4, *[2] * 6]
     assert "do not fit into memory" in caplog.text
 
 

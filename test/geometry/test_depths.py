@@ -79,7 +79,7 @@ def test_multi_view_confidence_adds_up_over_the_pairs_that_count() -> None:
     expected[0, 0] = 1.0
     np.testing.assert_allclose(confidence, expected, rtol=1e-6)
     np.testing.assert_array_equal(depth, depths[0])
-    edges = (EdgeReport(0, 1, 0.1), EdgeReport(1, 0, 9.0, 0.0, switched_off=True), EdgeReport(1, 2, 0.1))
+    edges = (EdgeReport(0, 1, 0.1), EdgeReport(1, 0, 9.0, switched_off=True), EdgeReport(1, 2, 0.1))
     _, without = multi_view_depth(replace(scene, edges=edges), 0)
     np.testing.assert_allclose(without[1:], pairs[0].confidence_first[1:], rtol=1e-6)
     for view in (-1, 3):

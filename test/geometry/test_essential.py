@@ -29,13 +29,13 @@ def matches(focal: float, b_T_a: Array, noise: float = 0.0, wrong: float = 0.0) 
 def test_a_turn_tells_it(focal: float) -> None:
     a, b = matches(focal, TURNED, noise=0.3, wrong=0.2)
     found = focal_from_motion(a, b, TURNED, 640, threshold_px=3.0)
-    assert found.focal == pytest.approx(focal, rel=0.02) and found.std < 0.06 and 0.75 < found.share < 0.9
+    assert found.focal == pytest.approx(focal, rel=0.02) and found.std < 0.06
 
 
 def test_without_noise_it_is_exact() -> None:
     a, b = matches(520.0, TURNED)
     found = focal_from_motion(a, b, TURNED, 640, threshold_px=3.0, motion_px=0.0)
-    assert found.focal == pytest.approx(520.0, rel=1e-6) and found.std < 1e-6 and found.share == 1.0
+    assert found.focal == pytest.approx(520.0, rel=1e-6) and found.std < 1e-6
     np.testing.assert_allclose(sampson(a, b, TURNED, 520.0), 0.0, atol=1e-9)
 
 
@@ -49,7 +49,8 @@ def test_going_straight_ahead_tells_nothing() -> None:
 def test_sideways_with_a_wrong_motion_does_not_fit() -> None:
     a, b = matches(520.0, TURNED, noise=0.3)
     wrong = TURNED @ pose(Rotation.from_euler("x", 8, degrees=True).as_matrix(), [0.0, 0.3, 0.0])
-    assert focal_from_motion(a, b, wrong, 640, threshold_px=3.0).share < 0.7
+    found = focal_from_motion(a, b, wrong, 640, threshold_px=3.0)
+    assert np.mean(np.abs(sampson(a, b, wrong, found.focal)) < 3.0) < 0.7
 
 
 def test_what_cannot_be_told_is_refused() -> None:

@@ -10,8 +10,9 @@ import launch_testing.actions
 import launch_testing.asserts
 from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
+from sensor_msgs.msg import Image
 
-from dust3r_ros.node.tools.player import image_message
+from dust3r_ros.node.conversions import image_message
 from dust3r_ros.node.tools.recorder import Recorder
 from dust3r_ros.scenes.sequence import render_sequence
 from launch import LaunchDescription
@@ -40,12 +41,10 @@ class TestNodes(unittest.TestCase):
     def test_each_node_maps_its_own_images(self, proc_output):
         sequence = render_sequence("orbit", frames=20, width=200, height=150, rate_hz=10.0, seed=1)
         with Recorder("/robot1/front/estimated/camera_info", "/robot1/dust3r") as first:
-            publisher = first.node.create_publisher(
-                type(image_message(sequence.images[0], 0)), "/robot1/front/image_raw", 50
-            )
+            publisher = first.node.create_publisher(Image, "/robot1/front/image_raw", 50)
             first.wait(lambda: publisher.get_subscription_count() == 1, 60, "the first node subscribes")
             for stamp, image in zip(sequence.stamps_ns, sequence.images, strict=True):
-                publisher.publish(image_message(image, int(stamp)))
+                publisher.publish(image_message(image, int(stamp), "camera_optical_frame"))
             first.wait(
                 lambda: "status" in first.last and first.last["status"].frames == 20, 90, "all images are mapped"
             )

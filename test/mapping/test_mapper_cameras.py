@@ -107,11 +107,6 @@ class TestSide:
         angle, distance = side.extrinsics_error("front", "side")
         assert angle < 0.3 and distance < 0.015
 
-    def test_what_was_given_is_said_to_be_wrong(self, side: Run) -> None:
-        found = side.mapper.rig.disagreement("side")
-        assert found is not None and found.other == "front"
-        assert found.angle_deg == pytest.approx(15.0, abs=0.5) and found.angle_sigma > 10
-
     def test_the_baseline_tells_the_unit(self, side: Run) -> None:
         """Here of a wrong one: its length is a matter of who measured it."""
         [(metres, units, std)] = side.mapper.rig.baselines()

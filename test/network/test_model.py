@@ -164,7 +164,7 @@ def test_decode_refuses_unequal_batches(tiny):
 def test_tokens_batch_by_grid_only(tiny):
     with torch.inference_mode():
         wide, tall = tiny.encode(torch.zeros(2, 3, 32, 48)), tiny.encode(torch.zeros(1, 3, 48, 32))
-    assert wide.image_size == (32, 48) and len(wide[1]) == 1 and len(Tokens.cat([wide, wide[0]])) == 3
+    assert wide.grid == (2, 3) and len(wide[1]) == 1 and len(Tokens.cat([wide, wide[0]])) == 3
     with pytest.raises(InputError, match="one grid"):
         Tokens.cat([wide, tall])
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from forked_node import ForkedNode
+from messages import image_message
 
 from dust3r_ros.node.tools.domains import free_domain
 
@@ -27,7 +28,6 @@ os.environ.pop("ROS_LOCALHOST_ONLY", None)
 from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import Trigger
 
-from dust3r_ros.node.tools.player import image_message
 from dust3r_ros.node.tools.recorder import Recorder
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
 
@@ -106,10 +106,20 @@ def _yaml(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+class ClearableRecorder(Recorder):
+    """A recorder that one test, or one part of it, leaves empty to the next."""
+
+    def clear(self) -> None:
+        """Discard everything received so far."""
+        with self._changed:
+            for received in (self.counts, self.last, self.all, self.times):
+                received.clear()
+
+
 class Bench:
     """A node process, a recorder of its topics and a camera that publishes to it."""
 
-    def __init__(self, node: NodeProcess, recorder: Recorder, topic: str) -> None:
+    def __init__(self, node: NodeProcess, recorder: ClearableRecorder, topic: str) -> None:
         self.node, self.recorder, self.topic = node, recorder, topic
         self._domain = os.environ["ROS_DOMAIN_ID"]
         self._publishers: dict[tuple[type, str], Any] = {}
@@ -214,7 +224,9 @@ def starter(folder: Path) -> Iterator[Callable[..., Bench]]:
             parameters = {**DEFAULTS, **parameters}
             node = NodeProcess(folder, remap, parameters, program)
             stack.callback(node.stop)
-            return Bench(node, stack.enter_context(Recorder(estimated, name)), topic or parameters["image_topic"])
+            recorder = ClearableRecorder(estimated, name)
+            stack.enter_context(recorder)
+            return Bench(node, recorder, topic or parameters["image_topic"])
 
         yield start
 

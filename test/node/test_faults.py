@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from dust3r_ros.srv import ExportMap, SaveMap
+from messages import image_message
 from robots import MAPPED, PARAMETERS, Robot, transforms
 from rosgraph_msgs.msg import Clock
 from sequences import walk
@@ -20,7 +21,6 @@ from std_srvs.srv import Trigger
 from two_processes import back_end, mapped, send
 
 from dust3r_ros.node.conversions import ns_to_stamp, stamp_to_ns
-from dust3r_ros.node.tools.player import image_message
 from dust3r_ros.storage.saved_map import load_map
 
 ROOT = Path(__file__).resolve().parents[2]

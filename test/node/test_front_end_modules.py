@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from messages import image_message
 from sequences import walk
-
-from dust3r_ros.node.tools.player import image_message
 
 TRACED = Path(__file__).resolve().parents[1] / "support" / "traced_node.py"
 MOST = 15

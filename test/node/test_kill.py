@@ -5,10 +5,10 @@ import sqlite3
 
 import numpy as np
 import pytest
+from messages import image_message
 from sequences import walk
 
 from dust3r_ros.geometry.similarity import weighted_similarity
-from dust3r_ros.node.tools.player import image_message
 from dust3r_ros.storage.saved_map import load_map
 
 LATER_NS = 10**12  # between sessions

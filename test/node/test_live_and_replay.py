@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 from dust3r_ros.srv import SetScale
+from messages import FRAME, image_message
 from sequences import walk
 
 from dust3r_ros.cli.map import main
-from dust3r_ros.node.tools.player import FRAME, image_message
 from dust3r_ros.storage.saved_map import load_map
 
 pytest.importorskip("rosbags", reason="rosbags is not installed")

@@ -1,9 +1,8 @@
 """~/load_map: a request that fails costs nothing, neither the map nor images that wait."""
 
 from dust3r_ros.srv import LoadMap
+from messages import image_message
 from sequences import walk
-
-from dust3r_ros.node.tools.player import image_message
 
 IMAGES = 16
 

@@ -7,11 +7,11 @@ from array import array
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
+from messages import FRAME, image_message
 from sensor_msgs.msg import Image
 from tf2_msgs.msg import TFMessage
 
 from dust3r_ros.node.conversions import header, transform_message
-from dust3r_ros.node.tools.player import FRAME, image_message
 
 
 def mask_message(sequence, stamp_ns):

@@ -5,11 +5,11 @@ from array import array
 import cv2
 import numpy as np
 import pytest
+from messages import image_message
 from sensor_msgs.msg import CompressedImage
 from std_srvs.srv import Trigger
 
 from dust3r_ros.node.conversions import stamp_to_ns
-from dust3r_ros.node.tools.player import image_message
 
 
 def as_message(image, stamp_ns, encoding, pad=0):

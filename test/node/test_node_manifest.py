@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from geometry_msgs.msg import TransformStamped
+from messages import FRAME
 from tf2_msgs.msg import TFMessage
 
 from dust3r_ros.cli.map import main
 from dust3r_ros.io.manifest import Event, FrameEntry, read_manifest
 from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.node.conversions import transform_message
-from dust3r_ros.node.tools.player import FRAME
 from dust3r_ros.scenes.export import write_bag
 from dust3r_ros.scenes.sequence import RenderedSequence
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from messages import points_of, pose_of, uncalibrated
+from messages import FRAME, image_message, points_of, pose_of, uncalibrated
 from nav_msgs.msg import OccupancyGrid
 from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.parameter import Parameter, parameter_value_to_python
@@ -22,7 +22,6 @@ from dust3r_ros.geometry.similarity import Similarity, weighted_similarity
 from dust3r_ros.node.conversions import stamp_to_ns
 from dust3r_ros.node.interface import OUTPUTS, qos_profile
 from dust3r_ros.node.map_changes import TILE_POINT
-from dust3r_ros.node.tools.player import FRAME, image_message
 
 MAPPED = 20  # images of which a map is made before the others come
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from dust3r_ros.srv import ExportMap, LoadMap, Localize, SaveCalibration, SaveMap, SetScale
 from geometry_msgs.msg import TransformStamped
-from messages import points_of, pose_of
+from messages import image_message, points_of, pose_of
 from nav_msgs.msg import OccupancyGrid
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, PointCloud2
@@ -21,7 +21,6 @@ from tf2_msgs.msg import TFMessage
 from dust3r_ros.io.camera_yaml import read_calibrations
 from dust3r_ros.node.conversions import stamp_to_ns
 from dust3r_ros.node.interface import OUTPUTS, TF_STATIC, qos_profile
-from dust3r_ros.node.tools.player import image_message
 from dust3r_ros.sensors.transform_buffer import TransformBuffer
 from dust3r_ros.storage.saved_map import load_map
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 import pytest
+from messages import image_message
 from sequences import walk
 
 from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.node.conversions import stamp_to_ns
-from dust3r_ros.node.tools.player import image_message
 
 RATE_HZ, FRAMES = 30.0, 90
 

@@ -8,11 +8,11 @@ import time
 from functools import partial
 
 import pytest
+from messages import FRAME, image_message
 from sequences import walk
 from two_processes import back_end, mapped, send
 from visualization_msgs.msg import Marker
 
-from dust3r_ros.node.tools.player import FRAME, image_message
 from dust3r_ros.node.tools.verdict import silence
 from dust3r_ros.storage.saved_map import load_map
 

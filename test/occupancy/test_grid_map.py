@@ -16,7 +16,7 @@ from dust3r_ros.errors import ConfigError
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.occupancy import FREE, MAX_CELLS, OCCUPIED, UNKNOWN, Grid, GridOptions, OccupancyGridMap, Votes
-from dust3r_ros.occupancy.plan import Plan
+from dust3r_ros.occupancy.plan import Plan, Slab, resolution_of, scan_of, slab_of
 from dust3r_ros.scenes.rooms import CORRIDOR_SIZE, ROOM_SIZE
 
 
@@ -107,11 +107,19 @@ def made(keyframes, options: GridOptions = FIXED) -> tuple[Grid, OccupancyGridMa
     return grids.grid(), grids
 
 
+def slab_seen(keyframes, options: GridOptions = FIXED) -> Slab:
+    """Ground and obstacle heights, as the map of these keyframes has them."""
+    scans = [scan_of(keyframe, options.min_confidence) for keyframe in keyframes]
+    return slab_of(options, scans, resolution_of(options, scans))
+
+
 @pytest.mark.parametrize(("kind", "size"), [("orbit", ROOM_SIZE), ("sweep", ROOM_SIZE), ("corridor", CORRIDOR_SIZE)])
 def test_walls_and_furniture_are_occupied_the_floor_is_free_the_outside_unknown(kind, size) -> None:
     sequence = room_walk(kind)
-    grid, grids = made(true_keyframes(sequence))
-    assert grids.ground.normal[2] > 0.9998 and abs(grids.ground.offset) < 0.01
+    keyframes = true_keyframes(sequence)
+    grid, _ = made(keyframes)
+    ground = slab_seen(keyframes).ground
+    assert ground.normal[2] > 0.9998 and abs(ground.offset) < 0.01
     points = true_points(sequence)
     in_slab = points[(points[:, 2] > 0.15) & (points[:, 2] < 1.5)]
     truth = cells_of(in_slab, grid.origin, grid.resolution, grid.data.shape) >= 15
@@ -138,21 +146,24 @@ def test_the_table_stands_where_it_stands() -> None:
 
 def test_lengths_that_are_not_given_follow_the_map() -> None:
     keyframes = true_keyframes(room_walk())
-    metric, grids = made(keyframes, GridOptions())
-    assert grids.heights == pytest.approx((0.14, 1.54), rel=0.05)  # the walk is 1.4 m above the floor
-    tiny, small = made(moved(keyframes, Similarity(0.02, np.eye(3), np.zeros(3))), GridOptions())
+    metric, _ = made(keyframes, GridOptions())
+    slab = slab_seen(keyframes, GridOptions())
+    assert (slab.low, slab.high) == pytest.approx((0.14, 1.54), rel=0.05)  # the walk is 1.4 m above the floor
+    shrunk = moved(keyframes, Similarity(0.02, np.eye(3), np.zeros(3)))
+    tiny, _ = made(shrunk, GridOptions())
     assert tiny.resolution == pytest.approx(0.02 * metric.resolution, rel=1e-3)
     assert np.abs(np.subtract(tiny.data.shape, metric.data.shape)).max() <= 1
     assert (tiny.data == OCCUPIED).sum() == pytest.approx((metric.data == OCCUPIED).sum(), rel=0.05)
-    assert small.heights[1] == pytest.approx(0.02 * grids.heights[1], rel=1e-2)
+    assert slab_seen(shrunk, GridOptions()).high == pytest.approx(0.02 * slab.high, rel=1e-2)
 
 
 def test_a_map_that_is_not_level_gives_the_same_rooms() -> None:
     """As with a first camera that looked down: walls stay thin, points drop along the ground's normal."""
     sequence = room_walk()
     turn = Rotation.from_euler("y", 18, degrees=True).as_matrix()
-    grid, grids = made(moved(true_keyframes(sequence), Similarity(1.0, turn, np.zeros(3))))
-    assert np.degrees(np.arccos(grids.ground.normal @ turn[:, 2])) < 0.5
+    keyframes = moved(true_keyframes(sequence), Similarity(1.0, turn, np.zeros(3)))
+    grid, _ = made(keyframes)
+    assert np.degrees(np.arccos(slab_seen(keyframes).ground.normal @ turn[:, 2])) < 0.5
     points = true_points(sequence)
     feet = points[(points[:, 2] > 0.15) & (points[:, 2] < 1.5)] * [1, 1, 0]
     truth = cells_of(feet @ turn.T, grid.origin, grid.resolution, grid.data.shape) >= 15
@@ -162,8 +173,10 @@ def test_a_map_that_is_not_level_gives_the_same_rooms() -> None:
 
 
 def test_the_height_of_the_camera_can_be_given() -> None:
-    grid, grids = made(true_keyframes(room_walk()), replace(FIXED, camera_height=1.4))
-    assert grids.ground.normal.tolist() == [0, 0, 1] and abs(grids.ground.offset) < 0.1
+    keyframes, options = true_keyframes(room_walk()), replace(FIXED, camera_height=1.4)
+    grid, _ = made(keyframes, options)
+    ground = slab_seen(keyframes, options).ground
+    assert ground.normal.tolist() == [0, 0, 1] and abs(ground.offset) < 0.1
     assert (grid.data == OCCUPIED).sum() > 100
 
 
@@ -254,7 +267,7 @@ def test_a_map_in_other_units_is_followed() -> None:
 def test_nothing_and_bad_depth_are_an_empty_grid() -> None:
     grids = OccupancyGridMap()
     grids.update([])
-    assert grids.grid().data.shape == (0, 0) and grids.ground is None and grids.heights is None
+    assert grids.grid().data.shape == (0, 0)
     keyframe = true_keyframes(room_walk())[0]
     for depth in (0.0, np.nan, np.inf, -1.0):
         grids.update([replace(keyframe, depth=np.full_like(keyframe.depth, depth))])

@@ -27,7 +27,7 @@ def recorded(path):
     session = Session(LIVE, LOG)
     begin(session, LIVE, manifest=str(path))
     session.go_live()
-    return session, FrontEnd("camera", LIVE)
+    return session, FrontEnd(LIVE)
 
 
 def test_what_a_front_end_did_is_done_again_bit_by_bit(tmp_path):
@@ -85,7 +85,7 @@ def test_what_was_seen_in_a_refused_image_is_not_of_the_next():
 def test_poses_of_a_map_that_was_are_left_out():
     sequence = walk("orbit")
     session = Session(replace(SMALL, dense=False), logging.getLogger("live"))
-    back_end, front = BackEnd(session), FrontEnd("camera", SMALL)
+    back_end, front = BackEnd(session), FrontEnd(SMALL)
     for index in range(12):
         frame = Frame(int(sequence.stamps_ns[index]), "camera", sequence.images[index])
         tracked = front.track(frame.stamp_ns, frame.image)
@@ -155,7 +155,7 @@ def test_ids_of_long_ago_are_not_taken_for_others():
     sequence = walk("orbit")
     session = Session(replace(SMALL, dense=False), logging.getLogger("live"))
     session.go_live()
-    back_end, front = BackEnd(session), FrontEnd("camera", SMALL)
+    back_end, front = BackEnd(session), FrontEnd(SMALL)
     for index in range(12):
         frame = Frame(int(sequence.stamps_ns[index]), "camera", sequence.images[index])
         tracked = front.track(frame.stamp_ns, frame.image)

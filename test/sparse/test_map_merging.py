@@ -99,7 +99,6 @@ def test_wrong_matches_do_no_harm(wrong: float) -> None:
     scale, turn, shift = off_by(fit.target_S_source)
     assert scale < 0.005 and turn < 0.3 and shift < 0.02
     assert 0.2 < fit.rms_px < 1.5
-    assert 0 < fit.scale_std < 0.005 and 0 < fit.rotation_std_deg < 0.3
 
 
 def test_the_same_matches_give_the_same_answer() -> None:

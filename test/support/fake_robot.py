@@ -81,8 +81,7 @@ def _publish(seen: list[tuple[int, str, Image, Array]], mounts: dict[str, Array]
     from sensor_msgs.msg import CameraInfo, Image, Imu
     from tf2_msgs.msg import TFMessage
 
-    from dust3r_ros.node.conversions import header, transform_message
-    from dust3r_ros.node.tools.player import image_message
+    from dust3r_ros.node.conversions import header, image_message, transform_message
 
     rclpy.init()
     node = Node("fake_robot")

@@ -1,4 +1,4 @@
-"""ROS messages as arrays."""
+"""ROS messages from arrays, and as arrays."""
 
 from __future__ import annotations
 
@@ -10,8 +10,16 @@ from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, PointCloud2
 from sensor_msgs.msg import Image as ImageMessage
 
+from dust3r_ros.node import conversions
 from dust3r_ros.node.conversions import POINT
-from dust3r_ros.types import Array, Array32
+from dust3r_ros.types import Array, Array32, Image
+
+FRAME = "camera_optical_frame"
+
+
+def image_message(image: Image, stamp_ns: int) -> ImageMessage:
+    """An image of the only camera."""
+    return conversions.image_message(image, stamp_ns, FRAME)
 
 
 def pose_of(message: Any) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
+from messages import FRAME, image_message
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import Imu
 from sequences import walk
@@ -13,7 +14,6 @@ from tf2_msgs.msg import TFMessage
 from dust3r_ros.geometry.rigid import invert, pose
 from dust3r_ros.node.conversions import header, stamp_to_ns, transform_message
 from dust3r_ros.node.interface import TF_STATIC, qos_profile
-from dust3r_ros.node.tools.player import FRAME, image_message
 
 FRAMES, MAPPED = 120, 60
 ODOM_T_W = pose(Rotation.from_euler("z", 0.5).as_matrix(), [1.0, 2.0, 0.0])

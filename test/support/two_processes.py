@@ -3,7 +3,7 @@
 from contextlib import suppress
 from pathlib import Path
 
-from dust3r_ros.node.tools.player import image_message
+from messages import image_message
 
 
 def back_end(bench):

@@ -38,12 +38,12 @@ def track(front, sequence, first: int, last: int):
 
 
 def test_before_the_first_snapshot_every_image_is_wanted(sequence):
-    said = track(FrontEnd("camera", CONFIG), sequence, 0, 3)
+    said = track(FrontEnd(CONFIG), sequence, 0, 3)
     assert all(tracked.wanted and tracked.w_T_c is None and tracked.followed is None for tracked in said)
 
 
 def test_a_snapshot_of_an_older_image_is_caught_up_with(sequence):
-    front = FrontEnd("camera", CONFIG)
+    front = FrontEnd(CONFIG)
     track(front, sequence, 0, 10)
     front.take(snapshot(sequence, 2))
     said = track(front, sequence, 10, 30)
@@ -57,7 +57,7 @@ def test_a_snapshot_of_an_older_image_is_caught_up_with(sequence):
 
 
 def test_keyframes_are_wanted_as_the_view_changes_and_picked_up_when_they_come(sequence):
-    front = FrontEnd("camera", CONFIG)
+    front = FrontEnd(CONFIG)
     track(front, sequence, 0, 1)
     front.take(snapshot(sequence, 0))
     said = track(front, sequence, 1, 40)
@@ -71,7 +71,7 @@ def test_keyframes_are_wanted_as_the_view_changes_and_picked_up_when_they_come(s
 
 def test_the_next_pose_has_a_correction(sequence):
     """The map is turned, moved and twice as large: so is the pose of the next image, without a jump in the images."""
-    front = FrontEnd("camera", CONFIG)
+    front = FrontEnd(CONFIG)
     track(front, sequence, 0, 1)
     front.take(snapshot(sequence, 0))
     track(front, sequence, 1, 5)
@@ -88,7 +88,7 @@ def test_the_next_pose_has_a_correction(sequence):
 
 
 def test_dark_images_are_lost_at_once_and_the_next_good_one_is_found(sequence):
-    front = FrontEnd("camera", CONFIG)
+    front = FrontEnd(CONFIG)
     track(front, sequence, 0, 1)
     front.take(snapshot(sequence, 0))
     track(front, sequence, 1, 4)
@@ -112,7 +112,7 @@ def test_few_corners_that_stay_where_they_were_are_no_pose(start, dark):
     sequence = walk("orbit", frames=120, rate_hz=30.0)
     far = 0
     for there in range(0, 120, 5):
-        front = FrontEnd("camera", CONFIG)
+        front = FrontEnd(CONFIG)
         track(front, sequence, start, start + 1)
         front.take(snapshot(sequence, start))
         assert track(front, sequence, start + 1, start + 2)[-1].w_T_c is not None
@@ -125,7 +125,7 @@ def test_few_corners_that_stay_where_they_were_are_no_pose(start, dark):
 
 
 def test_an_image_that_was_lost_is_found_in_the_snapshot_that_comes_after_it(sequence):
-    front = FrontEnd("camera", CONFIG)
+    front = FrontEnd(CONFIG)
     assert front.track_again().w_T_c is None, "there is none yet"
     track(front, sequence, 0, 6)
     front.take(snapshot(sequence, 2))
@@ -137,7 +137,7 @@ def test_an_image_that_was_lost_is_found_in_the_snapshot_that_comes_after_it(seq
 
 
 def test_nothing_under_a_mask_counts_and_another_size_is_not_tracked(sequence):
-    front = FrontEnd("camera", CONFIG)
+    front = FrontEnd(CONFIG)
     track(front, sequence, 0, 1)
     front.take(snapshot(sequence, 0))
     everything = np.full(sequence.images[1].shape[:2], 255, np.uint8)
@@ -147,7 +147,7 @@ def test_nothing_under_a_mask_counts_and_another_size_is_not_tracked(sequence):
 
 
 def test_another_map_begins_without_what_was_followed(sequence):
-    front = FrontEnd("camera", CONFIG)
+    front = FrontEnd(CONFIG)
     track(front, sequence, 0, 1)
     front.take(snapshot(sequence, 0))
     track(front, sequence, 1, 3)
@@ -161,7 +161,7 @@ def test_another_map_begins_without_what_was_followed(sequence):
 
 def test_images_of_an_earlier_time_are_not_those_between_a_snapshot_and_now(sequence):
     """A bag that is played again: the same stamps, and of what they showed then nothing is left."""
-    front = FrontEnd("camera", CONFIG)
+    front = FrontEnd(CONFIG)
     track(front, sequence, 0, 40)
     front.forget()
     track(front, sequence, 0, 8)
@@ -172,7 +172,7 @@ def test_images_of_an_earlier_time_are_not_those_between_a_snapshot_and_now(sequ
 
 def test_a_snapshot_that_comes_late_is_caught_up_with_over_many_images(sequence):
     """Longer than all images are kept: the one that was handed over is there, and every third of the others."""
-    front = FrontEnd("camera", CONFIG)
+    front = FrontEnd(CONFIG)
     front.hand_over(int(sequence.stamps_ns[4]))
     track(front, sequence, 0, 50)
     front.take(snapshot(sequence, 4))
@@ -184,7 +184,7 @@ def test_a_late_keyframe_says_how_far_corners_strayed(sequence):
     """Its image is one of very many that were handed over."""
 
     def seen(strayed: float) -> Tracked:
-        front = FrontEnd("camera", CONFIG)
+        front = FrontEnd(CONFIG)
         track(front, sequence, 0, 1)
         first = snapshot(sequence, 0)
         front.take(first)
@@ -205,7 +205,7 @@ def test_a_late_keyframe_says_how_far_corners_strayed(sequence):
 
 
 def test_images_before_the_first_snapshot_get_their_poses_one_by_one(sequence):
-    front = FrontEnd("camera", CONFIG)
+    front = FrontEnd(CONFIG)
     track(front, sequence, 0, 46)
     assert front.look_back() == (None, False)
     front.take(snapshot(sequence, 40))
@@ -226,7 +226,7 @@ def test_images_before_the_first_snapshot_get_their_poses_one_by_one(sequence):
 
 
 def test_looking_back_ends_where_nothing_is_seen(sequence):
-    front = FrontEnd("camera", CONFIG)
+    front = FrontEnd(CONFIG)
     track(front, sequence, 0, 10)
     for index in range(10, 20):
         front.track(int(sequence.stamps_ns[index]), np.zeros_like(sequence.images[0]))
@@ -261,7 +261,7 @@ def test_the_robot_tells_where_to_look_after_dark_images(sequence):
     guess[:3, 3] += 0.01 * float(np.median(sequence.depths[26]))
     found = []
     for told in (True, False):
-        front = FrontEnd("camera", CONFIG)
+        front = FrontEnd(CONFIG)
         track(front, sequence, 0, 1)
         front.take(snapshot(sequence, 0))
         track(front, sequence, 1, 6)
@@ -276,7 +276,7 @@ def test_the_robot_tells_where_to_look_after_dark_images(sequence):
 
 def test_what_is_followed_stays_so_by_its_new_ids(sequence):
     """A snapshot says them; of landmarks that have none, and of all if it does not say them, nothing stays."""
-    fronts = [FrontEnd("camera", CONFIG) for _ in range(3)]
+    fronts = [FrontEnd(CONFIG) for _ in range(3)]
     plain, later = snapshot(sequence, 0), snapshot(sequence, 3)
     for front in fronts:
         track(front, sequence, 0, 1)

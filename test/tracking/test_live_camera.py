@@ -21,7 +21,7 @@ def sequence():
 
 def begun(sequence, **known):
     """A camera that has seen its first image, and what a map knows around it."""
-    camera = LiveCamera("camera", MapperConfig(tracking_size=240), bridge_s=0.0, focal_wait_s=2.7)
+    camera = LiveCamera(MapperConfig(tracking_size=240), bridge_s=0.0, focal_wait_s=2.7)
     assert track(camera, sequence, 0).state is None
     camera.take(snapshot(sequence, 0, **known))
     return camera

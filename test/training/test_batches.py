@@ -47,7 +47,7 @@ def test_truth_is_that_of_the_views() -> None:
             (batch.truth, (pair.first, pair.second)),
             (batch.truth_swapped, (pair.second, pair.first)),
         ):
-            expected = np.stack([transform(invert(one.w_T_c), view.points_w()) for view in (one, other)])
+            expected = np.stack([transform(invert(one.w_T_c) @ view.w_T_c, view.points_c()) for view in (one, other)])
             got = torch.stack([truth.points_1[k], truth.points_2[k]]).numpy()
             unit = np.linalg.norm(expected[0], axis=-1).mean() / np.linalg.norm(got[0], axis=-1).mean()
             np.testing.assert_allclose(unit * got, expected, atol=1e-4)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dust3r_ros.errors import InputError
+from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.scenes.endless.viewpoints import DepthView, overlaps
 
 pytest.importorskip("torch", reason="torch is not installed")
@@ -61,8 +62,8 @@ def test_points_of_both_views_are_one_world(pairs: list[ViewPair]) -> None:
     """What the second view sees of the first's points lies where its own depth says."""
     checked = 0
     for pair in pairs:
-        points = pair.first.points_w()[pair.first.depth > 0]
-        local = (points - pair.second.w_T_c[:3, 3]) @ pair.second.w_T_c[:3, :3]
+        points = pair.first.points_c()[pair.first.depth > 0]
+        local = transform(invert(pair.second.w_T_c) @ pair.first.w_T_c, points)
         with np.errstate(divide="ignore", invalid="ignore"):
             pixel = local[:, :2] / local[:, 2:] * np.diag(pair.second.K)[:2] + pair.second.K[:2, 2]
         height, width = pair.second.depth.shape

@@ -196,6 +196,6 @@ def _reports(problem: AlignmentProblem, found: Statistics, start: GlobalStart) -
     off = start.switched_off
     residual = np.where(off, start.residual, found.costs / np.where(off, 1.0, found.weights))
     return tuple(
-        EdgeReport(pair.first, pair.second, float(r), 0.0 if out else 1.0, bool(out))
+        EdgeReport(pair.first, pair.second, float(r), bool(out))
         for pair, r, out in zip(problem.pairs, residual, off, strict=True)
     )

@@ -80,10 +80,6 @@ class CanonicalDepth:
         self._refresh(index)
         return bool((self._sampled[0, index] > 0).any())
 
-    def open(self, index: int) -> bool:
-        """Whether estimates are still accepted and the whole map is kept."""
-        return index in self._estimates
-
     def put(self, index: int, depth: Array32, confidence: Array32) -> None:
         """Add an estimate (H, W) of z in any unit; confidence >= 1. Has no effect once released.
 

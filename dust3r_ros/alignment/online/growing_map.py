@@ -151,7 +151,7 @@ class GrowingMap:
         refused = []
         for at, (pair, sample) in enumerate(zip(pairs, samples, strict=True)):
             if not residual[at] <= MAX_RESIDUAL:
-                refused.append(EdgeReport(pair.first, pair.second, float(residual[at]), 0.0, True))
+                refused.append(EdgeReport(pair.first, pair.second, float(residual[at]), True))
                 continue
             self.active[self.edges.append(pair.first, pair.second, False)] = sample
             self._absorb(pair, pair_to_second(points, at, S_first[at], S_second[at]), begun)

@@ -26,10 +26,10 @@ from dust3r_ros.types import Array, Array32, PairPrediction
 class IncrementalAligner:
     """Poses, scales, focals and depth of keyframes from the predictions of their pairs, one keyframe at a time."""
 
-    def __init__(self, window: int = 8, w_T_first: Array = BODY_T_OPTICAL) -> None:
-        """``window`` keyframes are refined together; the first keyframe has the pose ``w_T_first`` (4, 4)."""
+    def __init__(self, window: int = 8) -> None:
+        """``window`` keyframes are refined together; the first of all is level and looks along x."""
         self._window = window
-        self.map = GrowingMap(np.array(w_T_first, dtype=np.float64))
+        self.map = GrowingMap(BODY_T_OPTICAL)
         self._loops = LoopVerification(self.map)
         self._reported = ReportedPoses()
         self._settled = 0  # keyframes before this one have left the window

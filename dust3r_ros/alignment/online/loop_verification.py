@@ -137,7 +137,7 @@ class LoopVerification:
         wrong = []
         for at, pair in enumerate(loops):
             if not residual[at] <= MAX_RESIDUAL:
-                wrong.append(EdgeReport(pair.first, pair.second, float(residual[at]), 0.0, True))
+                wrong.append(EdgeReport(pair.first, pair.second, float(residual[at]), True))
                 continue
             number = self._map.edges.append(pair.first, pair.second, True)
             self._map.edges.put_moments(np.array([number]), M[at : at + 1])
@@ -186,4 +186,4 @@ class LoopVerification:
         return since > _LOOP_PAUSE or len(self._map) >= _GROWTH * self._solved_at
 
     def _switched_off(self, number: int, residual: float) -> EdgeReport:
-        return EdgeReport(int(self._map.edges.first[number]), int(self._map.edges.second[number]), residual, 0.0, True)
+        return EdgeReport(int(self._map.edges.first[number]), int(self._map.edges.second[number]), residual, True)

@@ -64,15 +64,13 @@ _FAR = 400  # points without one that are measured; each search visits much of t
 @dataclass(frozen=True)
 class CloudErrors:
     """Lengths in the unit of the points. ``accuracy``: mean distance from the cloud to the reference, ``completeness``
-    from the reference to the cloud, ``*_median`` their medians, over the ``found`` and ``reference`` points that count.
+    from the reference to the cloud, ``*_median`` their medians, over the points that count.
     """
 
     accuracy: float
     completeness: float
     accuracy_median: float
     completeness_median: float
-    found: int
-    reference: int
 
     @property
     def overall(self) -> float:
@@ -210,7 +208,4 @@ def _summary(to_reference: Array, to_found: Array, limit: float) -> CloudErrors:
             f"none of {len(to_reference)} points is within {limit:g} of the reference, and what is further is not "
             "counted: nothing is left; both must be in the same frame and unit"
         )
-    return CloudErrors(
-        float(near.mean()), float(reached.mean()), float(np.median(near)), float(np.median(reached)),
-        len(near), len(reached),
-    )  # fmt: skip
+    return CloudErrors(float(near.mean()), float(reached.mean()), float(np.median(near)), float(np.median(reached)))

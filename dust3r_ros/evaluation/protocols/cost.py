@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -39,7 +39,7 @@ class Cost:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.since_start = _reset()
+        _reset()
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -66,16 +66,14 @@ class Cost:
         return sum(cuda.max_memory_allocated(index) for index in range(cuda.device_count())) / 1e6
 
 
-def _reset() -> bool:
+def _reset() -> None:
+    """Peak memory counts from now on, where the system can do that."""
     cuda = _cuda()
     if cuda is not None:
         for index in range(cuda.device_count()):
             cuda.reset_peak_memory_stats(index)
-    try:
+    with suppress(OSError):
         _CLEAR.write_text(_RESET_PEAK)
-        return "VmHWM:" in Path("/proc/self/status").read_text()
-    except OSError:
-        return False
 
 
 def _wait() -> None:

@@ -30,25 +30,22 @@ def run_mapping(
     *,
     protocols: Sequence[str] = ("trajectory", "focal", "map_depth", "map_cloud", "map_speed"),
     backend: Backend | None = None,
-    known_focal: bool = False,
     with_depth: bool = False,
     max_frames: int | None = None,
 ) -> Iterator[Row]:
     """Rows of ``protocols`` for each recording, which is mapped once (``mapping.map_recording``).
 
-    The rows' protocol ends in what the mapper was given: ``_focal`` for ``known_focal``, ``_rgbd`` for ``with_depth``.
-    A figure that cannot be measured (no truth, no map) becomes a row with a note. Raises ``ConfigError`` for
-    an unknown protocol.
+    The rows' protocol ends in ``_rgbd`` where the mapper was given depth (``with_depth``). A figure that cannot be
+    measured (no truth, no map) becomes a row with a note. Raises ``ConfigError`` for an unknown protocol.
     """
     unknown = sorted(set(protocols) - MAP_PROTOCOLS.keys())
     if unknown:
         raise ConfigError(f"protocol '{unknown[0]}' is unknown for a map; known are {', '.join(MAP_PROTOCOLS)}")
     system = config.backend if backend is None else backend.name
-    given = known_focal * "_focal" + with_depth * "_rgbd"
-    options: dict[str, Any] = {"known_focal": known_focal, "with_depth": with_depth, "max_frames": max_frames}
+    given = with_depth * "_rgbd"
     for recording in recordings:
         try:
-            mapped = map_recording(recording, config, backend=backend, **options)
+            mapped = map_recording(recording, config, backend=backend, with_depth=with_depth, max_frames=max_frames)
         except InputError as error:
             yield from (row(recording, name + given, system, note=str(error)) for name in protocols)
             continue

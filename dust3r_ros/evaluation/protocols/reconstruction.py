@@ -105,14 +105,12 @@ def run_reconstruction(
     known_focals: bool = False,
     icp: bool = False,
     reference: Callable[[Recording], Reference] | None = None,
-    mm_per_unit: float = 1000.0,
 ) -> Iterator[Row]:
     """One row per recording: the cloud of ``views`` evenly spaced views, aligned from all their ordered pairs.
 
     The Sim3 between camera centres takes the cloud to the truth (at least 3 places), refined by rigid ICP with
     ``icp``. With ``known_poses`` true poses are fixed instead. Without ``reference`` the truth is the true depth of
-    the same views and figures are in cm (as on 7-Scenes); with it they are DTU's in mm, ``mm_per_unit`` per unit of the
-    true poses.
+    the same views and figures are in cm (as on 7-Scenes); with it they are DTU's in mm. True poses are in metres.
     """
     for recording in recordings:
         protocol = PROTOCOL + known_poses * "_poses" + icp * "_icp"
@@ -126,7 +124,7 @@ def run_reconstruction(
             predictor, cost = Predictor(backend, size, known_focals), Cost()
             with cost.timed():
                 cloud, used = _cloud(predictor, chosen, known_poses)
-            values = _compared(recording, chosen.views, cloud, icp, reference, mm_per_unit)
+            values = _compared(recording, chosen.views, cloud, icp, reference)
             share = 100.0 * used / len(chosen.views)
             return row(recording, protocol, backend.name, views=used, tracked=share, **values, seconds=cost.seconds)
 
@@ -208,12 +206,11 @@ def _compared(
     cloud: Array,
     icp: bool,
     reference: Callable[[Recording], Reference] | None = None,
-    mm_per_unit: float = 1000.0,
 ) -> dict[str, Any]:
     """Columns for a cloud in the frame of the true poses."""
     if reference is not None:
         known = reference(recording)
-        cloud = mm_per_unit * cloud
+        cloud = 1000.0 * cloud
         cloud = _refined(cloud, known.points, 10.0 * ICP_CM if icp else None).apply(cloud)
         mm = dtu_errors(cloud, known.points, observed=known.observed, plane=known.plane)
         return {"accuracy_mm": mm.accuracy, "completeness_mm": mm.completeness, "overall_mm": mm.overall}

@@ -25,13 +25,11 @@ FAILED_DEG = 180.0  # error of a pair without an estimate
 
 @dataclass(frozen=True)
 class PairAccuracy:
-    """Percent over ``pairs`` pairs: ``rra`` and ``rta`` within the threshold, ``maa`` the mean over 1, 2, ...
-    degrees."""
+    """Percent of pairs: ``rra`` and ``rta`` within the threshold, ``maa`` the mean over 1, 2, ... degrees."""
 
     rra: float
     rta: float
     maa: float
-    pairs: int
 
 
 def rotation_angles(true: ArrayLike, found: ArrayLike) -> Array:
@@ -88,7 +86,6 @@ def pair_accuracy(
         rra=100.0 * float(np.mean(turn < threshold)),
         rta=100.0 * float(np.mean(shift < threshold)),
         maa=100.0 * float(np.mean(both[:, None] < steps)),
-        pairs=len(both),
     )
 
 

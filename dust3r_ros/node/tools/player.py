@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 import time
-from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,10 +21,7 @@ from sensor_msgs.msg import Image as ImageMessage
 from dust3r_ros.errors import Dust3rRosError, InputError
 from dust3r_ros.io.bags.reader import require_rosbags
 from dust3r_ros.io.files import write_text
-from dust3r_ros.node.conversions import header
-from dust3r_ros.types import Image
 
-FRAME = "camera_optical_frame"
 TYPES: dict[str, type] = {
     "sensor_msgs/msg/Image": ImageMessage,
     "sensor_msgs/msg/CompressedImage": CompressedImage,
@@ -33,14 +29,6 @@ TYPES: dict[str, type] = {
 }
 # Reliable, so that both best-effort and reliable subscribers can receive the images.
 CAMERA_QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
-
-
-def image_message(image: Image, stamp_ns: int, frame: str = FRAME) -> ImageMessage:
-    """An rgb8 message of RGB uint8 (H, W, 3)."""
-    height, width = image.shape[:2]
-    message = ImageMessage(header=header(stamp_ns, frame), height=height, width=width, encoding="rgb8", step=3 * width)
-    message.data = array("B", image.tobytes())
-    return message
 
 
 def messages(bag: Path) -> Iterator[tuple[int, str, type, bytes]]:

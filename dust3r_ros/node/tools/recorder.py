@@ -91,14 +91,6 @@ class Recorder:
 
         return take
 
-    def clear(self) -> None:
-        """Discard everything received so far."""
-        with self._changed:
-            self.counts.clear()
-            self.last.clear()
-            self.all.clear()
-            self.times.clear()
-
     def wait(self, until: Callable[[], bool], seconds: float, what: str) -> None:
         """Return as soon as ``until()`` holds; ``RemoteError`` with ``what`` and the counts after ``seconds``.
 

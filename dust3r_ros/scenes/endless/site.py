@@ -75,10 +75,9 @@ def tumble(rng: np.random.Generator) -> Array:
 
 @dataclass
 class Site:
-    """World number ``world`` of ``seed`` under construction; additions are in the frame of the innermost ``at``."""
+    """World number ``world`` under construction; additions are in the frame of the innermost ``at``."""
 
     rng: np.random.Generator
-    seed: tuple[int, ...]
     world: int
     shapes: list[Shape] = field(default_factory=list)
     paints: list[Paint] = field(default_factory=list)  # one per chart

@@ -251,7 +251,7 @@ def draw_up(seed: tuple[int, ...], number: int, layout: str | None = None) -> Bl
     make = makers[int(rng.choice(len(makers), p=shares / shares.sum()))]
     if layout is not None:
         make = {maker.__name__: maker for maker in makers}[layout]
-    site = Site(rng, seed, number)
+    site = Site(rng, number)
     stage = make(site)
     table = gather(site.shapes)
     lit = light_charts(site.shapes, table, stage.lamps, stage.ambient, rng, stage.density)

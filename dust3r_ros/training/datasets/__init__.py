@@ -38,9 +38,9 @@ def default_cache() -> Path:
     return Path(above) / "dust3r_ros" / "training"
 
 
-def open_set(name: str, path: str | Path, cache: str | Path | None = None, split: str = "train") -> PairFolder:
-    """The pairs of a training set at ``path``. Raises ``InputError`` as ``TrainingSet.open``."""
-    return named(name).open(path, default_cache() if cache is None else cache, split=split)
+def open_set(name: str, path: str | Path, cache: str | Path | None = None) -> PairFolder:
+    """The pairs to train on of a training set at ``path``. Raises ``InputError`` as ``TrainingSet.open``."""
+    return named(name).open(path, default_cache() if cache is None else cache)
 
 
 def where(name: str) -> str:

@@ -73,7 +73,6 @@ def test_a_cloud_against_itself_is_exactly_right() -> None:
     cloud = some(50, 0)
     errors = cloud_errors(cloud, cloud[::-1])
     assert (errors.accuracy, errors.completeness, errors.overall) == (0.0, 0.0, 0.0)
-    assert (errors.found, errors.reference) == (50, 50)
 
 
 FOUND = np.array([[0.0, 0, 1], [4.0, 0, 0], [0.0, 0, 40]])
@@ -88,7 +87,6 @@ def test_three_points_by_hand() -> None:
     """
     errors = cloud_errors(FOUND, REFERENCE, limit=20.0)
     assert (errors.accuracy, errors.completeness, errors.overall) == pytest.approx((2.0, 2.0, 2.0))
-    assert (errors.found, errors.reference) == (2, 2)
     free = cloud_errors(FOUND, REFERENCE)
     assert free.accuracy == pytest.approx(44 / 3) and free.accuracy_median == pytest.approx(3.0)
     assert free.overall == pytest.approx((44 / 3 + 2) / 2)
@@ -102,7 +100,6 @@ def test_dtu_judges_only_what_it_observed_and_what_is_above_the_plane() -> None:
     volume = ObservedVolume(np.ones((2, 2, 2), bool), np.zeros(3), 1.0)
     errors = dtu_errors(FOUND, REFERENCE, observed=volume, plane=[0, 1, 0, -1])
     assert (errors.accuracy, errors.completeness, errors.overall) == pytest.approx((1.0, 3.0, 2.0))
-    assert (errors.found, errors.reference) == (1, 1)
     plain = dtu_errors(FOUND, REFERENCE)
     assert (plain.accuracy, plain.completeness) == pytest.approx((2.0, 2.0))  # 40 mm is an outlier
 

@@ -11,7 +11,7 @@ import pytest
 from training_trees import TREES, Opener
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.training.datasets import TRAINING_SETS, default_cache, named, open_set, summary, where
 from dust3r_ros.training.datasets.layout import Layout
@@ -34,7 +34,7 @@ def reprojected(first: TrainingView, second: TrainingView) -> tuple[np.ndarray, 
     (relative), and both images (of 255).
     """
     known = first.depth > 0
-    camera = (first.points_w()[known] - second.w_T_c[:3, 3]) @ second.w_T_c[:3, :3]
+    camera = transform(invert(second.w_T_c) @ first.w_T_c, first.points_c()[known])
     projected = camera @ second.K.T
     u, v = np.rint(projected[:, :2] / projected[:, 2:]).astype(int).T
     height, width = second.depth.shape
