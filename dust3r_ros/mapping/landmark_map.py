@@ -102,8 +102,8 @@ class MapBuilder(Submap):
 
     def accepts(self, stream: CameraStream) -> bool:
         """Whether a camera's frames may become keyframes now: one camera's at first, all once its focal is certain."""
-        founder = all(record.stream is stream for record in self.state.records[:1])
-        return founder or (self.initialised and self.state.sure)
+        first_camera = all(record.stream is stream for record in self.state.records[:1])
+        return first_camera or (self.initialised and self.state.sure)
 
     def pose(self, index: int) -> Array | None:
         return self.state.sparse.views[index].w_T_c
