@@ -57,7 +57,7 @@ class Mapper(MapView):
     The map frame has z up; the first camera is at its origin and looks along x. The unit of
     length is arbitrary: the median depth of the first keyframe is about 1.
 
-    The way into the package, so it has a method for all that is told or asked; the parts do the work.
+    The way into the package, so it has a method for every input and query; the parts do the work.
     """
 
     def __init__(
