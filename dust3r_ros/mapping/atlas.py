@@ -82,7 +82,7 @@ class AtlasEntry:
     def go_live(self, beside: bool) -> None:
         """From now on defer what can wait."""
         self.live = beside
-        self.submap.chores.go_live(beside)
+        self.submap.deferred.go_live(beside)
 
     def take_changed(self) -> tuple[Keyframe, ...]:
         """Keyframes that changed since the last call, under their names."""
@@ -324,7 +324,7 @@ class Search:
     ) -> tuple[Tracks, PnpResult | None]:
         """Search for a frame in the active map by its features; landmarks it sees join its ``tracks``."""
         submap = self._atlas.active.submap
-        if not submap.finder.welcomes(stream):
+        if not submap.finder.accepts_camera(stream):
             return tracks, None
         near = self._rig.looks(stream.name, stamp_ns)
         # A camera with an unknown pose must not slow down those with a known one.
@@ -385,7 +385,7 @@ class Search:
         if keyframe is not None:
             self._unreported.append((keyframe, camera, stamp_ns, placed))
             del self._unreported[:-_UNREPORTED]
-        if not placed and not submap.placement.afloat(stream.index):  # else the rig would get back its own guess
+        if not placed and not submap.placement.rig_only(stream.index):  # else the rig would get back its own guess
             self._rig.located(camera, stamp_ns, w_T_c)
         self._report(submap, camera)
 
@@ -405,9 +405,9 @@ class Search:
     def relearn(self, streams: Iterable[CameraStream]) -> None:
         """Feed the rig again after the map changed."""
         active = self._atlas.active
-        afloat = {stream.name for stream in streams if active.submap.placement.afloat(stream.index)}
+        rig_only = {stream.name for stream in streams if active.submap.placement.rig_only(stream.index)}
         poses = active.frames.trajectory() if active.submap.initialised else []
-        self._rig.relearn(pose for pose in poses if pose.camera not in afloat)
+        self._rig.relearn(pose for pose in poses if pose.camera not in rig_only)
 
     def met(self, camera: str) -> bool:
         """Whether the camera was ever found in the active map."""

@@ -119,7 +119,7 @@ class FrameFinder:
         self._state, self._links, self._near = state, links, near
         self._focal_votes, self._appearance = focal_votes, appearance
 
-    def welcomes(self, stream: CameraStream) -> bool:
+    def accepts_camera(self, stream: CameraStream) -> bool:
         """Whether a camera is worth searching for: one with unknown focal can join a map that is certain of its own.
 
         A live map that is only nearly certain accepts it too.

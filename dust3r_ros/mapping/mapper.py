@@ -242,12 +242,12 @@ class Mapper(MapView):
     @property
     def due(self) -> str:
         """What ``work`` would do next; "" if nothing."""
-        return self.submap.chores.due
+        return self.submap.deferred.due
 
     def work(self, kind: str) -> MapUpdate:
         """Do the deferred work that ``due`` names."""
         before, known = self.submap.state.generation, self.submap.initialised
-        self.submap.chores.work(kind)
+        self.submap.deferred.work(kind)
         if kind == RENUMBER:
             self._atlas.renumber_landmarks(self._cameras)
         if known and self.submap.state.generation != before:
