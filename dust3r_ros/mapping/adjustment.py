@@ -256,7 +256,10 @@ class MapAdjuster:
                 self._built_anew()
 
     def calibrate_last(self) -> None:
-        """The same for any number of keyframes, if the focal is uncertain when no more frames come."""
+        """Calibrate, whatever the number of keyframes, if the focal is still uncertain when no more frames come.
+
+        No focal is left out of the search.
+        """
         if not self._state.sure:
             self._calibrator.try_all_again()
             self._calibrate(self._state.records[0].stream)
