@@ -238,7 +238,7 @@ def start(setup: Setup, path: Path, how: str, say: Say) -> None:
 
 def close_loop(setup: Setup, session: Session, path: Path, steps: range, say: Say) -> None:
     """Write a map that is about to close a loop into a file, then close it, and adjust the whole map for it."""
-    LoopClosing.gapes = lambda _, index, linked: _is_loop(index, linked)  # type: ignore[method-assign]
+    LoopClosing.has_drifted = lambda _, index, linked: _is_loop(index, linked)  # type: ignore[method-assign]
     session.keeper.keep_map(lambda fresh: open_journal(str(path), setup.config, fresh), True)
     session.save()
     say("ready")
@@ -422,7 +422,7 @@ def loop_closing(setup: Setup, rng: np.random.Generator) -> Iterator[Kill]:
 def _closing(setup: Setup) -> int:
     """The first step that closes a loop."""
     found: list[bool] = []
-    LoopClosing.gapes = lambda _, index, linked: found.append(_is_loop(index, linked))  # type: ignore
+    LoopClosing.has_drifted = lambda _, index, linked: found.append(_is_loop(index, linked))  # type: ignore
     session = Session(setup.config, LOG)
     for at in range(len(setup.images)):
         session.process(setup.frame(at))

@@ -56,4 +56,4 @@ class OutputError(Dust3rRosError):
 
 
 class TrainingError(Dust3rRosError):
-    """A training run cannot go on: its loss is no number any more, or a process of it is gone."""
+    """A training run cannot continue: its loss is no longer a number, or a process of it is gone."""

@@ -167,7 +167,7 @@ class Keyframe:
 
 
 class TrackingState(str, Enum):
-    """What the mapper knows of the camera at a frame. Bridged: it was not found, odometry or IMU tell where it is."""
+    """What the mapper knows of the camera at a frame. Bridged: it was not found; odometry or IMU give its pose."""
 
     INITIALISING = "initialising"
     TRACKING = "tracking"

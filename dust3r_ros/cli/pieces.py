@@ -56,8 +56,8 @@ def map_in_pieces(
 ) -> Mapped | None:
     """Cut a recording into pieces, map them in ``arguments.workers`` processes, join the maps and write the files.
 
-    A piece that tells the focal length calibrates the cameras; the others begin with what it found. None, and nothing
-    done, for a recording that is too short to be cut. Raises ``Dust3rRosError``.
+    A piece that determines the focal length calibrates the cameras; the others begin with what it found. None, and
+    nothing done, for a recording that is too short to be cut. Raises ``Dust3rRosError``.
     """
     _check(arguments, config)
     from dust3r_ros.io.trajectory import path_length
@@ -177,7 +177,7 @@ def _map_all(
     from tqdm import tqdm
 
     from dust3r_ros.mapping.reconstruction import TRUSTED
-    from dust3r_ros.session.pieces import telling_first
+    from dust3r_ros.session.pieces import most_informative_first
 
     alone = argparse.Namespace(**{**vars(arguments), "quiet": True, "workers": None})
     total = sum(len(piece.frames) for piece in pieces)
@@ -187,7 +187,7 @@ def _map_all(
         ProcessPoolExecutor(arguments.workers, get_context("spawn"), _begin_process) as pool,
     ):
         try:
-            for number in telling_first(pieces)[:_TRIED]:
+            for number in most_informative_first(pieces)[:_TRIED]:
                 found[number] = pool.submit(map_piece, alone, pieces[number], paths[number], {}).result()
                 if _std(found[number]) < TRUSTED:
                     break

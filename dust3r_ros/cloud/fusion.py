@@ -17,7 +17,7 @@ from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.types import Array, Array32, Keyframe
 
 _MIN_OVERLAP = 0.3
-_TELLING_DEG = 2.0  # angle between two views of a point above which the second adds information
+_INFORMATIVE_DEG = 2.0  # angle between two views of a point above which the second adds information
 _GRID = 8  # sample points along the short edge
 
 
@@ -41,7 +41,7 @@ def overlapping(keyframe: Keyframe, keyframes: Sequence[Keyframe], count: int) -
     share = (np.abs(local[..., :2]) < bound).all(axis=-1).mean(axis=1)
     centers = np.stack([other.w_T_c[:3, 3] for other in others])
     angle = _median_angle_deg(points - keyframe.w_T_c[:3, 3], points - centers[:, None])
-    score = share * (1.0 - np.exp(-((angle / _TELLING_DEG) ** 2)))
+    score = share * (1.0 - np.exp(-((angle / _INFORMATIVE_DEG) ** 2)))
     order = np.argsort(-score, kind="stable")
     return [others[i] for i in order[share[order] >= _MIN_OVERLAP][:count]]
 

@@ -36,10 +36,10 @@ class KeyframeDepth:
         """``keep`` is given each array of frozen depth and returns the one to hold in its place."""
         self._keep = keep
         self.unit = 1.0  # map units
-        self.givers: set[int] = set()  # keyframes that have handed depth to it
+        self.received_from: set[int] = set()  # keyframes whose depth was added to it
         self._estimates: dict[int, Depth] = {}
         self._own: Depth | None = None  # the fused estimates
-        self._handed: Depth | None = None
+        self._received: Depth | None = None
         self._fused: Depth | None = None
         self._preview: Depth | None = None
         self._image: Image | None = None
@@ -97,27 +97,27 @@ class KeyframeDepth:
         if any(new[source] < 0 for source in self.sources):
             self.condense()
         self._estimates = {int(new[k]) if k >= 0 else k: estimate for k, estimate in self._estimates.items()}
-        self.givers = {int(new[giver]) for giver in self.givers if new[giver] >= 0}
+        self.received_from = {int(new[other]) for other in self.received_from if new[other] >= 0}
 
-    def hand(self, others: Mapping[int, Depth]) -> None:
-        """Add what ``others`` know about its pixels; each is used once."""
-        new = [self._kept(*found) for other, found in others.items() if other not in self.givers]
+    def receive(self, others: Mapping[int, Depth]) -> None:
+        """Add the depth that ``others`` have for its pixels; that of each is added once."""
+        new = [self._kept(*found) for other, found in others.items() if other not in self.received_from]
         if not new:
             return
-        self.givers.update(others)
-        self._handed = _fuse(new if self._handed is None else [self._handed, *new])
+        self.received_from.update(others)
+        self._received = _fuse(new if self._received is None else [self._received, *new])
         self._fused = None
         self.touch()
 
-    def unhear(self) -> None:
-        """Forget depth handed over by others; has no effect once frozen."""
-        self.givers.clear()
-        self._handed = self._fused = None
+    def drop_received(self) -> None:
+        """Forget depth received from others; has no effect once frozen."""
+        self.received_from.clear()
+        self._received = self._fused = None
         self.touch()
 
     @property
     def frozen(self) -> bool:
-        """Whether what others handed over cannot be separated any more."""
+        """Whether depth received from others cannot be separated any more."""
         return _FROZEN in self._estimates
 
     def touch(self) -> None:
@@ -176,7 +176,7 @@ class KeyframeDepth:
         fused = self._whole_kept() if self.estimated else None
         if fused is not None:
             self._freeze(fused)
-            self._own, self._handed, self._image = self._fused, None, None
+            self._own, self._received, self._image = self._fused, None, None
 
     def taken(self, scale: float) -> KeyframeDepth:
         """The same depth for another map, in which this map's unit is ``scale`` units; frozen."""
@@ -204,7 +204,7 @@ class KeyframeDepth:
         if own is None:
             return self._preview
         if self._fused is None:
-            self._fused = _finished(*(own if self._handed is None else _fuse([own, self._handed])), self._image)
+            self._fused = _finished(*(own if self._received is None else _fuse([own, self._received])), self._image)
         return self._fused
 
     def _kept(self, depth: Array32, confidence: Array32) -> Depth:

@@ -50,7 +50,7 @@ def _at(address: str | Path) -> tuple[Any, str]:
 
 
 @contextmanager
-def _told(address: str | Path, what: str, kind: type[Dust3rRosError]) -> Iterator[None]:
+def _reported_as(address: str | Path, what: str, kind: type[Dust3rRosError]) -> Iterator[None]:
     """Errors of a file system, of which each has its own, as one of ours."""
     try:
         yield
@@ -63,7 +63,7 @@ def _told(address: str | Path, what: str, kind: type[Dust3rRosError]) -> Iterato
 
 def matching(pattern: str) -> list[str]:
     """Addresses that exist and match, sorted. Raises ``InputError`` for a file system that gives no answer."""
-    with _told(pattern, "looked for", InputError):
+    with _reported_as(pattern, "looked for", InputError):
         system, path = _at(pattern)
         found = sorted(system.glob(path)) if re.search(r"[*?\[]", path) else [path] * system.exists(path)
         return [str(system.unstrip_protocol(one)).rstrip("/") for one in found]
@@ -71,7 +71,7 @@ def matching(pattern: str) -> list[str]:
 
 def is_folder(address: str | Path) -> bool:
     """Whether there are files below an address. Raises ``InputError``."""
-    with _told(address, "read", InputError):
+    with _reported_as(address, "read", InputError):
         system, path = _at(address)
         return bool(system.isdir(path))
 
@@ -80,7 +80,7 @@ def fingerprint(address: str) -> tuple[str, int]:
     """Digest and size of a file, or of all files below an address: by name, size, and what the file system says of
     their content or time, without reading them. Raises ``InputError``."""
     digest, total = hashlib.sha256(), 0
-    with _told(address, "read", InputError):
+    with _reported_as(address, "read", InputError):
         system, path = _at(address)
         for name, about in sorted(system.find(path, detail=True).items()):
             marks = [str(about[mark]) for mark in _MARKS if about.get(mark) is not None]
@@ -94,7 +94,7 @@ def files_below(place: str | Path) -> set[str]:
     """Names of the files directly in a place; none if it does not exist. Raises ``InputError``."""
     if not is_address(place):
         return {path.name for path in Path(place).iterdir() if path.is_file()} if Path(place).is_dir() else set()
-    with _told(place, "read", InputError):
+    with _reported_as(place, "read", InputError):
         system, path = _at(place)
         with suppress(FileNotFoundError):
             return {name_of(one["name"]) for one in system.ls(path, detail=True) if one["type"] == "file"}
@@ -107,7 +107,7 @@ def read_text(place: str | Path) -> str | None:
         with suppress(OSError, ValueError):
             return Path(place).read_text(encoding="utf-8")
         return None
-    with _told(place, "read", InputError):
+    with _reported_as(place, "read", InputError):
         system, path = _at(place)
         system.invalidate_cache()
         with suppress(FileNotFoundError, UnicodeDecodeError):
@@ -120,7 +120,7 @@ def write_text(place: str | Path, text: str) -> None:
     if not is_address(place):
         write_file(place, text)
         return
-    with _told(place, "written", OutputError):
+    with _reported_as(place, "written", OutputError):
         system, path = _at(place)
         with suppress(NotImplementedError):  # of those that know folders
             system.makedirs(path.rpartition("/")[0], exist_ok=True)
@@ -129,7 +129,7 @@ def write_text(place: str | Path, text: str) -> None:
 
 def remove(place: str | Path) -> None:
     """Remove a file, if there is one. Raises ``OutputError``."""
-    with _told(place, "removed", OutputError):
+    with _reported_as(place, "removed", OutputError):
         if not is_address(place):
             Path(place).unlink(missing_ok=True)
             return
@@ -149,14 +149,14 @@ def staged(recording: str, folder: str) -> Iterator[tuple[str, str]]:
         taken, left = recording, folder
         if is_address(recording):
             taken = str(make_folder(Path(place) / "in") / name_of(recording))
-            with _told(recording, "read", InputError):
+            with _reported_as(recording, "read", InputError):
                 system, path = _at(recording)
                 system.get(path, taken, recursive=bool(system.isdir(path)))
         if is_address(folder):
             left = str(make_folder(Path(place) / "out" / name_of(folder)))
         yield taken, left
         if is_address(folder):
-            with _told(folder, "written", OutputError):
+            with _reported_as(folder, "written", OutputError):
                 system, path = _at(folder)
                 with suppress(NotImplementedError):
                     system.makedirs(path, exist_ok=True)

@@ -28,7 +28,7 @@ START, CALIBRATION, SEARCH, LOOP, WIDE_LOOP, REBUILD = ADJUSTMENTS = (
     "start", "calibration", "search", "loop", "wide loop", "rebuild",
 )  # fmt: skip
 _DROPPED = (START, REBUILD, WIDE_LOOP)  # if they are no better
-_ROUGHLY = 1e-3  # gain of a step at which the adjustment of a window ends: later ones go on from there
+_ROUGHLY = 1e-3  # gain of a step at which the adjustment of a window ends: later ones continue from there
 _UNSURE_NICE = 5  # with two busy cores it gets part of one, but poses have priority
 
 
@@ -256,7 +256,10 @@ class MapAdjuster:
                 self._built_anew()
 
     def calibrate_last(self) -> None:
-        """The same for any number of keyframes, if the focal is uncertain when no more frames come."""
+        """Calibrate, whatever the number of keyframes, if the focal is still uncertain when no more frames come.
+
+        No focal is left out of the search.
+        """
         if not self._state.sure:
             self._calibrator.try_all_again()
             self._calibrate(self._state.records[0].stream)

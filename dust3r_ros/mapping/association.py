@@ -223,8 +223,8 @@ class Linker:
         record = self._state.records[index]
         ids = self._state.sparse.landmarks.resolved(record.feature_ids)
         positioned = self._state.sparse.positioned
-        telling = positioned[ids] if positioned.any() else ids < self._state.sparse.views[index].first_id
-        return coverage(record.features.pixels[telling], gray.shape)
+        determining = positioned[ids] if positioned.any() else ids < self._state.sparse.views[index].first_id
+        return coverage(record.features.pixels[determining], gray.shape)
 
 
 def coverage(offsets: np.ndarray, shape: tuple[int, ...]) -> float:

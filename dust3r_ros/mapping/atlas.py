@@ -82,7 +82,7 @@ class AtlasEntry:
     def go_live(self, beside: bool) -> None:
         """From now on defer what can wait."""
         self.live = beside
-        self.submap.chores.go_live(beside)
+        self.submap.deferred.go_live(beside)
 
     def take_changed(self) -> tuple[Keyframe, ...]:
         """Keyframes that changed since the last call, under their names."""
@@ -303,7 +303,7 @@ class Atlas:
 
 
 _SILENT_NS = 30_000_000_000  # the last pose of a silent camera no longer holds
-_UNTOLD = 8  # newest keyframes waiting for another camera's next frame
+_UNREPORTED = 8  # newest keyframes waiting for another camera's next frame
 _EAGER, _RELUCTANT = 6, 3  # frames of a camera that was never found: all of the first, then one in so many
 
 
@@ -316,7 +316,7 @@ class Search:
         self._lost_since: dict[str, int] = {}  # last stamps by camera
         self._found_at: dict[str, int] = {}  # newest stamps by camera
         self._by_rig: set[tuple[str, int]] = set()
-        self._untold: list[tuple[int, str, int, bool]] = []  # keyframe, camera, stamp, whether the rig placed it
+        self._unreported: list[tuple[int, str, int, bool]] = []  # keyframe, camera, stamp, whether the rig placed it
         self._vain: Counter[str] = Counter()  # frame counts of cameras that were never found
 
     def here(
@@ -324,7 +324,7 @@ class Search:
     ) -> tuple[Tracks, PnpResult | None]:
         """Search for a frame in the active map by its features; landmarks it sees join its ``tracks``."""
         submap = self._atlas.active.submap
-        if not submap.finder.welcomes(stream):
+        if not submap.finder.accepts_camera(stream):
             return tracks, None
         near = self._rig.looks(stream.name, stamp_ns)
         # A camera with an unknown pose must not slow down those with a known one.
@@ -383,20 +383,20 @@ class Search:
         self._found_at[camera] = stamp_ns
         submap = self._atlas.active.submap
         if keyframe is not None:
-            self._untold.append((keyframe, camera, stamp_ns, placed))
-            del self._untold[:-_UNTOLD]
-        if not placed and not submap.placement.afloat(stream.index):  # else the rig would get back its own guess
+            self._unreported.append((keyframe, camera, stamp_ns, placed))
+            del self._unreported[:-_UNREPORTED]
+        if not placed and not submap.placement.rig_only(stream.index):  # else the rig would get back its own guess
             self._rig.located(camera, stamp_ns, w_T_c)
         self._report(submap, camera)
 
     def renumber(self, new: np.ndarray) -> None:
         """Keyframe k of the active map becomes ``new[k]`` (N,), or leaves if that is negative."""
-        self._untold = [(int(new[entry[0]]), *entry[1:]) for entry in self._untold if new[entry[0]] >= 0]
+        self._unreported = [(int(new[entry[0]]), *entry[1:]) for entry in self._unreported if new[entry[0]] >= 0]
 
     def _report(self, submap: Submap, camera: str) -> None:
         """Report keyframes' poses by the rig once another camera has a newer frame: ``camera`` just sent one."""
-        waiting = self._untold
-        self._untold = [entry for entry in waiting if entry[1] == camera]
+        waiting = self._unreported
+        self._unreported = [entry for entry in waiting if entry[1] == camera]
         for keyframe, other, stamp_ns, placed in waiting:
             w_T_c = self._rig.guess(other, stamp_ns)
             if other != camera and w_T_c is not None:
@@ -405,9 +405,9 @@ class Search:
     def relearn(self, streams: Iterable[CameraStream]) -> None:
         """Feed the rig again after the map changed."""
         active = self._atlas.active
-        afloat = {stream.name for stream in streams if active.submap.placement.afloat(stream.index)}
+        rig_only = {stream.name for stream in streams if active.submap.placement.rig_only(stream.index)}
         poses = active.frames.trajectory() if active.submap.initialised else []
-        self._rig.relearn(pose for pose in poses if pose.camera not in afloat)
+        self._rig.relearn(pose for pose in poses if pose.camera not in rig_only)
 
     def met(self, camera: str) -> bool:
         """Whether the camera was ever found in the active map."""
@@ -421,7 +421,7 @@ class Search:
         """Another map: no camera is lost or found yet."""
         self._lost_since.clear()
         self._found_at.clear()
-        self._untold.clear()
+        self._unreported.clear()
         self._vain.clear()
         self._rig.renew()
 

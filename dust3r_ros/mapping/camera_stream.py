@@ -98,15 +98,15 @@ class ImageGeometry:
         """Where rectified images are valid (H, W), as from ``rectified``."""
         return None if lens.plain else self._lookup(lens, self.resize.height, self.resize.width)[1]
 
-    def straightened(self, mask: Mask, lens: Lens) -> Mask:
+    def rectify_mask(self, mask: Mask, lens: Lens) -> Mask:
         """A mask (H, W) of the working image, rectified."""
         if lens.plain:
             return mask
         at, _ = self._lookup(lens, *mask.shape)
         return np.asarray(cv2.remap(mask.astype(np.uint8), at, None, cv2.INTER_NEAREST)).astype(bool)
 
-    def bent(self, mask: Mask, lens: Lens) -> Mask:
-        """A mask (H, W) of the rectified image in the working image: the inverse of ``straightened``."""
+    def distort_mask(self, mask: Mask, lens: Lens) -> Mask:
+        """A mask (H, W) of the rectified image in the working image: the inverse of ``rectify_mask``."""
         if lens.plain:
             return mask
         height, width = mask.shape

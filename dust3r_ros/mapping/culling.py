@@ -32,12 +32,12 @@ _SHOWN = 0.95  # of a keyframe's surface must others show
 _ASKED = 8  # others, those that share most landmarks
 _GRID = 4  # pixels between the points of the surface that are compared
 _SAME_DEPTH = 0.05  # of two depths of one surface, relative
-_TOLD = 8  # newest visited keyframes that are known elsewhere
+_IN_SNAPSHOTS = 8  # newest visited keyframes: front ends have poses relative to them
 _FEW_IDS = 100_000  # a few megabytes
 _IN_USE = 0.25  # of the ids; with fewer, landmarks get new ones
 
 
-class Sightings:
+class SharedObservations:
     """Landmarks with a position and the posed keyframes that see them: rows, ordered by landmark, then keyframe.
 
     Only of landmarks that any of ``views`` sees.
@@ -62,8 +62,8 @@ class Sightings:
         self._rows = np.split(rows, np.searchsorted(self.view[rows], np.arange(1, len(sparse.views))))
 
     def shared(self, view: int, without: Collection[int] = ()) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The rows (K,) of a keyframe; for each sighting (M,) of the same landmarks by others of its camera, which of
-        the K it is of, and its row.
+        """The rows (K,) of a keyframe; for each observation (M,) of the same landmarks by others of its camera, which
+        of the K it is of, and its row.
         """
         own = self._rows[view]
         counts = self._count[own]
@@ -108,15 +108,15 @@ class Redundancy:
 
     def look(self, views: Sequence[int]) -> None:
         """Look at what posed ``views`` see, and who else sees it."""
-        self._sightings = Sightings(self._state.sparse, views)
+        self._observations = SharedObservations(self._state.sparse, views)
 
     def _needed(self) -> set[int]:
         """Keyframes that stay whatever they show: the first, the last visited, sources of unfinished depth, ties."""
         depths, state = self._dense.depths, self._state
         sources = set[int]().union(*(depths[index].sources for index in range(len(state.records))))
-        few = state.views_by_camera() <= _TOLD
+        few = state.views_by_camera() <= _IN_SNAPSHOTS
         rare = {index for index, view in enumerate(state.sparse.views) if few[view.camera]}
-        newest = state.trail[-max(_TOLD, state.config.window) :]
+        newest = state.trail[-max(_IN_SNAPSHOTS, state.config.window) :]
         return {0, *state.sparse.posed()[:1], *newest, *sources, *rare, *self._placement.ties}
 
     def _seen(self, index: int, gone: Collection[int]) -> float:
@@ -124,23 +124,24 @@ class Redundancy:
 
         Landmarks that were lost with others count, too: else a map would lose a little each time.
         """
-        own, which, rows = self._sightings.shared(index, gone)
+        own, which, rows = self._observations.shared(index, gone)
         if not len(own):
             return 0.0
         at = own[which]
-        good = self._sightings.distance[rows] <= _AS_NEAR * self._sightings.distance[at]
-        good &= np.einsum("mi,mi->m", self._sightings.direction[rows], self._sightings.direction[at]) >= _SAME_SIDE
+        distance, direction = self._observations.distance, self._observations.direction
+        good = distance[rows] <= _AS_NEAR * distance[at]
+        good &= np.einsum("mi,mi->m", direction[rows], direction[at]) >= _SAME_SIDE
         enough = np.count_nonzero(np.bincount(which[good], minlength=len(own)) >= _WITNESSES)
         return float(enough / (len(own) + self._state.records[index].lost))
 
-    def companions(self, index: int, gone: Collection[int]) -> list[int]:
+    def covisible(self, index: int, gone: Collection[int]) -> list[int]:
         """Other keyframes of its camera that see what a keyframe sees, most of it first."""
-        _, _, rows = self._sightings.shared(index, gone)
-        views, counts = np.unique(self._sightings.view[rows], return_counts=True)
+        _, _, rows = self._observations.shared(index, gone)
+        views, counts = np.unique(self._observations.view[rows], return_counts=True)
         return [int(view) for view in views[np.argsort(-counts, kind="stable")]]
 
     def _is_spare(self, index: int, gone: Sequence[int]) -> bool:
-        others = self.companions(index, gone)[:_ASKED]
+        others = self.covisible(index, gone)[:_ASKED]
         camera, w_T_c = self._state.records[index].stream, self._state.sparse.views[index].pose
         if not any(self._near.is_beside(other, camera, w_T_c) for other in others):
             return False
@@ -224,8 +225,8 @@ class Culling:
         """How many keyframes a map can lose and be as sure of its focal as it is."""
         if not (self._state.initialised and self._state.sure):
             return 0
-        founder = self._state.intrinsics_of(0)
-        fewest = YOUNG if founder.given or self._state.settled else MOST_UNSURE
+        first_camera = self._state.intrinsics_of(0)
+        fewest = YOUNG if first_camera.given or self._state.settled else MOST_UNSURE
         return max(0, len(self._state.records) - fewest - 1)
 
     def cull(self, everywhere: bool = False) -> None:
@@ -238,7 +239,7 @@ class Culling:
     def drop(self, keyframes: Sequence[int]) -> None:
         """Remove those of ``keyframes`` that share landmarks with another one, which stands in for them."""
         self._redundancy.look(keyframes)
-        leaving = [index for index in keyframes if self._redundancy.companions(index, keyframes)]
+        leaving = [index for index in keyframes if self._redundancy.covisible(index, keyframes)]
         if leaving:
             self._remove(leaving)
 
@@ -249,7 +250,7 @@ class Culling:
         new = np.where(stays, np.cumsum(stays) - 1, -1)
         poses = {index: view.pose for index, view in enumerate(sparse.views) if view.w_T_c is not None}
         before = self._units()
-        heirs = {index: self._redundancy.companions(index, leaving)[0] for index in leaving}
+        heirs = {index: self._redundancy.covisible(index, leaving)[0] for index in leaving}
         for part in (*self._parts, self._state):
             part.renumber(new)
         stand_in = new.copy()

@@ -143,9 +143,8 @@ class Densifier:
 
     Poses and unit are those of the sparse map, so the backend must be one that ``uses_poses``. Views
     and single estimates of keyframes more than ``config.window`` old are dropped; an older keyframe
-    that is paired again is added to the backend again. If ``config.dense`` is false no depth is
-    computed. Either way the pair graph connects keyframes that share landmarks.
-    One class, since a pair changes views, graph and depth together.
+    that is paired again is added to the backend again. When keyframes get depth, and whether at all,
+    is up to ``DepthSchedule``. One class, since a pair changes views, graph and depth together.
     """
 
     def __init__(self, state: Reconstruction, backend: Backend, stage: StageTimer) -> None:
@@ -197,7 +196,7 @@ class Densifier:
         return chosen
 
     def share(self, index: int) -> set[int]:
-        """Hand a keyframe the depth of those before it; returns it if there is any."""
+        """Give a keyframe the depth of those before it; returns it if there is any."""
         return self._share(index, [index - apart for apart in _APART])
 
     def preview(self, index: int, others: Sequence[int], pairs: int) -> set[int]:
@@ -255,7 +254,7 @@ class Densifier:
         """Leave out depth under the mask of a keyframe's camera and on moving objects."""
         record = self._state.records[index]
         if record.left_out is not None:
-            self.depths[index].leave_out(record.stream.straightened(record.left_out, self.views.lens(index)))
+            self.depths[index].leave_out(record.stream.rectify_mask(record.left_out, self.views.lens(index)))
 
     def restore(self, keyframes: Sequence[KeyframeState], pairs: Mapping[tuple[int, int], PairGeometry]) -> None:
         """Restore the depth of keyframes from an earlier session, and its pairs; without any, it was a preview."""
@@ -324,14 +323,14 @@ class Densifier:
         for index in stale:
             self.depths.clear(index)
         for index in misled - stale:
-            self.depths[index].unhear()
+            self.depths[index].drop_received()
         self._pair_again(stale)
         stale |= misled | self._share_all(stale | misled)
         self.release_old()
         return stale
 
     def _share_all(self, stale: set[int]) -> set[int]:
-        """Hand ``stale`` keyframes, young ones and those not frozen the depth of others; returns whom it reached."""
+        """Give ``stale`` keyframes, young ones and those not frozen the depth of others; returns those reached."""
         count, reached = len(self._state.records), set[int]()
         young = range(max(0, count - self._state.config.window), count)
         unfinished = {index for index in range(count) if not self.depths[index].frozen}
@@ -343,7 +342,7 @@ class Densifier:
 
     def _misled(self, stale: set[int]) -> set[int]:
         """Other keyframes that got depth from ``stale`` ones."""
-        return {index for index in range(len(self._state.records)) if self.depths[index].givers & stale} - stale
+        return {index for index in range(len(self._state.records)) if self.depths[index].received_from & stale} - stale
 
     def _pair_again(self, stale: set[int]) -> None:
         """Compute depth of ``stale`` keyframes from all their pairs."""
@@ -357,13 +356,13 @@ class Densifier:
             self.backend.forget(index + self._state.config.window)
 
     def _share(self, index: int, others: Iterable[int]) -> set[int]:
-        """Hand a keyframe the depth of ``others`` that have not shared theirs yet; returns it if there is any."""
-        heard = self.depths[index].givers
-        others = [other for other in others if 0 <= other < len(self._state.records) and other not in heard]
+        """Give a keyframe the depth of ``others`` not received yet; returns it if there is any."""
+        received = self.depths[index].received_from
+        others = [other for other in others if 0 <= other < len(self._state.records) and other not in received]
         shot, shots = self._shot(index), [(other, self._shot(other)) for other in others]
         with self._stage("share"):
             seen = {other: seen_from(its, shot) for other, its in shots if shot is not None and its is not None}
-            self.depths[index].hand(seen)
+            self.depths[index].receive(seen)
         return {index} if seen else set()
 
     def _shot(self, index: int) -> DepthShot | None:

@@ -23,7 +23,7 @@ from dust3r_ros.mapping.loop_closing import LoopClosing
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.rig_placement import FocalVotes, RigPlacement
 from dust3r_ros.mapping.saving import LandmarkSaving
-from dust3r_ros.mapping.submap import BEGIN, CULL, DEPTH, PREVIEW, RENUMBER, TAKE, Chores, MeasuredFrame, Submap
+from dust3r_ros.mapping.submap import BEGIN, CULL, DEPTH, PREVIEW, RENUMBER, TAKE, DeferredWork, MeasuredFrame, Submap
 from dust3r_ros.sparse.consistency import Doubt
 from dust3r_ros.sparse.schur import DENSE_POSES
 from dust3r_ros.sparse.sparse_map import SparseMap
@@ -46,7 +46,7 @@ class MapBuilder(Submap):
 
     finder: FrameFinder
     placement: RigPlacement
-    chores: LandmarkChores
+    deferred: LandmarkDeferredWork
 
     def __init__(
         self, state: Reconstruction, backend: Backend, stage: StageTimer, appearance: Appearance | None = None
@@ -67,7 +67,7 @@ class MapBuilder(Submap):
         parts = (self._depth.dense, self._depth.movers, self._links, self.placement, self._adjuster)
         self._culling = Culling(self.state, redundancy, parts)
         self._numbering = Numbering(self.state, (self._links, self._adjuster, focal_votes))
-        self.chores = LandmarkChores(self.state, self._adjuster, self._depth, self._culling, self._numbering)
+        self.deferred = LandmarkDeferredWork(self.state, self._adjuster, self._depth, self._culling, self._numbering)
         self.saving = LandmarkSaving(self.state, self._depth.dense)
         self._broken = False
 
@@ -102,8 +102,8 @@ class MapBuilder(Submap):
 
     def accepts(self, stream: CameraStream) -> bool:
         """Whether a camera's frames may become keyframes now: one camera's at first, all once its focal is certain."""
-        founder = all(record.stream is stream for record in self.state.records[:1])
-        return founder or (self.initialised and self.state.sure)
+        first_camera = all(record.stream is stream for record in self.state.records[:1])
+        return first_camera or (self.initialised and self.state.sure)
 
     def pose(self, index: int) -> Array | None:
         return self.state.sparse.views[index].w_T_c
@@ -184,7 +184,7 @@ class MapBuilder(Submap):
             if self.state.sparse.views[index].w_T_c is None:
                 continue
             closed = self._loops.link(index, sorted(set(others)))
-            if self._loops.gapes(index, closed):
+            if self._loops.has_drifted(index, closed):
                 self._adjuster.close_loop(self._loops.gap)
             self._adjuster.consider(self._loops.wide)
 
@@ -224,7 +224,7 @@ class MapBuilder(Submap):
             recent = self._near.window(index, self.state.config.window)
             window = [view for view in self.posed()[1:] if view in recent]
             self.state.sparse.extend(window)
-            if self._loops.gapes(index, closed):
+            if self._loops.has_drifted(index, closed):
                 self._adjuster.close_loop(self._loops.gap)
             self._adjuster.adjust_window(window)
             self._adjuster.consider(self._loops.wide)
@@ -263,13 +263,13 @@ class MapBuilder(Submap):
 
     def finish(self, frames: Sequence[MeasuredFrame] = (), tick: Tick = no_tick, depth: bool = True) -> None:
         """Adjust everything for the last time, then compute ``depth`` with the resulting poses."""
-        self.chores.settle()
+        self.deferred.settle()
         if not self.initialised:
             return
         self._adjuster.place_left_out()
         self._adjuster.calibrate_last()
         self._adjuster.rebuild(last=True)
-        self.chores.settle()
+        self.deferred.settle()
         between = self._near.between([frame.w_T_c for frame in frames], DENSE_POSES - len(self.posed()))
         self._adjuster.adjust_last([frames[at] for at in between])
         if depth:
@@ -299,7 +299,7 @@ def landmark_cloud(sparse: SparseMap, records: Sequence[KeyframeRecord]) -> Clou
 _LAST = ("", CULL, RENUMBER)
 
 
-class LandmarkChores(Chores):
+class LandmarkDeferredWork(DeferredWork):
     """Work that a landmark map defers while live, in its order: whole-map adjustments, depth, culling, then new ids."""
 
     def __init__(

@@ -38,7 +38,7 @@ def localize(submap: Submap, cameras: Cameras, config: MapperConfig, camera: str
         stream = cameras[camera]
         found = submap.finder.relocalise(stream, stream.gray(image), stream.resize.apply(image))
         if found is None:
-            raise GeometryError(f"the image of camera '{camera}' shows nothing that tells its place in the map")
+            raise GeometryError(f"the image of camera '{camera}' shows nothing by which it could be localised")
         return _native(found[0], stream)
     stream = CameraStream(camera, cameras.count, image.shape[1], image.shape[0], config)
     seen = submap.finder.recall(stream, stream.gray(image))
@@ -119,7 +119,7 @@ class FrameFinder:
         self._state, self._links, self._near = state, links, near
         self._focal_votes, self._appearance = focal_votes, appearance
 
-    def welcomes(self, stream: CameraStream) -> bool:
+    def accepts_camera(self, stream: CameraStream) -> bool:
         """Whether a camera is worth searching for: one with unknown focal can join a map that is certain of its own.
 
         A live map that is only nearly certain accepts it too.

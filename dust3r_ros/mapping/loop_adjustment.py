@@ -323,7 +323,7 @@ class LoopAdjustment:
         close_loop(sparse, free)
 
     def _trusted_edges(self) -> list[tuple[int, int]]:
-        """Pairs of keyframes that lie right to each other: adjusted together, or one reached from the other.
+        """Pairs of keyframes whose relative pose is right: adjusted together, or one reached from the other.
 
         Others may be loops, too, that are linked but not closed.
         """

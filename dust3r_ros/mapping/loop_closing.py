@@ -95,7 +95,7 @@ class LoopClosing:
         pixels = record.features.pixels[order[np.searchsorted(record.feature_ids, pairs[:, 1], sorter=order)]]
         return self._state.sparse.known(self._state.sparse.resolved(Tracks(pairs[:, 0], pixels)))
 
-    def gapes(self, index: int, linked: Sequence[int]) -> bool:
+    def has_drifted(self, index: int, linked: Sequence[int]) -> bool:
         """Whether keyframe ``index`` disagrees with the keyframes ``linked`` with it: the map has drifted."""
         return bool(linked) and self._state.sparse.disagreement(index) > GAP_PX
 

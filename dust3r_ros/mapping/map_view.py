@@ -227,12 +227,12 @@ class MapView:
     @property
     def backlog(self) -> int:
         """How much work waits: depth of keyframes, adjustments of the whole map."""
-        return self.submap.chores.backlog
+        return self.submap.deferred.backlog
 
     @property
     def depth_backlog(self) -> tuple[int, int]:
-        """See ``Chores.depth_backlog``."""
-        return self.submap.chores.depth_backlog
+        """See ``DeferredWork.depth_backlog``."""
+        return self.submap.deferred.depth_backlog
 
     @property
     def submap(self) -> Submap:

@@ -57,7 +57,7 @@ class Mapper(MapView):
     The map frame has z up; the first camera is at its origin and looks along x. The unit of
     length is arbitrary: the median depth of the first keyframe is about 1.
 
-    The way into the package, so it has a method for all that is told or asked; the parts do the work.
+    The way into the package, so it has a method for every input and query; the parts do the work.
     """
 
     def __init__(
@@ -242,12 +242,12 @@ class Mapper(MapView):
     @property
     def due(self) -> str:
         """What ``work`` would do next; "" if nothing."""
-        return self.submap.chores.due
+        return self.submap.deferred.due
 
     def work(self, kind: str) -> MapUpdate:
         """Do the deferred work that ``due`` names."""
         before, known = self.submap.state.generation, self.submap.initialised
-        self.submap.chores.work(kind)
+        self.submap.deferred.work(kind)
         if kind == RENUMBER:
             self._atlas.renumber_landmarks(self._cameras)
         if known and self.submap.state.generation != before:

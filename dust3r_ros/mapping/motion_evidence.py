@@ -78,9 +78,9 @@ class SparseShot:
 
 
 _APART, _SIGMAS = 0.10, 3.0  # of depth, at least: closer points are the same surface
-_ALIKE = 0.9  # of what both see looks the same in both; three witnesses are wrong one time in a thousand
+_ALIKE = 0.9  # of what both see looks the same in both; three others are wrong one time in a thousand
 _COMMON, _SAMPLE = 100, 2000  # pixels seen by both: fewer do not show how colours differ, more do not help
-_CONFIRMED, _WITNESSES = 2, 3
+_CONFIRMED, _SEEN_THROUGH = 2, 3  # by so many others
 _NEVER = 2**31 - 1
 
 
@@ -108,24 +108,24 @@ class Evidence:
         """(h w,) trusted pixels: others see the same there, and no more of them see the same thing nearer."""
         return (self.agree >= _CONFIRMED) & (self.agree >= self.doubt)
 
-    def confirm(self, at: np.ndarray, witness: int) -> None:
-        """A keyframe of time ``witness`` sees the same at pixels (K,)."""
+    def confirm(self, at: np.ndarray, time: int) -> None:
+        """A keyframe taken at ``time`` (ms) sees the same at pixels (K,)."""
         self.agree[at] += 1
-        later = self.later(witness)
+        later = self.later(time)
         self.first[at] = np.minimum(self.first[at], later)
         self.last[at] = np.maximum(self.last[at], later)
 
-    def accuse(self, at: np.ndarray, witness: int) -> None:
-        """A keyframe of time ``witness`` sees through pixels (K,)."""
+    def see_through(self, at: np.ndarray, time: int) -> None:
+        """A keyframe taken at ``time`` (ms) sees through pixels (K,)."""
         self.through[at] += 1
-        if witness < self.time:
-            self._before[at] = np.maximum(self._before[at], self.later(witness))
+        if time < self.time:
+            self._before[at] = np.maximum(self._before[at], self.later(time))
         else:
-            self._after[at] = np.minimum(self._after[at], self.later(witness))
+            self._after[at] = np.minimum(self._after[at], self.later(time))
 
-    def later(self, witness: int) -> int:
-        """How much later ``witness`` is than the keyframe, ms."""
-        return min(max(witness - self.time, 1 - _NEVER), _NEVER - 1)
+    def later(self, time: int) -> int:
+        """How much later ``time`` is than the keyframe's, ms."""
+        return min(max(time - self.time, 1 - _NEVER), _NEVER - 1)
 
     def look_behind(self, at: np.ndarray, like: np.ndarray) -> None:
         """A keyframe knows what is behind pixels (K,), some listed repeatedly, and whether it looks ``like`` them."""
@@ -139,11 +139,11 @@ class Evidence:
     def gone(self) -> Mask:
         """(h w,) pixels that several see through and that none sees again beyond them in time.
 
-        Something there both before and after stood still: then the witnesses were wrong, with a depth that moving
+        Something there both before and after stood still: then the others were wrong, with a depth that moving
         objects made too large.
         """
         again = (self.first < self._before) | (self.last > self._after)
-        return (self.through >= _WITNESSES) & ~again
+        return (self.through >= _SEEN_THROUGH) & ~again
 
     @property
     def before(self) -> Mask:
@@ -151,14 +151,14 @@ class Evidence:
 
         If it has the pixel's colours, the pixel shows just that: its depth is too small, and others that look
         there see another place, in any colours. If none knows, the depth must be trusted, with at least as many that
-        confirm it as see through: neighbours hand depth to each other, so they agree even when it is wrong.
+        confirm it as see through: neighbours share depth, so they agree even when it is wrong.
         """
         unknown = (self.like == 0) & (self.unlike == 0)
         return (self.unlike > self.like) | (unknown & self.trusted & (self.agree >= self.through))
 
 
 @dataclass(frozen=True, eq=False)
-class Testimony:
+class Comparison:
     """What a keyframe says about another: pixels of the other and its own, flat.
 
     ``through``, ``with_``: (K,) pixels that it sees through, and with which. ``hidden``, ``by``, ``like``: (M,) pixels
@@ -171,14 +171,14 @@ class Testimony:
     by: np.ndarray
     like: np.ndarray
 
-    def hear(self, one: Evidence, witness: Evidence) -> None:
-        """Count the testimony of trusted pixels, once all confirmations are known."""
-        one.accuse(self.through[witness.trusted[self.with_]], witness.time)
+    def count(self, one: Evidence, other: Evidence) -> None:
+        """Count what trusted pixels say, once all confirmations are known."""
+        one.see_through(self.through[other.trusted[self.with_]], other.time)
         known = one.trusted[self.hidden]
-        witness.look_behind(self.by[known], self.like[known])
+        other.look_behind(self.by[known], self.like[known])
 
 
-def compare(shot: SparseShot, other: SparseShot, evidence: Evidence, witness: Evidence) -> Testimony:
+def compare(shot: SparseShot, other: SparseShot, evidence: Evidence, other_evidence: Evidence) -> Comparison:
     """What ``other`` says about ``shot``; confirmations and doubts are noted in the evidence of both.
 
     A pixel is seen through if the other sees something further, by 10 % and by three standard deviations of both
@@ -186,10 +186,10 @@ def compare(shot: SparseShot, other: SparseShot, evidence: Evidence, witness: Ev
     have.
     """
     judge = _compared if LIBRARY is None else _compared_at_once
-    return judge(shot, other, evidence, witness)
+    return judge(shot, other, evidence, other_evidence)
 
 
-def _compared(shot: SparseShot, other: SparseShot, evidence: Evidence, witness: Evidence) -> Testimony:
+def _compared(shot: SparseShot, other: SparseShot, evidence: Evidence, other_evidence: Evidence) -> Comparison:
     at, place, z = landed(shot, other, np.flatnonzero(shot.depth))
     depth, near = other.depth.ravel()[place], other.near.ravel()[place]
     known = depth > 0
@@ -199,11 +199,11 @@ def _compared(shot: SparseShot, other: SparseShot, evidence: Evidence, witness: 
     )
     hidden, same = depth * beyond < z, (depth * beyond >= z) & (depth <= z * beyond)
     differ, like = _compared_colours(shot, other, at, place, same)
-    evidence.confirm(at[same & ~differ], witness.time)
+    evidence.confirm(at[same & ~differ], other_evidence.time)
     before = near > z * beyond
-    witness.doubt[np.unique(place[before & ~differ])] += 1
+    other_evidence.doubt[np.unique(place[before & ~differ])] += 1
     through = before & differ
-    return Testimony(at[through], place[through], at[hidden], place[hidden], like[hidden])
+    return Comparison(at[through], place[through], at[hidden], place[hidden], like[hidden])
 
 
 class _Notes(ctypes.Structure):
@@ -217,22 +217,23 @@ class _Limits(ctypes.Structure):
     ]
 
 
-def _compared_at_once(shot: SparseShot, other: SparseShot, evidence: Evidence, witness: Evidence) -> Testimony:
+def _compared_at_once(shot: SparseShot, other: SparseShot, evidence: Evidence, other_evidence: Evidence) -> Comparison:
     """The same by compiled code: 6 times as fast."""
     assert LIBRARY is not None
     other_T_c = (invert(other.w_T_c) @ shot.w_T_c).astype(np.float32)
     limits = _Limits(_APART, _SIGMAS, _ALIKE, COLOR_RANGE, _COMMON, _SAMPLE)
-    notes = _Notes(*(part.ctypes.data for part in (evidence.agree, witness.doubt, evidence.first, evidence.last)))
+    noted = evidence.agree, other_evidence.doubt, evidence.first, evidence.last
+    notes, later = _Notes(*(part.ctypes.data for part in noted)), evidence.later(other_evidence.time)
     count = shot.depth.size
     through, hidden, like = np.empty((2, count), np.int64), np.empty((2, count), np.int64), np.empty(count, bool)
     given = *map(ctypes.byref, (shot.given, other.given)), address(other_T_c), ctypes.byref(limits)
     counts = (ctypes.c_long * 2)()
     found = *(address(part) for part in (through, hidden, like)), counts
-    if not LIBRARY.compare_shots(*given, ctypes.c_int32(evidence.later(witness.time)), ctypes.byref(notes), *found):
+    if not LIBRARY.compare_shots(*given, ctypes.c_int32(later), ctypes.byref(notes), *found):
         raise MemoryError
     seen, covered = counts
     through, hidden, like = through[:, :seen].copy(), hidden[:, :covered].copy(), like[:covered].copy()
-    return Testimony(through[0], through[1], hidden[0], hidden[1], like)
+    return Comparison(through[0], through[1], hidden[0], hidden[1], like)
 
 
 def _compared_colours(

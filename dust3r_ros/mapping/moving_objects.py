@@ -27,9 +27,9 @@ _GROWTH = 1 / 64  # of the long edge
 def region(shot: SparseShot, evidence: Evidence) -> Mask:
     """(H, W) which pixels of a keyframe show something that moves or was taken away.
 
-    Three witnesses make a seed, seeds make regions of at least 0.2 % of the image, and a region counts if most of it
-    is in front of something else. Connected pixels at the region's depth to 10 %, and no further off than it is wide,
-    are added: they are the rest of the object. Regions are dilated by the blur of outlines.
+    A pixel that three others see through is a seed. Seeds make regions of at least 0.2 % of the image, and a region
+    counts if most of it is in front of something else. Connected pixels at the region's depth to 10 %, and no further
+    off than it is wide, are added: they are the rest of the object. Regions are dilated by the blur of outlines.
     """
     gone, before = (flags.reshape(shot.depth.shape) for flags in (evidence.gone, evidence.before))
     solid = cv2.morphologyEx(gone.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
@@ -95,7 +95,7 @@ class Movers:
         self._regions.clear()
         self._decided.clear()
         self._barred = 0
-        self._state.sparse.landmarks.pardon()
+        self._state.sparse.landmarks.clear_barred()
         for record in self._state.records:
             record.moving = None
 
@@ -140,14 +140,14 @@ class Movers:
         return index >= 0 and self._state.sparse.views[index].w_T_c is not None and self._dense.depths[index].begun
 
     def _compare(self, index: int, others: Iterable[int]) -> set[int]:
-        said = []
+        found = []
         others = [other for other in others if self._has_depth(other)]
         for other in others:
-            for one, witness in ((other, index), (index, other)):
-                evidence = self._of(one), self._of(witness)
-                said.append((*evidence, compare(self._shot(one), self._shot(witness), *evidence)))
-        for one_evidence, witness_evidence, testimony in said:
-            testimony.hear(one_evidence, witness_evidence)
+            for first, second in ((other, index), (index, other)):
+                evidence = self._of(first), self._of(second)
+                found.append((*evidence, compare(self._shot(first), self._shot(second), *evidence)))
+        for first_evidence, second_evidence, comparison in found:
+            comparison.count(first_evidence, second_evidence)
         return {one for one in (*others, index) if self._leave_out(one)}
 
     def _of(self, index: int) -> Evidence:
@@ -173,7 +173,7 @@ class Movers:
         if found.mean() > _MOST:
             found[:] = False
         before = record.moving if record.moving is not None else np.zeros_like(found)
-        found = record.stream.bent(found, self._dense.views.lens(index)) if found.any() else found
+        found = record.stream.distort_mask(found, self._dense.views.lens(index)) if found.any() else found
         found = found | before if index in self._decided else found
         if np.array_equal(found, before):
             return False
@@ -205,7 +205,7 @@ class Movers:
             assert pose is not None and found is not None
             depth, confidence = found
             if record.masked is not None:
-                out = record.stream.straightened(record.masked, self._dense.views.lens(index))
+                out = record.stream.rectify_mask(record.masked, self._dense.views.lens(index))
                 confidence = np.where(out, np.float32(1), confidence)
             image, focal = self._dense.views.image(index), self._dense.views.focal(index)
             kept = pose, shown, SparseShot.of(image, depth, confidence, pose, focal, self._state.config.min_confidence)

@@ -61,7 +61,7 @@ class PointmapFinder:
         self._backend, self._stage = backend, stage
         self._appearance, self._near = appearance, near
 
-    def welcomes(self, stream: CameraStream) -> bool:
+    def accepts_camera(self, stream: CameraStream) -> bool:
         """True for any camera: pointmaps need no focal."""
         return True
 

@@ -256,7 +256,7 @@ class RigPlacement(Placement):
         if others and (placed or any(views[view].camera == camera for view in self._reported)):
             self._reported[index] = others[-1], invert(self._pose(others[-1])) @ w_T_c
 
-    def afloat(self, camera: int) -> bool:
+    def rig_only(self, camera: int) -> bool:
         """Whether keyframes of a camera depend on the rig alone, sharing no landmarks with the rest of the map."""
         views, known = self.state.sparse.views, self.state.sparse.positioned
         if not any(views[view].camera == camera for view in self._reported):
@@ -281,7 +281,7 @@ class RigPlacement(Placement):
         return [view for view in self.state.sparse.posed() if self.state.sparse.views[view].camera in cameras]
 
     def anchor(self) -> None:
-        """Move keyframes that are afloat, with all they see, to the rig's poses, since nothing else fixes them."""
+        """Move keyframes that nothing but the rig fixes, with all they see, to the rig's poses."""
         views = self.state.sparse.views
         for camera in sorted({views[view].camera for view in self._reported}):
             reported = {
@@ -289,7 +289,7 @@ class RigPlacement(Placement):
                 for view, (at, at_T_v) in self._reported.items()
                 if views[view].camera == camera
             }
-            if not self.afloat(camera):
+            if not self.rig_only(camera):
                 self._reported = {view: entry for view, entry in self._reported.items() if view not in reported}
                 continue
             now = np.stack([self._pose(view) for view in reported])

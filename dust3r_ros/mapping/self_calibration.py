@@ -139,7 +139,10 @@ _LIVE_STEPS = 10  # of an adjustment of the whole map while frames wait; the las
 
 
 class Calibrator:
-    """Rebuilds a map from what its keyframes see, while its focal may be wrong."""
+    """Makes a map's first poses, adjusts the whole map with focals and lenses, and sets the deviations of focals.
+
+    While the focal may be wrong, it searches for others that explain the map better, and rebuilds the map with these.
+    """
 
     def __init__(self, state: Reconstruction, schedule: CalibrationSchedule) -> None:
         self._state, self._schedule = state, schedule
@@ -180,7 +183,7 @@ class Calibrator:
             sparse.restore(before)
 
     def adjust_last(self) -> None:
-        """The same without a time limit, when no more frames come."""
+        """Adjust the whole map, with ``refine_lenses``' own rounds and steps, when no more frames come."""
         look_off_center(self._state.sparse, refine_lenses(self._state.sparse))
 
     def accustom(self, stream: CameraStream, own: Sequence[int]) -> None:

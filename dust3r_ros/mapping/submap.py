@@ -43,7 +43,7 @@ class Finder(Protocol):
     def recall(self, stream: CameraStream, gray: Image) -> Tracks:
         """Landmarks that an image seems to see by its features."""
 
-    def welcomes(self, stream: CameraStream) -> bool:
+    def accepts_camera(self, stream: CameraStream) -> bool:
         """Whether a camera is worth searching for."""
 
 
@@ -66,7 +66,7 @@ class Placement:
         """Place a frame at the rig's ``guess(stamp_ns)`` (4, 4), if there is enough evidence for it."""
         return None
 
-    def afloat(self, camera: int) -> bool:
+    def rig_only(self, camera: int) -> bool:
         """Whether keyframes of a camera depend on the rig alone, sharing no landmarks with the rest of the map."""
         return False
 
@@ -79,7 +79,7 @@ class Placement:
 TAKE, BEGIN, PREVIEW, DEPTH, CULL, RENUMBER = "take", "begin", "preview", "depth", "cull", "renumber"
 
 
-class Chores:
+class DeferredWork:
     """Work that a live map defers until there is time; a map that defers nothing has none."""
 
     def go_live(self, beside: bool) -> None:
@@ -118,7 +118,7 @@ class Submap(ABC):
 
     def __init__(self, state: Reconstruction) -> None:
         self.state = state
-        self.placement, self.chores = Placement(), Chores()
+        self.placement, self.deferred = Placement(), DeferredWork()
 
     # Contents
 

@@ -13,7 +13,7 @@ from dust3r_ros.types import Image
 def normalise(images: Image, device: torch.device | None = None) -> Tensor:
     """RGB uint8 (B, H, W, 3) or (H, W, 3) -> float32 (B, 3, H, W) in [-1, 1] on ``device``, B = 1 for a single one.
 
-    A GPU gets the bytes, through pinned memory, while the caller goes on. Raises ``InputError`` for another shape.
+    A GPU gets the bytes, through pinned memory, while the caller continues. Raises ``InputError`` for another shape.
     """
     batch = images[None] if images.ndim == 3 else images
     if batch.ndim != 4 or not len(batch):

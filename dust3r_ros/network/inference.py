@@ -235,7 +235,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 class HostCopy:
-    """A result on its way to the host: on a GPU, the copy into pinned memory goes on while the caller does."""
+    """A result on its way to the host: on a GPU, the copy into pinned memory runs while the caller continues."""
 
     def __init__(self, output: PairOutput) -> None:
         self._parts = [output.points_1, output.confidence_1, output.points_2, output.confidence_2]

@@ -61,7 +61,7 @@ def write_calibration(path: str, session: Session, camera: str = "", root: str =
 
 
 def full_path(path: str, meant: str, root: str = "") -> str:
-    """The requested path as an absolute one, so that the answer tells where the file is.
+    """The requested path as an absolute one, so that the answer says where the file is.
 
     With a ``root`` (``files_root``), relative paths start there, and symbolic links are followed: the result lies in
     that folder. Raises ``InputError`` for an empty path, saying what is ``meant``, and for one outside ``root``;

@@ -75,7 +75,7 @@ class BackEnd:
         self._epoch = time.monotonic_ns()  # differs from that of a back end this one may replace
         self._known: tuple[object, int] = (session.mapper.submap, session.resets)
         self._last: dict[str, int] = {}  # stamps by camera
-        self._told: dict[str, int] = {}  # the numbering of the last snapshot by camera
+        self._sent_numbering: dict[str, int] = {}  # the numbering of the last snapshot by camera
 
     @property
     def epoch(self) -> int:
@@ -84,7 +84,7 @@ class BackEnd:
         if known[0] is not self._known[0] or known[1] != self._known[1]:
             self._known, self._epoch = known, self._epoch + 1
             self._last.clear()
-            self._told.clear()
+            self._sent_numbering.clear()
         return self._epoch
 
     def take(self, request: KeyframeRequest) -> Taken:
@@ -123,13 +123,13 @@ class BackEnd:
         return tuple(found)
 
     def _snapshot(self, camera: str, stamp_ns: int, w_T_c: Array, epoch: int) -> MapSnapshot | None:
-        """``snapshot_of`` the map; the first one after landmarks got new ids tells these."""
+        """``snapshot_of`` the map; the first one after landmarks got new ids carries these."""
         rectified = self.session.calibrations.rectified(camera)
         found = snapshot_of(self.session.mapper, camera, stamp_ns, w_T_c, epoch, rectified)
         if found is None:
             return None
-        told, self._told[camera] = self._told.get(camera, found.numbering), found.numbering
-        return replace(found, renumbering=self._since(told)) if told != found.numbering else found
+        sent, self._sent_numbering[camera] = self._sent_numbering.get(camera, found.numbering), found.numbering
+        return replace(found, renumbering=self._since(sent)) if sent != found.numbering else found
 
     def _since(self, numbering: int) -> Renumbering | None:
         """The new ids of landmarks since a ``numbering``, if that was the last one."""

@@ -28,8 +28,8 @@ _POINTS, _FEWEST_POINTS = 2000, 20  # of an image that are followed; still seen 
 _ALIKE = 0.75  # correlation of what flow connects: mostly more while the flow is right, below 0.4 once it is lost
 _CONTRAST = 5.0  # grey values, standard deviation: an image with less may be noise, which never looks the same
 _PAIRS, _OFF_PX, _TRIES = 150, 0.5, 60  # of points, for a rotation; RANSAC
-_TELLING = 0.35  # radians; along a straight way, noise makes 0.1 to 0.3
-_AS_GOOD = 0.75  # of the largest turn: a piece that turns as much tells the focal as well
+_INFORMATIVE = 0.35  # radians; along a straight way, noise makes 0.1 to 0.3
+_AS_GOOD = 0.75  # of the largest turn: a piece that turns as much determines the focal as well
 _NONE: Array32 = np.zeros((0, 2), np.float32)
 
 
@@ -205,8 +205,8 @@ def cut(motion: Motion) -> list[Piece]:
     return [_piece(motion, way, first, end) for first, end in pairwise(ends)]
 
 
-def telling_first(pieces: Sequence[Piece]) -> list[int]:
-    """The places of the pieces that may tell the focal, the likeliest first: a camera that turns tells it.
+def most_informative_first(pieces: Sequence[Piece]) -> list[int]:
+    """The places of the pieces that may determine the focal, the likeliest first: in these the camera turns.
 
     Of those that turn about as much as the most, the one with fewest frames is first. There is always one.
     """
@@ -215,7 +215,7 @@ def telling_first(pieces: Sequence[Piece]) -> list[int]:
         range(len(pieces)),
         key=lambda at: (0, len(pieces[at].frames)) if pieces[at].turn >= _AS_GOOD * most else (1, -pieces[at].turn),
     )
-    return [order[0], *(at for at in order[1:] if pieces[at].turn > _TELLING)]
+    return [order[0], *(at for at in order[1:] if pieces[at].turn > _INFORMATIVE)]
 
 
 def _calm(way: Array, steps: Array, wanted: float, length: float) -> int:

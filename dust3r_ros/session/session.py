@@ -80,7 +80,7 @@ NEWEST_FRAMES = 1000
 class Session:
     """Feeds a mapper and replaces it at a reset; the backend, with its weights, is kept. For one thread at a time.
 
-    Live and offline runs use the same one, with a method for all one tells or asks: the same frames give the same map.
+    Live and offline runs use the same one, with a method for every input and query: the same frames give the same map.
     """
 
     def __init__(
@@ -429,8 +429,8 @@ def begin(
         record = ManifestWriter(manifest)
         record.header(config, topics)
         session.keeper.keep_record(record)
-    goes_on = bool(map_db) and map_start == "continue" and not load_map and Path(map_db).exists()
-    source = load_map or (map_db if goes_on else "")
+    continued = bool(map_db) and map_start == "continue" and not load_map and Path(map_db).exists()
+    source = load_map or (map_db if continued else "")
     if source:
         session.resume(load_state(source))
         loaded = str(Path(source).absolute())
@@ -438,7 +438,7 @@ def begin(
         done.append(f"{session.mapper.counts.keyframes} keyframes of '{source}' loaded")
     if map_db:
         make_folder(Path(map_db).absolute().parent)
-        session.keeper.keep_map(lambda fresh: open_journal(map_db, config, fresh), not goes_on)
+        session.keeper.keep_map(lambda fresh: open_journal(map_db, config, fresh), not continued)
         session.save()
         done.append(f"the map is kept up to date in '{map_db}'")
     return ", ".join(done)

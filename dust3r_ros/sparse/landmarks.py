@@ -28,7 +28,7 @@ class Landmarks:
 
     def __init__(self) -> None:
         self._count = 0
-        self._table = np.zeros(1024, np.int64)  # both grow by doubling
+        self._table = np.zeros(1024, np.int64)  # both grow by what is missing and a quarter
         self._positions = np.full((1024, 3), np.nan)
         self._barred = np.zeros(0, np.int64)
         self._mergers = 0
@@ -81,7 +81,7 @@ class Landmarks:
         """Ids (K,) of barred landmarks, possibly from before mergers."""
         return self._barred
 
-    def pardon(self) -> None:
+    def clear_barred(self) -> None:
         """Bar none any more."""
         self._barred = self._barred[:0]
 

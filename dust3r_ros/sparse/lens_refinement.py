@@ -1,4 +1,4 @@
-"""Refinement of a sparse map with its lenses: which terms the images tell, and centers far from the middle.
+"""Refinement of a sparse map with its lenses: which terms the images determine, and centers far from the middle.
 
 A map hardly distinguishes radial distortion from focal length: both stretch the image, and poses and landmarks absorb
 most of the difference. So both are free together, with priors of ordinary lenses, and observations count as what they
@@ -29,7 +29,7 @@ def refine_lenses(
 ) -> Solution | None:
     """``refine`` the whole map, sharp, with free focals and the free lenses of cameras that are not calibrated.
 
-    Lenses have priors, so that what a map does not tell of them stays near a plain one; those of cameras with fewer
+    Lenses have priors, so that what a map does not determine stays near a plain one; those of cameras with fewer
     than ``fewest_views`` posed views are held. The radial terms, or the center, are set to 0 if the observations
     determine them, within a deviation of 0 (many images are rectified or rendered), or if they hardly move a pixel.
     Returns the last solution, None if there was nothing to adjust.
@@ -56,7 +56,7 @@ def _uncalibrated(sparse: SparseMap, fewest: int) -> np.ndarray:
 
 
 def _nothing(sparse: SparseMap, solution: Solution) -> np.ndarray:
-    """(F, 5) radial terms together, and centers, that are 0 as far as can be told, or as good as."""
+    """(F, 5) radial terms together, and centers, that are 0 within their deviations, or as good as 0."""
     value = np.array([intrinsics.lens.terms for intrinsics in sparse.intrinsics])
     prior = np.array([intrinsics.lens_prior for intrinsics in sparse.intrinsics])
     radius = np.array([[intrinsics.lens.radius] for intrinsics in sparse.intrinsics])
@@ -67,7 +67,7 @@ def _nothing(sparse: SparseMap, solution: Solution) -> np.ndarray:
 
 
 _OBSERVATIONS, _LEAST = 3000, 100  # from all views together; at least from each
-_VAGUE = 0.75  # of the prior's deviation: a map that tells no more of a center
+_VAGUE = 0.75  # of the prior's deviation: a map that determines a center no better
 _ANYWHERE = 0.3  # standard deviation of the center, radii, where it may be far off the middle
 _FAR_OFF = 0.05  # radii, by which it is to move
 _BETTER = 2.0  # log likelihood that is no accident

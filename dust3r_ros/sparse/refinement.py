@@ -120,8 +120,8 @@ _ENOUGH_OBSERVATIONS = 30
 _LOOP_PRUNING_PX = (40.0, 12.0, 4.0)
 _FEWEST_OBSERVATIONS = 10
 _FLAT = 0.5  # of the parallax needed to get a position
-# Errors in one image have causes in common (blur, a shutter that rolls, matches that drift alike): it tells as much as
-# so many independent coordinates.
+# Errors in one image have causes in common (blur, a shutter that rolls, matches that drift alike): it determines as
+# much as so many independent coordinates.
 INDEPENDENT = 16.0
 
 

@@ -192,10 +192,10 @@ class Bridge:
         pairs = list(zip(steps, steps[_SPAN:], strict=False))
         metres = np.array([np.linalg.norm(b[1] - a[1]) for a, b in pairs])
         units = np.array([np.linalg.norm(b[0] - a[0]) for a, b in pairs])
-        tells = metres > _STEP_M
-        if np.count_nonzero(tells) < _FEWEST:
+        long_enough = metres > _STEP_M
+        if np.count_nonzero(long_enough) < _FEWEST:
             return None
-        ratios = units[tells] / metres[tells]
+        ratios = units[long_enough] / metres[long_enough]
         middle = float(np.median(ratios))
         if not middle > 0:
             return None

@@ -301,9 +301,7 @@ class FrontEnd:
     def _strayed(self, stamp_ns: int, ids: np.ndarray, pixels: Array) -> Array:
         """How far (N, 2) followed corners were from the map's ``pixels`` (N, 2) in the image of that stamp.
 
-        0 for those not followed into it.
-
-        Features of a keyframe do not drift, unlike followed corners.
+        0 for those not followed into it. Features of a keyframe do not drift, unlike followed corners.
         """
         strayed, handed = np.zeros_like(pixels), self._handed.get(stamp_ns)
         if handed is not None:

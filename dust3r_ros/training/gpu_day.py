@@ -143,8 +143,8 @@ class _Leg:
             self._train(recipe, Choice.of(choice, recipe, self.device, workers))
         self._write()
         say(f"{self.record['seconds'] / 60:.1f} of {self.plan.minutes:g} minutes are used; "
-            + ("the day is over" if self.record["done"] else "the same command goes on" if self._more else
-               "too few to train; the same command with more --minutes goes on"))  # fmt: skip
+            + ("the day is over" if self.record["done"] else "the same command continues" if self._more else
+               "too few to train; the same command with more --minutes continues"))  # fmt: skip
 
     def _stage(self, name: str, work: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | None:
         """The result of ``work``, from now or an earlier leg; None if it failed, which is reported, or time is up."""

@@ -106,7 +106,7 @@ _OUTLIER = 6.0  # standard deviations of a stretch
 _DISAGREEING = 0.25  # of the motion in it
 _BLOCKS_TO_JUDGE = 8
 _BLOCKS_TO_MEASURE = 6
-_LENGTHS_TO_TELL = 3
+_LENGTHS_TO_SEPARATE = 3
 _CHI3_MEDIAN = 1.538  # median norm of three standard normal numbers
 _OWN_STD = 0.005  # least relative error of an odometry's own unit
 _LEAST_AGREEMENT = 0.5  # of the directions of motion, as a mean cosine
@@ -218,10 +218,10 @@ def _agreeing(given: Steps, scale: float) -> np.ndarray:
     return good
 
 
-def _noise(chosen: Steps, scale: float, tell: bool = True) -> _Noise:
+def _noise(chosen: Steps, scale: float, separate: bool = True) -> _Noise:
     """Both variances, from the median residual of stretches of doubling length: only odometry's grows with length.
 
-    ``tell=False`` attributes all noise to odometry.
+    ``separate=False`` attributes all noise to odometry.
     """
     residual = chosen.driven - scale * chosen.mapped
     length = np.linalg.norm(chosen.driven, axis=1)
@@ -234,7 +234,7 @@ def _noise(chosen: Steps, scale: float, tell: bool = True) -> _Noise:
         ends = 2.0 * sums((~chosen.chained).astype(float), size)
         terms.append([float(np.median(sums(growth, size))), max(2.0, float(np.median(ends)))])
         weights.append(math.sqrt(len(norms)))
-    variance, parts = np.array(found), np.array(terms) * [1.0, float(tell)]
+    variance, parts = np.array(found), np.array(terms) * [1.0, float(separate)]
     fitted = variance
     for _ in range(3):  # each variance is as uncertain as it is large
         weight = np.array(weights) / fitted
@@ -247,10 +247,10 @@ def _noise(chosen: Steps, scale: float, tell: bool = True) -> _Noise:
 def _estimate(chosen: Steps, scale: float) -> tuple[float, float]:
     """Scale and relative standard deviation, from a first value."""
     found, std = _fit(chosen, scale, _noise(chosen, scale))
-    if len(_sizes(len(chosen), _BLOCKS_TO_MEASURE)) >= _LENGTHS_TO_TELL or not found > 0:
+    if len(_sizes(len(chosen), _BLOCKS_TO_MEASURE)) >= _LENGTHS_TO_SEPARATE or not found > 0:
         return found, std
     # Too few steps to separate the noises; the truth lies between the two answers
-    other, other_std = _fit(chosen, scale, _noise(chosen, scale, tell=False))
+    other, other_std = _fit(chosen, scale, _noise(chosen, scale, separate=False))
     return math.sqrt(found * other), math.hypot(max(std, other_std), 0.5 * math.log(found / other))
 
 

@@ -176,4 +176,4 @@ def test_where_none_is_sure_the_most_certain_one_calibrates_all(
     assert begun[:2] == [(2, inf), (1, inf)] and [number for number, _ in begun[2:]] == [0, 2, 3, 4]
     assert all(std < TRUSTED for _, std in begun[2:])
     begun, _ = _mapped(monkeypatch, tmp_path, sure=-1, turns=(0.1, 0.2, 0.1, 0.1, 0.1))
-    assert [std < TRUSTED for _, std in begun] == [False, True, True, True, True], "no other could tell it"
+    assert [std < TRUSTED for _, std in begun] == [False, True, True, True, True], "no other could determine it"

@@ -1,4 +1,4 @@
-"""Depth of keyframes gathered from pairs. What one keyframe's depth tells of another's pixels."""
+"""Depth of keyframes gathered from pairs. What one keyframe's depth says about another's pixels."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_what_is_read_does_not_depend_on_when_it_was_read_before() -> None:
     for maps in (looked, alone):
         for other, factor in ((1, 1.37), (2, 0.91), (3, 1.003)):
             maps.absorb(pair(0, other, seed=other)[0], SECOND_T_FIRST, 1.0)
-            maps[0].hand({other + 10: handed(pair(0, other, seed=other + 10)[1], 2.0)})
+            maps[0].receive({other + 10: received(pair(0, other, seed=other + 10)[1], 2.0)})
             if maps is looked:
                 assert maps[0].shown and maps[0].own
             maps.rescale(0, factor)
@@ -187,7 +187,7 @@ def test_what_is_read_does_not_depend_on_when_it_was_read_before() -> None:
             np.testing.assert_array_equal(a, b)
 
 
-def test_a_change_of_unit_is_told_from_a_change_of_depth() -> None:
+def test_a_change_of_unit_is_distinguished_from_a_change_of_depth() -> None:
     maps, other = DepthMaps(), DepthMaps()
     assert maps[0].pixels is None and maps[0].growth == 1.0
     maps.absorb(pair(0, 1)[0], SECOND_T_FIRST, 1.0)
@@ -240,11 +240,11 @@ def test_depth_ends_at_the_outlines_of_the_image_shown_until_it_is_frozen() -> N
     np.testing.assert_array_equal(cut[1].shown[1], plain[1].shown[1])
 
 
-def handed(depth: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+def received(depth: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
     return depth.astype(np.float32), np.where(depth > 0, confidence, 1).astype(np.float32)
 
 
-def test_what_others_hand_over_closes_gaps_and_is_heard_once() -> None:
+def test_depth_of_others_closes_gaps_and_is_received_once() -> None:
     maps = DepthMaps()
     prediction, a, _ = pair(0, 1)
     unsure = prediction.confidence_first.copy()
@@ -252,28 +252,28 @@ def test_what_others_hand_over_closes_gaps_and_is_heard_once() -> None:
     maps.absorb(replace(prediction, confidence_first=unsure), SECOND_T_FIRST, 1.0)
     assert (maps[0].shown[1][:, 11:] == 1).all()
     before = maps[0].pixels
-    maps[0].hand({4: handed(a, 2.0)})
-    assert maps[0].pixels is not before and maps[0].givers == {4}
+    maps[0].receive({4: received(a, 2.0)})
+    assert maps[0].pixels is not before and maps[0].received_from == {4}
     np.testing.assert_allclose(maps[0].shown[0], a, rtol=1e-4)
     once = maps[0].shown[1]
-    maps[0].hand({4: handed(2 * a, 50.0)})
+    maps[0].receive({4: received(2 * a, 50.0)})
     np.testing.assert_array_equal(maps[0].shown[1], once)
-    maps[0].hand({5: handed(a, 2.0)})
-    assert maps[0].givers == {4, 5} and (maps[0].shown[1][:, 11:] > once[:, 11:]).all()
+    maps[0].receive({5: received(a, 2.0)})
+    assert maps[0].received_from == {4, 5} and (maps[0].shown[1][:, 11:] > once[:, 11:]).all()
     np.testing.assert_array_equal(maps[0].own[1][:, 8:], 1)
 
 
-def test_handed_depth_grows_with_its_keyframe_and_goes_with_it() -> None:
+def test_received_depth_grows_with_its_keyframe_and_goes_with_it() -> None:
     maps = DepthMaps()
     prediction, a, _ = pair(0, 1)
     maps.absorb(prediction, SECOND_T_FIRST, 1.0)
-    maps[0].hand({4: handed(a, 9.0)})
+    maps[0].receive({4: received(a, 9.0)})
     maps.rescale(0, 3.0)
     np.testing.assert_allclose(maps[0].shown[0], 3 * a, rtol=1e-4)
     maps[0].freeze()
     np.testing.assert_allclose(maps[0].own[0], 3 * a, rtol=1e-4)
     maps.clear(0)
-    assert maps[0].shown is None and maps[0].own is None and not maps[0].givers
+    assert maps[0].shown is None and maps[0].own is None and not maps[0].received_from
 
 
 def test_a_preview_goes_with_the_map_and_gives_way_to_a_pair() -> None:

@@ -134,14 +134,14 @@ def test_masks_follow_the_lens_there_and_back() -> None:
     lens = Lens(120.0, -0.05, (2.0, -3.0))
     mask = np.zeros((stream.resize.height, stream.resize.width), bool)
     mask[20:60, 10:50] = True
-    straight = stream.straightened(mask, lens)
+    straight = stream.rectify_mask(mask, lens)
     picture = np.repeat((255 * mask.astype(np.uint8))[..., None], 3, axis=2)
     shown, inside = stream.rectified(picture, lens)
     assert inside is not None
     differ = (shown[..., 0] > 127) != straight
     assert straight.any() and (straight != mask).any() and differ[inside].mean() < 0.003
-    assert (stream.bent(straight, lens) != mask).mean() < 0.01
-    assert stream.straightened(mask, Lens(120.0)) is mask and stream.bent(mask, Lens(120.0)) is mask
+    assert (stream.distort_mask(straight, lens) != mask).mean() < 0.01
+    assert stream.rectify_mask(mask, Lens(120.0)) is mask and stream.distort_mask(mask, Lens(120.0)) is mask
 
 
 def test_predictions_know_nothing_under_masks() -> None:

@@ -91,7 +91,7 @@ def test_a_network_beside_geometry_adds_depth(sequence: RenderedSequence) -> Non
 
 def test_a_preview_stands_in_until_there_is_depth(dense: tuple[Densifier, Oracle]) -> None:
     densifier, truth = dense
-    assert densifier.preview(0, [], 2) == {0}, "keyframes after it tell, too"
+    assert densifier.preview(0, [], 2) == {0}, "keyframes after it count, too"
     assert densifier.preview(2, [1, 0], 2) == {2}
     check(densifier, truth, 2)
     assert not densifier.depths[2].estimated and densifier.depths[2].own is None
@@ -132,8 +132,8 @@ def test_keyframes_hear_what_others_know(sequence: RenderedSequence) -> None:
             one.densify(index, [index - 1])
             one.share(index)
             left.append(one.leave(index))
-    assert left == [set()] * 5 + [{0}], "only the first one left, and it heard something"
-    assert [densifier.depths[index].givers for index in range(4)] == [{1, 2}, {0}, {0, 1}, {1, 2}]
+    assert left == [set()] * 5 + [{0}], "only the first one left, and it received something"
+    assert [densifier.depths[index].received_from for index in range(4)] == [{1, 2}, {0}, {0, 1}, {1, 2}]
     for index in (0, 3):
         check(densifier, truth, index)
         known = [(one.depths[index].shown[1] > 1.5).mean() for one in (alone, densifier)]
@@ -141,8 +141,8 @@ def test_keyframes_hear_what_others_know(sequence: RenderedSequence) -> None:
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_what_a_keyframe_told_when_it_stood_elsewhere_is_forgotten(sequence: RenderedSequence, frozen: bool) -> None:
-    """It stood a little too far ahead while others heard from it, whose own pairs were right all the time."""
+def test_depth_from_a_keyframe_that_stood_elsewhere_is_forgotten(sequence: RenderedSequence, frozen: bool) -> None:
+    """It stood a little too far ahead while others received depth from it, whose own pairs were right all the time."""
     right, wrong = (made(sequence, make_backend(SMALL), replace(CONFIG, window=9))[0] for _ in range(2))
     view = wrong._state.sparse.views[1]
     w_T_c, ahead = view.w_T_c, view.w_T_c.copy()
@@ -153,7 +153,7 @@ def test_what_a_keyframe_told_when_it_stood_elsewhere_is_forgotten(sequence: Ren
         one._pair_up(1, [0])
         one._pair_up(3, [2])
         one._share(3, [1])
-    assert right.depths[3].givers == wrong.depths[3].givers == {1}
+    assert right.depths[3].received_from == wrong.depths[3].received_from == {1}
 
     def off() -> float:
         (a, sure_a), (b, sure_b) = (one.depths[3].shown for one in (right, wrong))
@@ -167,7 +167,7 @@ def test_what_a_keyframe_told_when_it_stood_elsewhere_is_forgotten(sequence: Ren
             one.depths[3].freeze()
     view.w_T_c = w_T_c
     assert right.renew() >= {3} and wrong.renew() >= {0, 1, 3}
-    assert wrong.depths[3].givers >= {1} and off() < 0.01
+    assert wrong.depths[3].received_from >= {1} and off() < 0.01
 
 
 def test_nobody_to_pair_with(dense: tuple[Densifier, Oracle]) -> None:
@@ -228,7 +228,7 @@ def test_depth_is_renewed_only_where_the_geometry_changed(sequence: RenderedSequ
     densifier._pair_up(3, [2])
     predict, asked = densifier.predict, []
     densifier.predict = lambda pairs, *given: asked.extend(pairs) or predict(pairs, *given)
-    assert densifier.renew() == {0, 1, 2, 3} and not asked, "each hears the others; nothing is computed anew"
+    assert densifier.renew() == {0, 1, 2, 3} and not asked, "each receives the others' depth; nothing is computed anew"
     densifier._state.sparse.move(np.eye(4), 3.0)
     assert densifier.renew() == set() and not asked, "another length alone scales depth"
     densifier._state.sparse.move(np.eye(4), 1 / 3.0)

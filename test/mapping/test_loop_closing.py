@@ -1,4 +1,4 @@
-"""Loops: which keyframes prove one, when the map gapes, and when another map is known well enough to be taken in."""
+"""Loops: which keyframes prove one, when the map has drifted, and when another map is known well enough to join it."""
 
 from __future__ import annotations
 
@@ -75,11 +75,13 @@ def test_a_second_lap_is_linked_with_the_first() -> None:
     ]
     assert min(shared) >= 25
     loops = LoopClosing(mapper.submap.state, Linker(mapper.submap.state))
-    assert not any(loops.gapes(late, [0]) for late in range(first, len(views)))
+    assert not any(loops.has_drifted(late, [0]) for late in range(first, len(views)))
     view = views[-1]
     view.w_T_c = view.w_T_c.copy()
     view.w_T_c[:3, 3] += 0.3 * mapper.submap.unit(len(views) - 1)
-    assert loops.gapes(len(views) - 1, [0]) and not loops.gapes(len(views) - 1, []), "without a link nobody knows"
+    assert loops.has_drifted(len(views) - 1, [0]) and not loops.has_drifted(len(views) - 1, []), (
+        "without a link nobody knows"
+    )
 
 
 def test_a_place_that_the_map_has_elsewhere_is_not_linked_but_claimed() -> None:

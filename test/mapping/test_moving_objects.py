@@ -46,20 +46,20 @@ def rendered(kind: str) -> MovingSequence:
     return walk_among(places, poses, width=WIDTH, height=HEIGHT, supersample=1)
 
 
-def heard_all(shots: list[SparseShot], break_ms: int = 0) -> list[Evidence]:
-    """What there is to say of everybody when everybody is asked about everybody; a break after half of them."""
+def compared_all(shots: list[SparseShot], break_ms: int = 0) -> list[Evidence]:
+    """The evidence of all keyframes, each compared with every other; a break after half of them."""
     times = [index + break_ms * (index >= len(shots) // 2) for index in range(len(shots))]
     given = [Evidence(time, shot) for time, shot in zip(times, shots, strict=True)]
     pairs = [(a, b) for a in range(len(shots)) for b in range(len(shots)) if a != b]
-    said = [compare(shots[a], shots[b], given[a], given[b]) for a, b in pairs]
-    for (a, b), testimony in zip(pairs, said, strict=True):
-        testimony.hear(given[a], given[b])
+    found = [compare(shots[a], shots[b], given[a], given[b]) for a, b in pairs]
+    for (a, b), comparison in zip(pairs, found, strict=True):
+        comparison.count(given[a], given[b])
     return given
 
 
 def regions(shots: list[SparseShot], break_ms: int = 0) -> list[np.ndarray]:
     """Regions that move by that."""
-    return [region(shot, evidence) for shot, evidence in zip(shots, heard_all(shots, break_ms), strict=True)]
+    return [region(shot, evidence) for shot, evidence in zip(shots, compared_all(shots, break_ms), strict=True)]
 
 
 def true_shots(world: MovingSequence, depths: np.ndarray | None = None) -> list[SparseShot]:
@@ -100,7 +100,7 @@ def test_noise_of_depth_is_no_motion() -> None:
     assert np.stack(regions(true_shots(world, depths.astype(np.float32)))).mean() < 0.001
 
 
-def test_a_wrong_depth_accuses_nobody() -> None:
+def test_a_wrong_depth_is_no_motion() -> None:
     """Some keyframes take a piece of the table for the wall: what they see there has the table's colours."""
     world = rendered("nobody")
     depths = world.sequence.depths.copy()
@@ -115,8 +115,8 @@ def test_a_depth_too_small_is_no_motion(factor: float) -> None:
     depths = world.sequence.depths.copy()
     depths[3:6, 10:60, 30:130] *= factor
     shots = true_shots(world, depths)
-    given = heard_all(shots)
-    assert sum(int(evidence.gone.sum()) for evidence in given) > 100, "or nobody is accused"
+    given = compared_all(shots)
+    assert sum(int(evidence.gone.sum()) for evidence in given) > 100, "or nothing is seen through"
     assert not np.stack(regions(shots)).any()
 
 
@@ -199,7 +199,7 @@ def test_barred_landmarks_get_no_position_and_pass_that_on() -> None:
     assert np.flatnonzero(~sparse.positioned).tolist() == [3, 7]
     sparse.merge(np.array([2]), np.array([7]))
     assert sparse.landmarks.is_barred(np.array([2, 3, 4, 7])).tolist() == [True, True, False, True]
-    sparse.landmarks.pardon()
+    sparse.landmarks.clear_barred()
     sparse.extend()
     assert sparse.positioned[3]
 
@@ -270,9 +270,9 @@ def test_a_compiler_changes_nothing(exposure: bool, monkeypatch: pytest.MonkeyPa
     world = exposed(rendered("walks")) if exposure else rendered("walks")
     noise = np.random.default_rng(0).normal(1, 0.03, world.sequence.depths.shape).astype(np.float32)
     depths = world.sequence.depths * noise * (np.abs(noise - 1) < 0.07)
-    compiled = heard_all(true_shots(world, depths))
+    compiled = compared_all(true_shots(world, depths))
     monkeypatch.setattr(motion_evidence, "LIBRARY", None)
-    plain = heard_all(true_shots(world, depths))
+    plain = compared_all(true_shots(world, depths))
     for one, other in zip(compiled, plain, strict=True):
         for name in vars(one):
             assert np.mean(getattr(one, name) != getattr(other, name)) < 1e-3, name

@@ -98,12 +98,12 @@ def test_depth_stays_with_its_keyframe() -> None:
     depths = DepthMaps()
     for index in range(6):
         depths[index].put(index - 1 if index else 1, np.full((2, 2), 1.0 + index, np.float32), np.full((2, 2), 3.0))
-        depths[index].givers = {0, 1, 3}
+        depths[index].received_from = {0, 1, 3}
     depths.renumber(NEW)
     shown = [depths[index].whole for index in range(4)]
     assert [found[0][0, 0] for found in shown if found is not None] == [1.0, 3.0, 4.0, 6.0]
     assert [depths[index].sources for index in range(4)] == [set(), set(), {1}, set()], "depth from what left stays"
-    assert depths[2].givers == {0, 2}
+    assert depths[2].received_from == {0, 2}
 
 
 def test_pairs_of_depth_and_moving_objects() -> None:

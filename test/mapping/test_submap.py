@@ -26,7 +26,7 @@ def test_a_map_without_images_says_so(made) -> None:
     submap: Submap = made()
     assert len(submap) == 0 and submap.posed() == [] and not submap.initialised
     assert len(submap.landmarks().points) == 0 and submap.regions == 0 and submap.graph.edges == []
-    assert submap.take_changed() == () and submap.chores.due == "" and submap.chores.backlog == 0
+    assert submap.take_changed() == () and submap.deferred.due == "" and submap.deferred.backlog == 0
 
 
 def test_pointmaps_leave_alone_what_only_landmarks_can_do() -> None:
@@ -37,12 +37,12 @@ def test_pointmaps_leave_alone_what_only_landmarks_can_do() -> None:
         mapper.process(int(sequence.stamps_ns[index]), "camera", sequence.images[index])
     submap, other = mapper.submap, pointmaps()
     assert submap.initialised and len(submap) > 2
-    assert submap.chores.due == "" and submap.chores.backlog == 0, "nothing is put off"
+    assert submap.deferred.due == "" and submap.deferred.backlog == 0, "nothing is put off"
     stream = mapper.stream("camera")
     stranger = CameraStream("other", 1, sequence.width, sequence.height, SMALL)
-    assert submap.finder.welcomes(stranger) and submap.accepts(stranger)
+    assert submap.finder.accepts_camera(stranger) and submap.accepts(stranger)
     gray = stream.gray(sequence.images[0])
-    assert submap.placement.place(stream, 0, gray, lambda stamp: np.eye(4)) is None and not submap.placement.afloat(0)
+    assert submap.placement.place(stream, 0, gray, lambda stamp: np.eye(4)) is None and not submap.placement.rig_only(0)
     before = [submap.pose(index).tobytes() for index in submap.posed()]
     submap.placement.report(0, np.diag([2.0, 2.0, 2.0, 1.0]), True)
     assert submap.alike(other, 0) == []

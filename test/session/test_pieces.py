@@ -11,7 +11,7 @@ import pytest
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.scenes.rooms import corridor
 from dust3r_ros.scenes.sequence import look_at, render_path
-from dust3r_ros.session.pieces import Motion, Piece, cut, telling_first
+from dust3r_ros.session.pieces import Motion, Piece, cut, most_informative_first
 from dust3r_ros.types import Frame
 
 CONFIG = MapperConfig()
@@ -87,7 +87,7 @@ def test_motion_too_fast_for_flow_counts_and_noise_does_not() -> None:
     assert sum(motion_of(np.repeat(dark, 3, axis=3)).steps) < 1.0
 
 
-def test_a_piece_in_which_the_camera_turns_is_told_from_a_straight_one() -> None:
+def test_a_piece_in_which_the_camera_turns_is_distinguished_from_a_straight_one() -> None:
     """Along a corridor, looking ahead and to the left; then round by 120 degrees, on an arc."""
     ahead = [np.array([0.05 * k - 6.0, 0.0, 1.35]) for k in range(60)]
     turns = np.radians(np.arange(1, 61) * 2.0)
@@ -99,13 +99,13 @@ def test_a_piece_in_which_the_camera_turns_is_told_from_a_straight_one() -> None
     seen.steps = np.full(120, 0.75).tolist()
     straight, bend = cut(seen)
     assert straight.turn < np.radians(15.0) and np.radians(80.0) < bend.turn < np.radians(160.0)
-    assert telling_first([straight, bend]) == [1]
+    assert most_informative_first([straight, bend]) == [1]
 
 
-def test_of_pieces_that_turn_about_as_much_the_shortest_is_most_telling() -> None:
+def test_of_pieces_that_turn_about_as_much_the_shortest_is_most_informative() -> None:
     pieces = [
         Piece((("camera", 0),) * count, 0, 1, turn)
         for count, turn in ((9, 0.2), (20, 2.0), (10, 1.8), (5, 1.0), (5, 1.2))
     ]
-    assert telling_first(pieces) == [2, 1, 4, 3], "and one that hardly turns tells nothing"
-    assert telling_first(pieces[:1]) == [0], "but where none does, one has to begin"
+    assert most_informative_first(pieces) == [2, 1, 4, 3], "and one that hardly turns determines nothing"
+    assert most_informative_first(pieces[:1]) == [0], "but where none does, one has to begin"

@@ -220,7 +220,7 @@ def test_lenses_are_found_with_the_focals() -> None:
     assert held.focal_std[0] < found.focal_std[0]
 
 
-def test_what_is_told_weakly_is_found_as_soon_as_the_rest() -> None:
+def test_what_is_determined_weakly_is_found_as_soon_as_the_rest() -> None:
     """Straight ahead, focal and depth look alike: short steps gain so little that an adjustment stops on the way."""
     rng, noise = np.random.default_rng(0), 0.1
     at = np.column_stack([np.linspace(0, 2, 10), 0.02 * rng.standard_normal((10, 2))])

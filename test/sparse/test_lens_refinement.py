@@ -84,11 +84,11 @@ def test_a_center_in_the_middle_stays_there(views: int) -> None:
         np.testing.assert_array_equal(kept, same)
 
 
-def test_a_center_is_found_as_far_as_the_errors_tell() -> None:
+def test_a_center_is_found_as_far_as_the_errors_determine_it() -> None:
     sparse = built(Lens(WIDTH / 2, 0.0, (8.0, 0.0)))
     refine_lenses(sparse)
     x, y = sparse.intrinsics[0].lens.center
-    assert 3.0 < x < 9.0 and abs(y) < 1.0, "the prior holds back what the observations hardly tell"
+    assert 3.0 < x < 9.0 and abs(y) < 1.0, "the prior holds back what the observations hardly determine"
 
 
 def test_noise_alone_makes_no_lens() -> None:
@@ -107,7 +107,7 @@ def test_noise_alone_makes_no_lens() -> None:
 
 
 @pytest.mark.parametrize("radial", [-0.02, 0.02])
-def test_a_lens_that_too_few_views_tell_of_is_within_the_deviation(radial: float) -> None:
+def test_a_lens_that_too_few_views_determine_is_within_the_deviation(radial: float) -> None:
     sparse = built(Lens(WIDTH / 2, radial), views=4)
     refine_lenses(sparse)
     consider_lenses(sparse)
@@ -153,13 +153,13 @@ def test_each_camera_has_its_own_lens() -> None:
     np.testing.assert_allclose([intrinsics.focal for intrinsics in sparse.intrinsics], FOCAL, rtol=0.01)
 
 
-def test_few_views_tell_nothing_of_a_lens() -> None:
+def test_few_views_do_not_determine_a_lens() -> None:
     sparse = built(Lens(WIDTH / 2, -0.05), views=4)
     assert refine_lenses(sparse) is not None
     assert sparse.intrinsics[0].lens.plain
 
 
-def test_what_the_observations_do_not_tell_is_left_as_it_is() -> None:
+def test_what_the_observations_do_not_determine_is_left_as_it_is() -> None:
     """All that is seen lies near the middle, where the lens hardly bends."""
     scene = arc(views=10, degrees=10.0)
     scene.points[:] *= 0.1

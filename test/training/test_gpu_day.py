@@ -100,7 +100,7 @@ def test_a_minute_in_a_bare_environment(tmp_path: Path) -> None:
         assert ran.returncode == 0, ran.stdout + ran.stderr
         if (found := told(tmp_path / "day"))["done"]:
             break
-        assert "more --minutes" in ran.stdout or "the same command goes on" in ran.stdout
+        assert "more --minutes" in ran.stdout or "the same command continues" in ran.stdout
     assert found["done"], ran.stdout
     assert {name: entry.get("failed") for name, entry in found["stages"].items() if "failed" in entry} == {}
     assert list(found["stages"])[:4] == ["check caster", "check batches", "check network", "check losses"]
@@ -133,7 +133,7 @@ def test_legs_go_on_where_the_last_was_ended(
         assert told(tmp_path / "day")["stages"]["train"]["result"]["steps"] == steps
         join(tmp_path / "day" / "back", tmp_path / f"joined{steps}")
     assert told(tmp_path / "day")["legs"] == 2 and not told(tmp_path / "day")["done"]
-    assert "the same command goes on" in capsys.readouterr().out
+    assert "the same command continues" in capsys.readouterr().out
 
 
 def test_a_stage_that_fails_costs_only_itself(
@@ -164,7 +164,7 @@ def test_a_leg_without_time_for_a_step_is_gone_on_with(
     found = told(tmp_path / "day")
     assert found["legs"] == 1 and not found["done"] and "train" not in found["stages"]
     out = capsys.readouterr().out
-    assert "ended before the first step" in out and "the same command goes on" in out
+    assert "ended before the first step" in out and "the same command continues" in out
 
 
 @pytest.mark.parametrize(

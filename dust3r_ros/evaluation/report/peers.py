@@ -115,7 +115,7 @@ TARGETS = (
 _MEASURED_AGAINST = (
     f"pycolmap counts where it poses at least {ENOUGH:.0f} % of the frames. ATE: against the lowest of its four "
     "methods. Time: against its default, incremental mapping of exhaustive matches (sequential ones where there are "
-    "too many images); beside other programs, processor time tells more"
+    "too many images); beside other programs, processor time is more reliable"
 )
 
 

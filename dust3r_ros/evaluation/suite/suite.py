@@ -104,7 +104,7 @@ class Task:
         missing = [names for names in asked if names not in {(row["system"], row["protocol"]) for row in rows}]
         return [*rows, *(names_of(self.path, name[0]) | {"protocol": name[1], "note": why} for name in missing)]
 
-    def told(self, seconds: float, rows: Sequence[Row]) -> str:
+    def summary(self, seconds: float, rows: Sequence[Row]) -> str:
         """A line about its rows."""
         what = f"{self.path.name}, {self.system}" + f", {len(self.protocols)} protocols" * bool(self.protocols)
         notes = "; ".join(dict.fromkeys(str(row["note"]) for row in rows if row.get("note")))
@@ -145,7 +145,7 @@ def measured(plan: Plan, say: Callable[[str], object] = print, start: float | No
             rows = task.lost(f"not run: the budget of {plan.budget:.0f} s was used up")
         else:
             rows = _rows(plan, task, left)
-        say(task.told(perf_counter() - begun, rows))
+        say(task.summary(perf_counter() - begun, rows))
         yield from rows
 
 
@@ -183,7 +183,7 @@ def measured_on(
 
     def ended(job: Job, record: Record) -> None:
         records[job.name] = record
-        say(named[job.name].told(record.figures.get("seconds", 0.0), _rows_in(record, named[job.name])))
+        say(named[job.name].summary(record.figures.get("seconds", 0.0), _rows_in(record, named[job.name])))
 
     if todo and not (stopped() or late()):
         need_ray(cluster)
