@@ -12,7 +12,7 @@ struct shot {
     const uint8_t *color, *dark, *light;
 };
 
-// What is known of pixels (h, w) of the judged keyframe, and the doubts (h, w) of its witness.
+// What is known of pixels (h, w) of the judged keyframe, and the doubts (h, w) of the other one.
 struct notes {
     uint8_t *agree, *doubt;
     int32_t *first, *last;
