@@ -61,7 +61,7 @@ bench-alignment: python  ## alignment against the published scheme, a long run, 
 bench-live: python  ## the live node at the camera's rate, over DDS on two cores, into docs/live.md (ARGS="--cases walk-30")
 	@data="../shared/data"; $(ENVIRONMENT) test -- python benchmarks/live.py --data "$$data" --page docs/live.md $(ARGS)
 
-bench-stay: python  ## a camera that stays in one place: does the map stop growing? Into docs/reliability.md (ARGS="--passes 8")
+bench-stay: python  ## a camera that stays in one place, live and offline, half an hour: does the map stop growing? Into docs/reliability.md (ARGS="--passes 8")
 	@$(ENVIRONMENT) test -- python benchmarks/stay.py --page docs/reliability.md $(ARGS)
 
 bench-fleet: python  ## twelve recordings by two processes and by one, asked for again, and with a shared network, into docs/fleet.md (ARGS="--data FOLDER")
