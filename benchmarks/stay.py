@@ -102,7 +102,7 @@ def stay(
     truths: list[list[StampedPose]] = []
     stamp_ns = 0
     for images in walks:
-        truth, times, pauses, lost = [], [], [0.0], 0
+        truth, times, pauses, lost = [], [], [], 0
         start = time.perf_counter()
         for image, w_T_c in images:
             stamp_ns += _STEP_NS
@@ -227,19 +227,17 @@ def measure(scene: str, live: bool, passes: int, given: list[str], out: Path) ->
     def walks(count: int) -> Iterator[list[tuple[Image, Array | None]]]:
         return rendered(count) if scene == "rendered" else recorded(Path(scene), count)
 
-    def mapper() -> Mapper:
-        made = Mapper(config)
+    def mapped(count: int) -> tuple[list[Pass], list[float | None]]:
+        mapper = Mapper(config)
         if live:
             cv2.setNumThreads(1)  # this process forks
-            made.go_live(beside=True)
-        return made
+            mapper.go_live(beside=True)
+        rows, truths = stay(mapper, walks(count))
+        return rows, finished(mapper, truths)
 
-    growing = mapper()
-    rows, truths = stay(growing, walks(passes))
-    together = finished(growing, truths)
+    rows, together = mapped(passes)
     print("The first pass alone:")
-    growing = mapper()
-    alone = finished(growing, stay(growing, walks(1))[1])[0]
+    alone = mapped(1)[1][0]
     found = targets(rows, alone, together, live)
     for row in found:
         print(f"{row['name']}: {row['measured']} (target {row['target']})")

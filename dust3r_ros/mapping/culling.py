@@ -20,7 +20,7 @@ from dust3r_ros.mapping.reconstruction import MOST_UNSURE, Culled, Reconstructio
 from dust3r_ros.mapping.rig_placement import RigPlacement
 from dust3r_ros.sparse.landmarks import different
 from dust3r_ros.sparse.sparse_map import SparseMap
-from dust3r_ros.tracking.exchange import Renumbering
+from dust3r_ros.tracking.exchange import SNAPSHOT_KEYFRAMES, Renumbering
 from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array
 
@@ -32,7 +32,6 @@ _SHOWN = 0.95  # of a keyframe's surface must others show
 _ASKED = 8  # others, those that share most landmarks
 _GRID = 4  # pixels between the points of the surface that are compared
 _SAME_DEPTH = 0.05  # of two depths of one surface, relative
-_IN_SNAPSHOTS = 8  # newest visited keyframes: front ends have poses relative to them
 _FEW_IDS = 100_000  # a few megabytes
 _IN_USE = 0.25  # of the ids; with fewer, landmarks get new ones
 
@@ -114,9 +113,9 @@ class Redundancy:
         """Keyframes that stay whatever they show: the first, the last visited, sources of unfinished depth, ties."""
         depths, state = self._dense.depths, self._state
         sources = set[int]().union(*(depths[index].sources for index in range(len(state.records))))
-        few = state.views_by_camera() <= _IN_SNAPSHOTS
+        few = state.views_by_camera() <= SNAPSHOT_KEYFRAMES
         rare = {index for index, view in enumerate(state.sparse.views) if few[view.camera]}
-        newest = state.trail[-max(_IN_SNAPSHOTS, state.config.window) :]
+        newest = state.trail[-max(SNAPSHOT_KEYFRAMES, state.config.window) :]
         return {0, *state.sparse.posed()[:1], *newest, *sources, *rare, *self._placement.ties}
 
     def _seen(self, index: int, gone: Collection[int]) -> float:
@@ -244,18 +243,17 @@ class Culling:
             self._remove(leaving)
 
     def _remove(self, leaving: Sequence[int]) -> None:
-        sparse, count = self._state.sparse, len(self._state.records)
+        views, count = self._state.sparse.views, len(self._state.records)
         stays = np.ones(count, bool)
         stays[list(leaving)] = False
         new = np.where(stays, np.cumsum(stays) - 1, -1)
-        poses = {index: view.pose for index, view in enumerate(sparse.views) if view.w_T_c is not None}
         before = self._units()
         heirs = {index: self._redundancy.covisible(index, leaving)[0] for index in leaving}
+        relative = {index: invert(views[heir].pose) @ views[index].pose for index, heir in heirs.items()}
         for part in (*self._parts, self._state):
             part.renumber(new)
         stand_in = new.copy()
         stand_in[list(heirs)] = new[list(heirs.values())]
-        relative = {index: invert(poses[heir]) @ poses[index] for index, heir in heirs.items()}
         self._state.culled.append(Culled(new, stand_in, relative, np.stack([before, self._units()[stand_in]], axis=1)))
 
     def _units(self) -> Array:

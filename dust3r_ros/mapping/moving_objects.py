@@ -198,11 +198,11 @@ class Movers:
             self._state.sparse.drop(np.full(len(seen), seen_by), seen, np.isin(seen, ids))
 
     def _shot(self, index: int) -> SparseShot:
-        pose, keyframe = self._state.sparse.views[index].w_T_c, self._dense.depths[index]
+        pose, keyframe = self._state.sparse.views[index].pose, self._dense.depths[index]
         kept, record, shown = self._shots.get(index), self._state.records[index], (keyframe.pixels, keyframe.growth)
         if kept is None or kept[0] is not pose or kept[1] != shown:
             found = keyframe.whole if self._complete else keyframe.rough
-            assert pose is not None and found is not None
+            assert found is not None
             depth, confidence = found
             if record.masked is not None:
                 out = record.stream.rectify_mask(record.masked, self._dense.views.lens(index))

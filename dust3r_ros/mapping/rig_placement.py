@@ -254,7 +254,7 @@ class RigPlacement(Placement):
         camera = views[index].camera
         others = [view for view in self.state.sparse.posed() if views[view].camera != camera]
         if others and (placed or any(views[view].camera == camera for view in self._reported)):
-            self._reported[index] = others[-1], invert(self._pose(others[-1])) @ w_T_c
+            self._reported[index] = others[-1], invert(self.state.sparse.views[others[-1]].pose) @ w_T_c
 
     def rig_only(self, camera: int) -> bool:
         """Whether keyframes of a camera depend on the rig alone, sharing no landmarks with the rest of the map."""
@@ -285,14 +285,14 @@ class RigPlacement(Placement):
         views = self.state.sparse.views
         for camera in sorted({views[view].camera for view in self._reported}):
             reported = {
-                view: self._pose(at) @ at_T_v
+                view: views[at].pose @ at_T_v
                 for view, (at, at_T_v) in self._reported.items()
                 if views[view].camera == camera
             }
             if not self.rig_only(camera):
                 self._reported = {view: entry for view, entry in self._reported.items() if view not in reported}
                 continue
-            now = np.stack([self._pose(view) for view in reported])
+            now = np.stack([views[view].pose for view in reported])
             self._move(camera, _similarity(now, np.stack(list(reported.values()))))
 
     def _move(self, camera: int, new_S_old: Similarity) -> None:
@@ -300,10 +300,7 @@ class RigPlacement(Placement):
         ids = np.unique(np.concatenate([self.state.sparse.views[view].seen.ids for view in own]))
         self.state.sparse.points[ids] = new_S_old.apply(self.state.sparse.points[ids])
         for view in own:
-            self.state.sparse.views[view].w_T_c = new_S_old.pose(self._pose(view))
-
-    def _pose(self, view: int) -> Array:
-        return self.state.sparse.views[view].pose
+            self.state.sparse.views[view].w_T_c = new_S_old.pose(self.state.sparse.views[view].pose)
 
     def _fits(self, stream: CameraStream, a: Array, b: Array, b_T_a: Array, known: bool) -> bool:
         """Whether matches (N, 2) fit a motion; for an unknown focal, their estimate is kept."""

@@ -11,10 +11,8 @@ import numpy as np
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.session.session import Session
 from dust3r_ros.tracking import Tracks, no_tracks
-from dust3r_ros.tracking.exchange import FollowedPose, KeyframeRequest, MapSnapshot, Renumbering
+from dust3r_ros.tracking.exchange import SNAPSHOT_KEYFRAMES, FollowedPose, KeyframeRequest, MapSnapshot, Renumbering
 from dust3r_ros.types import Array, Calibration, MapUpdate
-
-_KEYFRAMES = 8  # newest keyframes given to front ends, whose poses are relative to one of them
 
 
 def snapshot_of(
@@ -24,7 +22,7 @@ def snapshot_of(
 
     ``stamp_ns`` is that image's; ``epoch`` and ``rectified`` as in ``MapSnapshot``.
     """
-    stream, keyframes = mapper.stream(camera), mapper.newest_keyframes(_KEYFRAMES)
+    stream, keyframes = mapper.stream(camera), mapper.newest_keyframes(SNAPSHOT_KEYFRAMES)
     if not keyframes:
         return None
     name, w_T_k, unit = keyframes[-1]

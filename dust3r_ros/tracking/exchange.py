@@ -16,6 +16,8 @@ import numpy as np
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.types import Array, Calibration, Frame
 
+SNAPSHOT_KEYFRAMES = 8  # newest visited keyframes in a snapshot, to one of which front ends' poses are relative
+
 
 @dataclass(frozen=True, eq=False)
 class Renumbering:

@@ -167,8 +167,8 @@ def bundle(
     before = sparse.misfit()
     for limit in _PRUNING_PX:
         sparse.extend(max_error_px=limit)
-        for view in sparse.views:
-            if len(sparse.known(view.seen).ids) < _MIN_LANDMARKS:
+        for index, view in enumerate(sparse.views):
+            if len(sparse.known_in(index).ids) < _MIN_LANDMARKS:
                 view.w_T_c = None
         refine(sparse, free_focal=True, rounds=1, iterations=20, max_error_px=limit)
     refine_lenses(sparse, rounds=_LENS_ROUNDS, fewest_views=1)
@@ -182,7 +182,5 @@ def bundle(
 
 
 def _refined_keyframe(sparse: SparseMap, index: int) -> RefinedKeyframe:
-    view = sparse.views[index]
-    assert view.w_T_c is not None, "only posed keyframes are refined"
-    known = sparse.known(view.seen)
-    return RefinedKeyframe(view.w_T_c, known.pixels, sparse.depths(index, known.ids))
+    known = sparse.known_in(index)
+    return RefinedKeyframe(sparse.views[index].pose, known.pixels, sparse.depths(index, known.ids))
