@@ -86,8 +86,7 @@ class Dust3rBackend:
         Raises ``InputError`` for an image of another shape or type, ``BackendError`` if memory runs out.
         """
         from dust3r_ros.network.config import PATCH
-        from dust3r_ros.network.images import check_image, normalise
-        from dust3r_ros.network.inference import is_out_of_memory
+        from dust3r_ros.network.inference import check_image, is_out_of_memory, normalise
 
         check_image(view.image)
         height, width = view.image.shape[:2]

@@ -21,7 +21,7 @@ def _library() -> ctypes.CDLL | None:
         return None
     library = ctypes.CDLL(str(built[0]))
     library.errors.restype = library.settle.restype = ctypes.c_double
-    library.describe.restype = None
+    library.describe.restype = library.find_patches.restype = None
     library.promising_extrema.restype = ctypes.c_long
     return library
 

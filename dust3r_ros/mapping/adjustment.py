@@ -11,6 +11,7 @@ from dust3r_ros.alignment.processes import MOST_NICE, Aside
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.consistency import Consistency
 from dust3r_ros.mapping.depth_schedule import DepthSchedule
+from dust3r_ros.mapping.keypoint_adjustment import KeypointAdjustment
 from dust3r_ros.mapping.localization import FrameFinder
 from dust3r_ros.mapping.loop_adjustment import LoopAdjustment, LoopGap, WideLoop
 from dust3r_ros.mapping.reconstruction import Reconstruction
@@ -147,6 +148,7 @@ class MapAdjuster:
         self._depth, self._finder, self._placement = depth, finder, placement
         self._schedule = CalibrationSchedule(state)
         self._calibrator = Calibrator(state, self._schedule)
+        self._keypoints = KeypointAdjustment(state)
         self.consistency = Consistency(state)
         self.waiting = AdjustmentQueue()
         self._loops = LoopAdjustment(state)
@@ -265,8 +267,8 @@ class MapAdjuster:
             self._calibrate(self._state.records[0].stream)
 
     def adjust_last(self, frames: Sequence[MeasuredFrame] = ()) -> None:
-        """Adjust the whole map for the last time, to what ``frames`` see of it, too."""
-        with self._stage("refine"):
+        """Adjust the whole map for the last time, measured in its images, to what ``frames`` see of it, too."""
+        with self._stage("refine"), self._keypoints.measured():
             self._follow(lambda: self._adjust_with(frames))
             streams = {record.stream.index: record.stream for record in self._state.records}
             self._calibrator.consider_lens(*streams.values())

@@ -32,7 +32,8 @@ class KeyframeRecord:
     of the tracked image; ``feature_ids``: the landmarks created for them. ``masked`` and ``moving``: which pixels
     (H, W) are left out by the camera's mask and because they move; None: none. ``before``: the
     keyframe at which its camera was before, None for its first; ``visit``: the count of visits when it was made.
-    ``lost``: how many of the landmarks it sees lost their position when others were culled.
+    ``lost``: how many of the landmarks it sees lost their position when others were culled. ``gray`` (H, W): the
+    tracked image; None for a keyframe of an older session.
     """
 
     stamp_ns: int
@@ -46,6 +47,7 @@ class KeyframeRecord:
     before: int | None = None
     visit: int = 0
     lost: int = 0
+    gray: Image | None = None
 
     @property
     def left_out(self) -> Mask | None:
@@ -82,6 +84,10 @@ class ImageGeometry:
     def centred(self, pixels: Array) -> Array:
         """Offsets (N, 2) from the principal point of pixels (N, 2) of the tracked image."""
         return pixels - self._center
+
+    def pixels(self, offsets: Array) -> Array:
+        """Pixels (N, 2) of the tracked image at offsets (N, 2) from the principal point: the inverse of ``centred``."""
+        return offsets + self._center
 
     def rectified(self, image: Image, lens: Lens) -> tuple[Image, np.ndarray | None]:
         """The working image (H, W, 3) of a pinhole in place of the lens, and where it is valid (H, W).

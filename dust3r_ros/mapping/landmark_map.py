@@ -198,7 +198,7 @@ class MapBuilder(Submap):
         index = self.state.sparse.add(stream.index, no_tracks(), w_T_c)
         features = stream.features(gray)
         ids = self.state.sparse.landmarks.new(len(features.pixels))
-        self.state.append(KeyframeRecord(stamp_ns, stream, image, features, ids, masked=stream.masked))
+        self.state.append(KeyframeRecord(stamp_ns, stream, image, features, ids, masked=stream.masked, gray=gray))
         self.state.sparse.observe(index, Tracks(ids, features.pixels))
         global_descriptor = self._appearance.describe(features)
         near = self._near.neighbours(index)

@@ -84,6 +84,7 @@ class Reconstruction:
         self.trail.append(len(self.records))
         self.records.append(record)
         record.image, descriptors = self.pages.keep(record.image), self.pages.keep(record.features.descriptors)
+        record.gray = None if record.gray is None else self.pages.keep(record.gray)
         if descriptors is not record.features.descriptors:
             record.features = replace(record.features, descriptors=descriptors)
 

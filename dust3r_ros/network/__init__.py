@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dust3r_ros.network.checkpoint import load_checkpoint, save_checkpoint
     from dust3r_ros.network.config import Dust3rConfig
-    from dust3r_ros.network.images import normalise
+    from dust3r_ros.network.inference import normalise
     from dust3r_ros.network.model import Dust3r, PairOutput, Tokens
 
 __all__ = [
@@ -27,7 +27,7 @@ _HOMES = {
     "PairOutput": "model",
     "Tokens": "model",
     "load_checkpoint": "checkpoint",
-    "normalise": "images",
+    "normalise": "inference",
     "save_checkpoint": "checkpoint",
 }
 

@@ -51,7 +51,7 @@ class _Observations(ctypes.Structure):
     kept: object
     _fields_ = [
         *((name, ctypes.c_long) for name in ("points", "free", "unknowns")),
-        *((name, ctypes.c_void_p) for name in ("starts", "pose", "offset", "camera", "radius", "unknown")),
+        *((name, ctypes.c_void_p) for name in ("starts", "pose", "offset", "spread", "camera", "radius", "unknown")),
         *((name, ctypes.c_double) for name in ("width", "sigma")),
     ]
 
@@ -76,6 +76,7 @@ class CompiledSteps:
             np.searchsorted(observations.point[self._order], np.arange(observations.points + 1)).astype(np.int_),
             observations.pose[self._order].astype(np.int32),
             np.ascontiguousarray(observations.offset.T[self._order], np.float64),
+            np.ascontiguousarray(observations.spread[self._order], np.float64),
             problem.camera[observations.poses].astype(np.int32),
             observations.radius.astype(np.float64),
             unknown,

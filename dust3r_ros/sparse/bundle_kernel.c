@@ -21,6 +21,7 @@ typedef struct {
     const long *starts;   // (P + 1)
     const int *pose;      // (M)
     const double *offset; // (M, 2) pixels from the centre
+    const double *spread; // (M) by which the loss is wider
     const int *camera;    // (C) of each pose
     const double *radius; // (F) of the lens
     const int *unknown;   // (F, 6) which unknown each intrinsic is, -1: held
@@ -36,7 +37,7 @@ typedef struct {
 } State;
 
 typedef struct {
-    double ray[3], x, y, z, focal, error[2], r, cost;
+    double ray[3], x, y, z, focal, error[2], r, cost, width, sigma;
     double shown[2], outward[2], along, across, radius; // by the lens, as in Fit
     int valid, camera, pose;
     const double *rotation;
@@ -107,14 +108,15 @@ static inline FORCED void see(const Observations *s, const State *state, long m,
     show(o, intrinsics, state->turning[camera]);
     for (int i = 0; i < 2; i++) o->error[i] = o->radius * (o->shown[i] + intrinsics[4 + i]) - offset[i];
     o->r = o->valid ? sqrt(o->error[0] * o->error[0] + o->error[1] * o->error[1]) : BEHIND_PX;
-    const double within = o->r < s->width ? o->r : s->width;
-    o->cost = within * (o->r - 0.5 * within) / (s->sigma * s->sigma);
+    o->width = s->width * s->spread[m], o->sigma = s->sigma * s->spread[m];
+    const double within = o->r < o->width ? o->r : o->width;
+    o->cost = within * (o->r - 0.5 * within) / (o->sigma * o->sigma);
 }
 
-static inline FORCED double root_weight(const Observations *s, const Seen *o) {
+static inline FORCED double root_weight(const Seen *o) {
     if (!o->valid) return 0.0;
-    const double part = s->width / (o->r > 1e-12 ? o->r : 1e-12);
-    return sqrt(part < 1.0 ? part : 1.0) / s->sigma;
+    const double part = o->width / (o->r > 1e-12 ? o->r : 1e-12);
+    return sqrt(part < 1.0 ? part : 1.0) / o->sigma;
 }
 
 // Derivative (2, 3) of the weighted error with respect to the point.
@@ -198,7 +200,7 @@ CLONES void reduce(
             double slope[2][3], J[2][6], shares[KINDS][2], e[2];
             int which[KINDS], shared = 0;
             see(s, state, m, point, &o);
-            const double root = root_weight(s, &o);
+            const double root = root_weight(&o);
             slope_of(&o, root, slope);
             for (int a = 0; a < 2; a++) e[a] = root * o.error[a];
             for (int i = 0; i < 3; i++) {
@@ -305,7 +307,7 @@ CLONES double settle(const Observations *s, const State *state, double *moved) {
             double slope[2][3];
             see(s, state, m, point, &o);
             before += o.cost;
-            const double root = root_weight(s, &o);
+            const double root = root_weight(&o);
             slope_of(&o, root, slope);
             for (int i = 0; i < 3; i++) {
                 for (int j = 0; j < 3; j++) V[i][j] += slope[0][i] * slope[0][j] + slope[1][i] * slope[1][j];

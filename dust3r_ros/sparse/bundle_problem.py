@@ -26,8 +26,8 @@ class BundleProblem:
 
     ``w_T_c`` (C, 4, 4) poses, ``camera`` (C,) which focal a pose uses, ``focals`` (F,) pixels,
     ``points`` (P, 3) in w. Observation m: point ``point[m]`` seen by pose ``view[m]`` at
-    ``offset[m]`` (M, 2), pixels from the image centre, with standard deviation ``sigma``; a pose
-    sees a point once.
+    ``offset[m]`` (M, 2), pixels from the image centre, with standard deviation ``sigma``, times
+    ``spread[m]`` (M,) if there is any; a pose sees a point once.
     ``free`` (C,) says which poses move; ``free_focal`` (F,) which focals do, each with a prior
     log-normal around ``focal_prior`` of width ``focal_prior_sigma`` (one or (F,); inf: none). ``lenses`` (F), all
     plain if empty; ``free_lens`` (F, 5) says which lenses' three radial terms and centers
@@ -47,6 +47,7 @@ class BundleProblem:
     focal_prior: Array
     focal_prior_sigma: float | Array = float("inf")
     sigma: float = 1.0
+    spread: Array | None = None
     lenses: Sequence[Lens] = ()
     free_lens: np.ndarray | None = None
     lens_prior_sigma: Array | None = None
@@ -70,7 +71,7 @@ class Observations:
     """The observations of a problem, those of free poses first and each pose's together.
 
     ``poses`` (C,) of the problem in that order, ``free_poses`` of them free. Per observation:
-    ``order`` (its index in the problem), ``pose``, ``point``, ``focal`` (M,) and ``offset`` (2, M).
+    ``order`` (its index in the problem), ``pose``, ``point``, ``focal``, ``spread`` (M,) and ``offset`` (2, M).
     The first ``free`` observations are of free poses, those of pose c in ``starts[c]:starts[c + 1]``.
     ``unknowns`` (K, 2) are the free intrinsics: which camera, which of ``FOCAL``, ``RADIAL``,
     ``SECOND``, ``THIRD``, ``CENTER_X`` and ``CENTER_Y``; ``radius`` (F,) where a lens's radial terms apply in full.
@@ -85,6 +86,7 @@ class Observations:
         self.pose, self.point = rank[view], problem.point[self.order]
         self.focal = problem.camera[view]
         self.offset = np.ascontiguousarray(problem.offset[self.order].T)
+        self.spread = np.ones(len(view)) if problem.spread is None else problem.spread[self.order]
         self.free_poses = int(problem.free.sum())
         held = np.zeros((len(problem.focals), KINDS - 1), bool)
         free = np.column_stack([problem.free_focal, held if problem.free_lens is None else problem.free_lens])
@@ -186,19 +188,22 @@ _LOADING = 1e-9  # of a point's information: keeps a point in place along direct
 
 @dataclass(frozen=True)
 class Huber:
-    """Huber's loss: squares up to ``width`` pixels, linear beyond; ``sigma`` is the unit of pixel errors."""
+    """Huber's loss: squares up to ``width`` pixels, linear beyond; ``sigma`` is the unit of pixel errors.
+
+    Both times the ``spread`` (M,) of an observation.
+    """
 
     width: float
     sigma: float = 1.0
 
-    def cost(self, r: Array) -> Array:
+    def cost(self, r: Array, spread: Array | float = 1.0) -> Array:
         """Loss of errors (M,) >= 0 in pixels."""
-        within = np.minimum(r, self.width)
-        return within * (r - 0.5 * within) / self.sigma**2
+        within = np.minimum(r, self.width * spread)
+        return within * (r - 0.5 * within) / (self.sigma * spread) ** 2
 
-    def root_weight(self, r: Array) -> Array:
+    def root_weight(self, r: Array, spread: Array | float = 1.0) -> Array:
         """(M,) factors of the errors whose squares then act like the loss."""
-        return np.sqrt(np.minimum(1.0, self.width / np.maximum(r, 1e-12))) / self.sigma
+        return np.sqrt(np.minimum(1.0, self.width * spread / np.maximum(r, 1e-12))) / (self.sigma * spread)
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,7 +256,7 @@ def fit(observations: Observations, state: State, loss: Huber, like: Fit | None 
     xy = X[:2] / z
     shown, along, across, error = _through_lenses(observations, state, focal * xy)
     r = np.where(valid, np.sqrt(error[0] ** 2 + error[1] ** 2), _BEHIND_PX)
-    return Fit(rotation, focal, ray, xy, z, shown, along, across, error, r, valid, loss.cost(r))
+    return Fit(rotation, focal, ray, xy, z, shown, along, across, error, r, valid, loss.cost(r, observations.spread))
 
 
 def _through_lenses(observations: Observations, state: State, ideal: Array) -> tuple[Array, Array, Array, Array]:
@@ -300,7 +305,7 @@ class PointTerms:
 
 def point_terms(observations: Observations, at: Fit, loss: Huber) -> PointTerms:
     """The points' part of the normal equations, without observations behind the camera."""
-    root = np.where(at.valid, loss.root_weight(at.r), 0.0)
+    root = np.where(at.valid, loss.root_weight(at.r, observations.spread), 0.0)
     # d(pixel)/d(point) = f/z [1 0 -x; 0 1 -y] R, then the lens
     slope = at.through_lens(at.rotation[:2] - at.xy[:, None] * at.rotation[2])
     slope *= root * at.focal / at.z

@@ -150,6 +150,28 @@ class SparseView:
         return self.w_T_c
 
 
+class Spread:
+    """How uncertain observations are: standard deviations of some, and of all others, relative to the median of some.
+
+    ``view`` (M,), landmark ``ids`` (M,) and ``std`` (M,) of those that are known, pixels; ``other``: of the rest.
+    """
+
+    def __init__(self, view: np.ndarray, ids: np.ndarray, std: Array, other: float) -> None:
+        keys, unit = _keys(view, ids), float(np.median(std)) if len(std) else other
+        order = np.argsort(keys)
+        self._known, self._values = np.append(keys[order], -1), np.append(std[order], other) / unit
+
+    def of(self, view: np.ndarray, ids: np.ndarray) -> Array:
+        """(K,) of observations by ``view`` (K,) of landmarks ``ids`` (K,)."""
+        keys = _keys(view, ids)
+        at = np.searchsorted(self._known[:-1], keys)
+        return self._values[np.where(self._known[at] == keys, at, -1)]
+
+
+def _keys(view: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    return np.asarray(view.astype(np.int64) << 40 | ids)
+
+
 _CONTRADICTED = 0.02  # on average, at most, in maps that are right
 # Adjustments count an image as few measurements, so that they stay near what lenses are; deviations of focals that
 # follow are so many times the errors (`make calibration`, 162 recordings).

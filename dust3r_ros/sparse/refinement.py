@@ -112,7 +112,7 @@ def _views_and_focals(sparse: SparseMap, views: np.ndarray) -> dict[str, Any]:
 
 Built = tuple[BundleProblem, list[int], np.ndarray]  # with the views and the landmarks in it
 
-_HUBER_PX = (0.1, 1.5)  # range in which the loss may turn linear
+_HUBER_PX = (0.03, 1.5)  # range in which the loss may turn linear
 _EXACT_PX = 0.01
 _HUBER = 1.345  # the same in standard deviations (Huber, "Robust Statistics", 1981)
 _RAYLEIGH_MEDIAN = 1.1774  # of the length of a 2D error, in standard deviations of its coordinates
@@ -185,6 +185,7 @@ def scatter_of(sparse: SparseMap, built: Built | None) -> float:
         return most
     points, seen_by = problem.points[problem.point[many]], np.asarray(views)[problem.view[many]]
     errors = reprojection_errors(sparse.views, sparse.intrinsics, seen_by, points, problem.offset[many])
+    errors /= 1.0 if problem.spread is None else problem.spread[many]
     return min(most, float(np.median(errors / np.sqrt(1.0 - 1.5 / count[many]))) / _RAYLEIGH_MEDIAN)
 
 
@@ -213,6 +214,7 @@ def problem_of(
     open_cameras = np.array([not f.fixed and k in known["camera"] for k, f in enumerate(sparse.intrinsics)])
     problem = BundleProblem(
         **known,
+        spread=None if sparse.spread is None else sparse.spread.of(view, ids[point]),
         points=sparse.points[ids],
         view=local,
         point=point,

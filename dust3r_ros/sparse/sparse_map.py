@@ -13,6 +13,7 @@ from dust3r_ros.sparse.landmarks import (
     Intrinsics,
     Landmarks,
     SparseView,
+    Spread,
     different,
     observations_of,
     reprojection_errors,
@@ -34,7 +35,7 @@ class SparseMap:
 
     Pixels are offsets from the centre of the tracked images, with lens distortion. A landmark has a
     position once two posed views see it under enough parallax. ``focal_prior_sigma``: standard deviation of the log
-    focals' priors, one or (F,).
+    focals' priors, one or (F,). ``spread``: how exact observations are; None: all alike.
 
     Its methods are the operations on that one state; their mathematics is in the modules beside it.
     """
@@ -45,6 +46,7 @@ class SparseMap:
         self.landmarks = Landmarks()
         self.min_parallax_deg = min_parallax_deg
         self.focal_prior_sigma = focal_prior_sigma
+        self.spread: Spread | None = None
 
     @property
     def points(self) -> Array:

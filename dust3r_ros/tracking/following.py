@@ -307,6 +307,12 @@ class Tracks:
         ids, first = np.unique(self.ids, return_index=True)
         return Tracks(ids, self.pixels[first])
 
+    def moved(self, ids: np.ndarray, pixels: Array) -> Tracks:
+        """The corners, those of ``ids`` (K,), each of which is among them once, at ``pixels`` (K, 2)."""
+        order, changed = np.argsort(self.ids), self.pixels.copy()
+        changed[order[np.searchsorted(self.ids, ids, sorter=order)]] = pixels
+        return Tracks(self.ids, changed)
+
     def called(self, ids: np.ndarray) -> Tracks:
         """The corners with new ids, ``ids[k]`` for k; each id once."""
         return Tracks(ids[self.ids], self.pixels).unique()

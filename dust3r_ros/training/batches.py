@@ -23,7 +23,7 @@ from dust3r_ros.alignment.processes import settle_worker
 from dust3r_ros.errors import InputError, TrainingError
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.network.heads import Raster
-from dust3r_ros.network.images import normalise
+from dust3r_ros.network.inference import normalise
 from dust3r_ros.training.losses import PairTruth
 from dust3r_ros.training.views import Cropping, PairSource, TrainingView, ViewPair, crop_pair, length
 

@@ -20,7 +20,6 @@ from dust3r_ros.training import run_folder as states
 from dust3r_ros.training.batches import Sampling
 from dust3r_ros.training.card import card, code_version, hardware, write_picture
 from dust3r_ros.training.compiling import Pace
-from dust3r_ros.training.held_out import gather
 from dust3r_ros.training.learner import precision
 from dust3r_ros.training.log import MetricLog, Progress, planned, read_metrics
 from dust3r_ros.training.processes import Processes, joined
@@ -29,7 +28,7 @@ from dust3r_ros.training.run_folder import RunFolder
 from dust3r_ros.training.sources import Split, open_sources, split
 from dust3r_ros.training.start import new_model, start_encoder, with_head
 from dust3r_ros.training.tasks import TASKS
-from dust3r_ros.training.trainer import Setting, Trainer
+from dust3r_ros.training.trainer import Setting, Trainer, gather
 from dust3r_ros.training.views import BatchSource, PairSource
 
 _RESERVE = 0.04  # of a run's time, for the work after training

@@ -1,20 +1,21 @@
-"""The training loop: stages of batches, evaluation, states on disk, until the plan is done or a stop is requested."""
+"""The training loop: stages of batches, evaluation on held-out pairs, states on disk, until done or stopped."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import math
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 
-from dust3r_ros.errors import CheckpointError, OutputError, TrainingError
+from dust3r_ros.errors import CheckpointError, InputError, OutputError, TrainingError
 from dust3r_ros.network.model import Dust3r
 from dust3r_ros.training import run_folder as states
-from dust3r_ros.training.batches import PairBatch, PairBatches, Sampling, load
+from dust3r_ros.training.batches import PairBatch, PairBatches, Sampling, collate, load
 from dust3r_ros.training.compiling import Pace
-from dust3r_ros.training.held_out import HeldOut
 from dust3r_ros.training.learner import Learner, Step
 from dust3r_ros.training.log import MetricLog, Progress, Rare
 from dust3r_ros.training.processes import Processes
@@ -22,7 +23,69 @@ from dust3r_ros.training.recipe import Recipe, Stage
 from dust3r_ros.training.run_folder import RunFolder
 from dust3r_ros.training.sources import sized
 from dust3r_ros.training.start import new_model, with_head
-from dust3r_ros.training.views import BatchSource
+from dust3r_ros.training.tasks import Task
+from dust3r_ros.training.views import BatchSource, Cropping, PairSource, ViewPair, crop_pair
+
+_HELD_OUT_BATCH = 8
+_SEED = 0x5EED  # seed of held-out pairs; not the run's, so that runs of all seeds can be compared
+
+
+class HeldOut:
+    """A fixed set of pairs, cropped to one size. Each process evaluates its share."""
+
+    def __init__(self, pairs: Sequence[ViewPair], processes: Processes) -> None:
+        self.pairs, self._processes = list(pairs), processes
+
+    def evaluate(self, task: Task, device: torch.device) -> dict[str, float]:
+        """Mean over pairs of every figure of the task, ignoring pairs without it (NaN)."""
+        own = self.pairs[self._processes.rank :: self._processes.world]
+        sums: dict[str, list[float]] = {}
+        names: list[str] = []
+        with torch.inference_mode():
+            for start in range(0, max(len(own), 1), _HELD_OUT_BATCH):
+                # A process without a share still needs the names.
+                batch = collate(own[start : start + _HELD_OUT_BATCH] or self.pairs[:1]).to(device)
+                figures = task.measure(batch)
+                names = list(figures)
+                for name in names:
+                    good = _finite(figures[name]) if own else []
+                    total = sums.setdefault(name, [0.0, 0.0])
+                    total[0], total[1] = total[0] + sum(good), total[1] + len(good)
+        flat = self._processes.total([value for name in names for value in sums[name]], device)
+        return {name: flat[2 * k] / flat[2 * k + 1] for k, name in enumerate(names) if flat[2 * k + 1]}
+
+
+def _finite(values: torch.Tensor) -> list[float]:
+    return [value for value in values.double().tolist() if math.isfinite(value)]
+
+
+def gather(
+    sources: Sequence[PairSource],
+    chosen: Sequence[Sequence[int]],
+    size: tuple[int, int],
+    processes: Processes,
+    stop: Callable[[], bool] = bool,
+) -> HeldOut:
+    """The pairs at the indices ``chosen`` of each source, at ``size`` (H, W), without augmentation.
+
+    Unusable samples are left out. Raises ``InputError`` when none is left, and ``KeyboardInterrupt`` when ``stop()``
+    is true, since this may take long.
+    """
+    pairs: list[ViewPair] = []
+    reason = "no source has pairs to spare"
+    for source, indices in zip(sized(sources, [size]), chosen, strict=True):
+        for index in indices:
+            if stop():
+                raise KeyboardInterrupt
+            rng = np.random.default_rng([_SEED, index])
+            try:
+                pairs.append(crop_pair(source.pair(index, rng), size, rng, Cropping()))
+            except InputError as error:
+                reason = str(error)
+    if not pairs:
+        raise InputError(f"no pairs to evaluate on: {reason}")
+    return HeldOut(pairs, processes)
+
 
 _ALL_LINES = 2000  # steps whose every loss is logged; later every tenth
 

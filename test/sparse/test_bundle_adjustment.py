@@ -34,8 +34,12 @@ def test_it_was_built() -> None:
 
 @pytest.mark.parametrize("bent", [False, True])
 @pytest.mark.parametrize("width", [1e9, 1.5])
-def test_steps_are_the_same(bent: bool, width: float) -> None:
-    plain, compiled, state, observations = both(some_problem(bent), width)
+@pytest.mark.parametrize("spread", [False, True])
+def test_steps_are_the_same(bent: bool, width: float, spread: bool) -> None:
+    problem = some_problem(bent)
+    if spread:
+        problem = replace(problem, spread=np.random.default_rng(0).uniform(0.2, 5.0, len(problem.view)))
+    plain, compiled, state, observations = both(problem, width)
     assert compiled.cost(state) == pytest.approx(plain.cost(state), rel=1e-12)
     np.testing.assert_allclose(compiled.residual(state), plain.residual(state), rtol=1e-12)
     for damping in (1e-6, 1e-3, 10.0):
@@ -124,6 +128,24 @@ def test_outliers_hardly_pull() -> None:
     error = [np.abs(s.w_T_c[:, :3, 3] - scene.w_T_c[:, :3, 3]).max() for s in (robust, squares)]
     assert error[0] < 0.03 and error[0] < 0.3 * error[1]
     assert np.median(robust.residual[wrong]) > 10 * np.median(robust.residual[~wrong])
+
+
+def test_exact_observations_count_more() -> None:
+    """Weighing each by its deviation gives a better focal than taking all alike, with as much noise as there was."""
+    scene, off = arc(views=8), []
+    problem = problem_of(scene)
+    rng = np.random.default_rng(4)
+    spread = rng.choice([0.1, 10.0], len(problem.view))
+    offset = problem.offset + 0.3 * spread[:, None] * rng.standard_normal(problem.offset.shape)
+    start = disturbed(replace(problem, offset=offset, sigma=0.3), size=0.01)
+    for each in (spread, None):
+        found = adjust(replace(start, spread=each), huber_px=1e6, iterations=60, tolerance=1e-10)
+        off.append(abs(found.focals[0] / 300 - 1))
+        if each is not None:
+            parameters = 6 * 7 + 1 + 3 * len(scene.points)
+            assert found.cost == pytest.approx(0.5 * (2 * len(problem.view) - parameters), rel=0.2)
+            assert off[0] < 4 * found.focal_std[0]
+    assert off[0] < 0.2 * off[1]
 
 
 def test_agrees_with_a_general_solver() -> None:

@@ -85,6 +85,8 @@ def test_the_weights_of_the_loss_give_its_slope() -> None:
     slope = (loss.cost(r + step) - loss.cost(r - step)) / (2 * step)
     np.testing.assert_allclose(loss.root_weight(r) ** 2 * r, slope, rtol=1e-6)
     assert np.isfinite(loss.root_weight(np.zeros(1))).all() and loss.cost(np.zeros(1))[0] == 0.0
+    np.testing.assert_allclose(loss.cost(3.0 * r, np.full(6, 3.0)), loss.cost(r), rtol=1e-12)
+    np.testing.assert_allclose(3.0 * loss.root_weight(3.0 * r, np.full(6, 3.0)), loss.root_weight(r), rtol=1e-12)
 
 
 def test_errors_are_in_pixels_of_the_image() -> None:

@@ -172,7 +172,8 @@ class TestRoundTrip:
         assert np.array_equal(a.landmarks.resolved(every), b.landmarks.resolved(every))
         assert (a.positioned == b.positioned).mean() > 0.99
         both = a.positioned & b.positioned
-        assert np.median(np.linalg.norm(a.points[both] - b.points[both], axis=1)) < 1e-4
+        # The file does not say how exact observations are, by which the last adjustment weighs them.
+        assert np.median(np.linalg.norm(a.points[both] - b.points[both], axis=1)) < 5e-4
         for one, other in zip(grown.mapper.trajectory(), again.trajectory(), strict=True):
             assert one.stamp_ns == other.stamp_ns and np.allclose(one.w_T_c, other.w_T_c, atol=2e-3)
 

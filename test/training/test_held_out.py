@@ -16,13 +16,13 @@ from dust3r_ros.scenes.sequence import render_sequence
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from dust3r_ros.errors import ConfigError, InputError  # noqa: E402
-from dust3r_ros.training.held_out import HeldOut, gather  # noqa: E402
 from dust3r_ros.training.losses import depth_errors  # noqa: E402
 from dust3r_ros.training.processes import Processes  # noqa: E402
 from dust3r_ros.training.recipe import from_mapping  # noqa: E402
 from dust3r_ros.training.sources import open_sources, split  # noqa: E402
 from dust3r_ros.training.start import new_model  # noqa: E402
 from dust3r_ros.training.tasks import PairTask  # noqa: E402
+from dust3r_ros.training.trainer import HeldOut, gather  # noqa: E402
 
 RECIPE_ = from_mapping(RECIPE, {}, "small")
 CPU = torch.device("cpu")
