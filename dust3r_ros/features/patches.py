@@ -33,6 +33,8 @@ _SHARE = 3.0 * float(np.sum(_WEIGHT**2))
 class Found(NamedTuple):
     """``pixels`` (N, 2) of patches, NaN where the steps did not converge, and ``similarity`` (N,), correlations.
 
+    Pixels are exact in single precision, so that a saved map needs no more.
+
     ``std`` (N,): of the pixels in the direction in which the patch tells least, such as along an edge, from how much
     the patches still differ.
     """
@@ -56,7 +58,7 @@ def find_patches(reference: Array32, at: Array, image: Array32, warps: Array) ->
     warps, similarity, moved, variance = find(
         reference, np.ascontiguousarray(at, np.float64), image, np.array(warps, np.float64)
     )
-    pixels = np.where((moved < _CONVERGED_PX)[:, None], warps[:, :, 2], np.nan)
+    pixels = np.where((moved < _CONVERGED_PX)[:, None], warps[:, :, 2].astype(np.float32), np.nan)
     return Found(pixels, similarity, np.sqrt(2 * np.maximum(1 - similarity, 0) * _SHARE * variance))
 
 

@@ -180,10 +180,10 @@ class AtlasEntry:
         return tuple(self.name(index) for index in self.submap.posed())
 
     def absorb(
-        self, other: AtlasEntry, matches: np.ndarray, witness: np.ndarray, strange: bool = False
+        self, other: AtlasEntry, matches: np.ndarray, shown_by: np.ndarray, strange: bool = False
     ) -> tuple[int, np.ndarray] | None:
         """Take another map in; arguments and result as of ``Submap.absorb``."""
-        joined = self.submap.absorb(other.submap, matches, witness, strange)
+        joined = self.submap.absorb(other.submap, matches, shown_by, strange)
         if joined is None:
             return None
         first, _ = joined

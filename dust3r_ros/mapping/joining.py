@@ -104,8 +104,8 @@ class Joining:
         if len(self.entry(self.groups[b]).submap) > len(self.entry(self.groups[a]).submap):
             a, b = b, a
         into, other = self.entry(self.groups[a]), self.entry(self.groups[b])
-        matches, witness = self._matches(self.groups[a], self.groups[b])
-        joined = into.absorb(other, matches, witness, strange=True)
+        matches, shown_by = self._matches(self.groups[a], self.groups[b])
+        joined = into.absorb(other, matches, shown_by, strange=True)
         if joined is None:
             return False
         first, ids = joined
@@ -118,7 +118,7 @@ class Joining:
 
     def _matches(self, into: Sequence[int], other: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Landmarks (M, 2) of two groups that seem identical, and the keyframe of the second that showed each (M,)."""
-        found, witness = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.int64)]
+        found, shown_by = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.int64)]
         for (i, j), meetings in self._ties.items():
             swapped = i in other and j in into
             if not swapped and not (i in into and j in other):
@@ -127,8 +127,8 @@ class Joining:
                 pairs = self._now(i, j, tie)
                 found.append(pairs[:, ::-1] if swapped else pairs)
                 at = self._members[i].first + tie.first if swapped else self._members[j].first + tie.second
-                witness.append(np.full(len(pairs), at))
-        return np.concatenate(found), np.concatenate(witness)
+                shown_by.append(np.full(len(pairs), at))
+        return np.concatenate(found), np.concatenate(shown_by)
 
     def _now(self, i: int, j: int, tie: Meeting) -> np.ndarray:
         """(K, 2) the landmarks of a meeting of two members, as they are called now."""

@@ -157,9 +157,9 @@ class MapBuilder(Submap):
         return self._loops.alike(other.state, index)
 
     def absorb(
-        self, other: MapBuilder, matches: np.ndarray, witness: np.ndarray, strange: bool = False
+        self, other: MapBuilder, matches: np.ndarray, shown_by: np.ndarray, strange: bool = False
     ) -> tuple[int, np.ndarray] | None:
-        fit = self._loops.fit(other.state, matches, witness)
+        fit = self._loops.fit(other.state, matches, shown_by)
         if fit is None or (strange and not self._loops.see_the_same(other.state, fit.target_S_source)):
             return None
         for builder in (self, other):

@@ -106,17 +106,17 @@ class LoopClosing:
         found = [(candidate, self._links.shared(candidate, record, _MATCHES)) for candidate in candidates]
         return [(candidate, pairs) for candidate, pairs in found if len(pairs)]
 
-    def fit(self, other: Reconstruction, matches: np.ndarray, witness: np.ndarray) -> MapFit | None:
+    def fit(self, other: Reconstruction, matches: np.ndarray, shown_by: np.ndarray) -> MapFit | None:
         """The place of another map in this one; None if too few of its keyframes agree.
 
-        ``matches`` (M, 2): landmarks, own and other's, that seem identical; ``witness`` (M,): the other's
+        ``matches`` (M, 2): landmarks, own and other's, that seem identical; ``shown_by`` (M,): the other's
         keyframe that showed each.
         """
         try:
             fit = fit_maps(self._state.sparse, other.sparse, matches)
         except GeometryError:
             return None
-        agreeing = np.bincount(witness[fit.agree]) >= _MIN_AGREEING
+        agreeing = np.bincount(shown_by[fit.agree]) >= _MIN_AGREEING
         return fit if np.count_nonzero(agreeing) >= _WITNESSES else None
 
     def see_the_same(self, other: Reconstruction, own_S_other: Similarity) -> bool:
@@ -195,5 +195,5 @@ class Meetings:
         self._seen = [(at, found) for at, found in self._seen if at > index - _RECENT] + [(index, matches)]
         if len(self._seen) < _WITNESSES:
             return None
-        witness = np.repeat([at for at, _ in self._seen], [len(found) for _, found in self._seen])
-        return np.concatenate([found for _, found in self._seen]), witness
+        shown_by = np.repeat([at for at, _ in self._seen], [len(found) for _, found in self._seen])
+        return np.concatenate([found for _, found in self._seen]), shown_by

@@ -313,11 +313,11 @@ class Submap(ABC):
         return []
 
     def absorb(
-        self: _Kind, other: _Kind, matches: np.ndarray, witness: np.ndarray, strange: bool = False
+        self: _Kind, other: _Kind, matches: np.ndarray, shown_by: np.ndarray, strange: bool = False
     ) -> tuple[int, np.ndarray] | None:
         """Take another map in, given identical landmarks ``matches`` (M, 2), own and other's.
 
-        ``witness`` (M,): the keyframe of the other map that showed each. ``strange``: nothing but these says that both
+        ``shown_by`` (M,): the keyframe of the other map that showed each. ``strange``: nothing but these says that both
         are of one place, so keyframes that would stand side by side must see the same; ``close_loops`` must follow.
         Returns the index of its first keyframe and the new ids of its landmarks; None, and nothing changed, if they do
         not fit.

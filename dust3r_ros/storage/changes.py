@@ -15,7 +15,7 @@ from dust3r_ros.mapping.atlas import AtlasEntry
 from dust3r_ros.mapping.map_view import LiveMap
 from dust3r_ros.mapping.state import KeyframeState, Trace
 from dust3r_ros.sparse.landmarks import BLOCK
-from dust3r_ros.storage import blobs, rows
+from dust3r_ros.storage import packing, rows
 from dust3r_ros.storage.rows import OF_KEYFRAMES, OF_MAPS, write_observations
 
 
@@ -238,7 +238,7 @@ class Changes:
             anew = before is None or renumbered or (before.map_id != known.map_id and before.trace is not None)
             write_observations(self._base, number, k, entry.submap.saving.resolved, anew)
         if k.sampled is not None:
-            rows.put(self._base, "samples", {"number": number, "sample": blobs.pack_array(k.sampled, "<f4")})
+            rows.put(self._base, "samples", {"number": number, "sample": packing.pack_array(k.sampled, "<f4")})
         now = scale * trace.growth / growth if k.w_S is None else float(scale_of(k.w_S))
         row = rows.keyframe_row(number, known.map_id, place, k, now)
         rows.put(self._base, "keyframes", row)
@@ -253,7 +253,7 @@ class Changes:
         self._base.execute("DELETE FROM depths WHERE number = ?", (number,))
         if k.depth is None or k.confidence is None:
             return 1.0, trace.growth
-        scale = blobs.depth_scale(k.depth) if k.w_S is None else 1.0
+        scale = packing.depth_scale(k.depth) if k.w_S is None else 1.0
         rows.put(self._base, "depths", rows.depth_row(number, k.depth, k.confidence, scale))
         return scale, trace.growth
 
@@ -273,7 +273,7 @@ class Changes:
             chunk = aliases[block * BLOCK : (block + 1) * BLOCK]
             away = np.arange(block * BLOCK, block * BLOCK + len(chunk)) - chunk
             if away.any():
-                row = (known.map_id, block, blobs.pack_steps(away))
+                row = (known.map_id, block, packing.pack_steps(away))
                 self._base.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?, ?)", row)
         known.merges, known.landmarks = merges, len(aliases)
 
@@ -298,7 +298,7 @@ class Changes:
         same[:shared] = np.all(now[:shared] == known.moments[:shared], axis=1)
         for edge in np.flatnonzero(~same).tolist():
             first, second = (entry.name(int(end)) for end in edges.ends[edge])
-            numbers = blobs.seal(np.asarray(edges.numbers[edge], "<f8").tobytes())
+            numbers = packing.seal(np.asarray(edges.numbers[edge], "<f8").tobytes())
             row = (known.map_id, edge, first, second, int(edges.loop[edge]), int(edges.on[edge]), numbers)
             self._base.execute("INSERT OR REPLACE INTO moments VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         known.moments = now
@@ -313,7 +313,7 @@ class Changes:
             )
             for stream in self._live.streams
         }
-        likeness = blobs.pack_array(np.array(submap.graph.likeness), "<f8")
+        likeness = packing.pack_array(np.array(submap.graph.likeness), "<f8")
         row = (place, submap.saving.kind, known.landmarks, json.dumps(facts), rows.focals_text(focals), likeness)
         if row != known.row:
             self._base.execute("INSERT OR REPLACE INTO maps VALUES (?, ?, ?, ?, ?, ?, ?)", (known.map_id, *row))

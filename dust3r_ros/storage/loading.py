@@ -16,7 +16,7 @@ from dust3r_ros.features.features import Features
 from dust3r_ros.geometry.pinhole import center_of
 from dust3r_ros.mapping.state import FrameState, KeyframeState, MapState, Moments, PairGeometry, SubmapState
 from dust3r_ros.sparse.landmarks import BLOCK
-from dust3r_ros.storage import blobs, rows
+from dust3r_ros.storage import packing, rows
 from dust3r_ros.storage.rows import read_observations, reading
 from dust3r_ros.tracking import Tracks, tracked_size
 from dust3r_ros.types import Array, Camera, MapCounts
@@ -102,7 +102,7 @@ def _submap(base: sqlite3.Connection, row: Mapping[str, Any], middles: Mapping[s
         keyframes=tuple(keyframes.values()),
         intrinsics=tuple(rows.intrinsics_of(focals[name]) for name in middles),
         edges=_edges(base, place),
-        likeness=tuple(blobs.unpack_array(row["likeness"], "<f8", -1).tolist()),
+        likeness=tuple(packing.unpack_array(row["likeness"], "<f8", -1).tolist()),
         frames=tuple(_frames(base, map_id, place)),
         facts=json.loads(row["facts"]),
         aliases=aliases,
@@ -144,7 +144,7 @@ def _pairs(base: sqlite3.Connection, place: Mapping[int, int]) -> dict[tuple[int
 def _aliases(base: sqlite3.Connection, map_id: int, landmarks: int) -> np.ndarray:
     aliases = np.arange(landmarks)
     for chunk, blob in base.execute("SELECT chunk, ids FROM aliases WHERE map = ?", (map_id,)):
-        away = blobs.unpack_steps(blob)
+        away = packing.unpack_steps(blob)
         aliases[chunk * BLOCK : chunk * BLOCK + len(away)] -= away
     if len(aliases) and not (aliases.min() >= 0 and (aliases <= np.arange(landmarks)).all()):
         raise ValueError("a landmark was merged into a younger or missing one")
@@ -161,8 +161,8 @@ def _resolved(aliases: np.ndarray, tracks: Tracks) -> Tracks:
 
 def _keyframe(row: sqlite3.Row, center: Array, aliases: np.ndarray) -> KeyframeState:
     height, width = row["height"], row["width"]
-    features = blobs.unpack_offsets(row["features"], center)
-    descriptors = blobs.unpack_bytes(row["descriptors"]).reshape(len(features), -1)
+    features = packing.unpack_offsets(row["features"], center)
+    descriptors = packing.unpack_bytes(row["descriptors"]).reshape(len(features), -1)
     own, seen, pruned = np.zeros(0, np.int64), None, None
     if row["feature_ids"] is not None:
         states = row["seen"], row["pruned"]
@@ -170,30 +170,30 @@ def _keyframe(row: sqlite3.Row, center: Array, aliases: np.ndarray) -> KeyframeS
         seen, pruned = _resolved(aliases, seen), _resolved(aliases, pruned)
     depth, confidence = None, None
     if row["depth"] is not None:
-        depth = blobs.unpack_map(row["depth"], height, width, row["depth_scale"] if row["w_S"] is None else 1.0)
-        confidence = blobs.unpack_map(row["confidence"], height, width)
-    corners = None if row["corners"] is None else blobs.unpack_offsets(row["corners"], center)
+        depth = packing.unpack_map(row["depth"], height, width, row["depth_scale"] if row["w_S"] is None else 1.0)
+        confidence = packing.unpack_map(row["confidence"], height, width)
+    corners = None if row["corners"] is None else packing.unpack_offsets(row["corners"], center)
     return KeyframeState(
         version=row["version"],
         stamp_ns=row["stamp_ns"],
         camera=row["camera"],
-        image=blobs.unpack_image(row["image"], height, width),
+        image=packing.unpack_image(row["image"], height, width),
         features=Features(features, descriptors),
         feature_ids=own,
-        global_descriptor=blobs.unpack_array(row["global_descriptor"], "<f4", -1),
-        w_T_c=None if row["w_T_c"] is None else blobs.unpack_pose(row["w_T_c"]),
+        global_descriptor=packing.unpack_array(row["global_descriptor"], "<f4", -1),
+        w_T_c=None if row["w_T_c"] is None else packing.unpack_pose(row["w_T_c"]),
         lens=rows.lens_of(json.loads(row["lens"])),
         center=center,
         depth=depth,
         confidence=confidence,
-        masked=blobs.unpack_mask(row["masked"], height, width),
-        moving=blobs.unpack_mask(row["moving"], height, width),
+        masked=packing.unpack_mask(row["masked"], height, width),
+        moving=packing.unpack_mask(row["moving"], height, width),
         seen=seen,
         pruned=pruned,
         first_id=row["first_id"] or 0,
-        w_S=None if row["w_S"] is None else blobs.unpack_matrix(row["w_S"]),
+        w_S=None if row["w_S"] is None else packing.unpack_matrix(row["w_S"]),
         corners=corners,
-        sampled=None if row["sample"] is None else blobs.unpack_array(row["sample"], "<f4", 2, -1),
+        sampled=None if row["sample"] is None else packing.unpack_array(row["sample"], "<f4", 2, -1),
     )
 
 
@@ -207,7 +207,7 @@ def _frames(base: sqlite3.Connection, map_id: int, place: Mapping[int, int]) -> 
             stamp_ns,
             camera,
             place[keyframe],
-            None if pose is None else blobs.unpack_pose(pose),
+            None if pose is None else packing.unpack_pose(pose),
             float("nan") if unit is None else unit,
             session,
         )
@@ -221,7 +221,7 @@ def _moments(base: sqlite3.Connection, map_id: int, place: Mapping[int, int]) ->
     ).fetchall()
     if not found:
         return None
-    numbers = [np.frombuffer(blobs.unseal(row[4]), "<f8") for row in found]
+    numbers = [np.frombuffer(packing.unseal(row[4]), "<f8") for row in found]
     return Moments(
         ends=np.array([(place[row[0]], place[row[1]]) for row in found], np.int64),
         numbers=np.stack(numbers).astype(np.float64),

@@ -28,7 +28,7 @@ from dust3r_ros.errors import Dust3rRosError, MapFileError, OutputError
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.mapping.state import FrameState, KeyframeState, PairGeometry
 from dust3r_ros.sparse.landmarks import Intrinsics
-from dust3r_ros.storage import blobs
+from dust3r_ros.storage import packing
 from dust3r_ros.tracking import Tracks, join
 from dust3r_ros.types import Array, Camera, Keyframe
 
@@ -277,12 +277,12 @@ def image_row(number: int, k: KeyframeState) -> dict[str, Any]:
         "number": number,
         "height": height,
         "width": width,
-        "masked": blobs.pack_mask(k.masked),
-        "features": blobs.pack_offsets(k.features.pixels, k.center),
-        "corners": None if k.corners is None else blobs.pack_offsets(k.corners, k.center),
-        "global_descriptor": blobs.pack_array(k.global_descriptor, "<f4"),
-        "descriptors": blobs.squeeze(k.features.descriptors.tobytes()),
-        "image": blobs.pack_image(k.image),
+        "masked": packing.pack_mask(k.masked),
+        "features": packing.pack_offsets(k.features.pixels, k.center),
+        "corners": None if k.corners is None else packing.pack_offsets(k.corners, k.center),
+        "global_descriptor": packing.pack_array(k.global_descriptor, "<f4"),
+        "descriptors": packing.squeeze(k.features.descriptors.tobytes()),
+        "image": packing.pack_image(k.image),
     }
 
 
@@ -295,23 +295,23 @@ def keyframe_row(number: int, map_id: int, place: int, k: KeyframeState, scale: 
         "version": int(k.version),
         "stamp_ns": int(k.stamp_ns),
         "camera": k.camera,
-        "w_T_c": None if k.w_T_c is None else blobs.pack_pose(k.w_T_c),
-        "w_S": None if k.w_S is None else blobs.pack_pose(k.w_S),
+        "w_T_c": None if k.w_T_c is None else packing.pack_pose(k.w_T_c),
+        "w_S": None if k.w_S is None else packing.pack_pose(k.w_S),
         "lens": lens_text(k.lens),
         "depth_scale": scale,
-        "moving": blobs.pack_mask(k.moving),
+        "moving": packing.pack_mask(k.moving),
     }
 
 
 def product_rows(k: Keyframe) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Rows of ``keyframes``, ``images`` and ``depths`` for a keyframe known only as a product."""
     height, width = k.depth.shape
-    scale = blobs.depth_scale(k.depth)
+    scale = packing.depth_scale(k.depth)
     row = {
         "number": int(k.index), "map": 0, "place": int(k.index), "version": int(k.version), "stamp_ns": int(k.stamp_ns),
-        "camera": k.camera, "w_T_c": blobs.pack_pose(k.w_T_c), "focal": float(k.focal), "depth_scale": scale,
+        "camera": k.camera, "w_T_c": packing.pack_pose(k.w_T_c), "focal": float(k.focal), "depth_scale": scale,
     }  # fmt: skip
-    image = {"number": int(k.index), "height": height, "width": width, "image": blobs.pack_image(k.image)}
+    image = {"number": int(k.index), "height": height, "width": width, "image": packing.pack_image(k.image)}
     return row, image, depth_row(int(k.index), k.depth, k.confidence, scale)
 
 
@@ -319,8 +319,8 @@ def depth_row(number: int, depth: np.ndarray, confidence: np.ndarray, scale: flo
     """A row of ``depths``."""
     return {
         "number": number,
-        "depth": blobs.pack_map(depth, scale),
-        "confidence": blobs.pack_map(confidence),
+        "depth": packing.pack_map(depth, scale),
+        "confidence": packing.pack_map(confidence),
     }
 
 
@@ -330,7 +330,7 @@ def pair_row(first: int, second: int, pair: PairGeometry) -> dict[str, Any]:
     return {
         "first": first,
         "second": second,
-        "second_T_first": blobs.pack_pose(pair.second_T_first),
+        "second_T_first": packing.pack_pose(pair.second_T_first),
         "cameras": json.dumps({"focals": list(pair.focals), "lenses": lenses}),
     }
 
@@ -339,7 +339,7 @@ def pair_of(second_T_first: bytes, cameras: str) -> PairGeometry:
     """The way back."""
     known = json.loads(cameras)
     return PairGeometry(
-        blobs.unpack_pose(second_T_first),
+        packing.unpack_pose(second_T_first),
         tuple(float(f) for f in known["focals"]),
         tuple(lens_of(values) for values in known["lenses"]),
     )
@@ -348,7 +348,7 @@ def pair_of(second_T_first: bytes, cameras: str) -> PairGeometry:
 def frame_row(map_id: int, place: int, frame: FrameState, keyframe: int) -> tuple[Any, ...]:
     """A row of ``frames``; ``keyframe``: the number of the frame's reference keyframe."""
     pose: Array | None = frame.keyframe_T_frame
-    blob = None if pose is None else blobs.pack_pose(pose)
+    blob = None if pose is None else packing.pack_pose(pose)
     unit = None if np.isnan(frame.unit) else float(frame.unit)
     return map_id, place, frame.session, int(frame.stamp_ns), frame.camera, keyframe, blob, unit
 
@@ -367,7 +367,7 @@ def write_observations(base: sqlite3.Connection, number: int, k: KeyframeState, 
         put(base, "observations", _row(number, k, known))
         places = _places(known, k, resolved)
         assert places is not None, "all observations are there"
-    seen, pruned = (blobs.pack_steps(place) for place in places)
+    seen, pruned = (packing.pack_steps(place) for place in places)
     put(base, "observation_states", {"number": number, "seen": seen, "pruned": pruned})
 
 
@@ -375,11 +375,13 @@ def read_observations(
     feature_ids: bytes, ids: bytes, offsets: bytes, states: tuple[bytes, bytes], features: Array, center: Array
 ) -> tuple[np.ndarray, Tracks, Tracks]:
     """Ids of features, observations kept and pruned; ids as they were written. Raises ``ValueError``."""
-    own = blobs.unpack_steps(feature_ids)
+    own = packing.unpack_steps(feature_ids)
     if len(own) != len(features):
         raise ValueError(f"{len(features)} features have {len(own)} landmarks")
-    observations = join(Tracks(own, features), Tracks(blobs.unpack_steps(ids), blobs.unpack_offsets(offsets, center)))
-    places = [blobs.unpack_steps(state) for state in states]
+    observations = join(
+        Tracks(own, features), Tracks(packing.unpack_steps(ids), packing.unpack_offsets(offsets, center))
+    )
+    places = [packing.unpack_steps(state) for state in states]
     if any(len(place) and not 0 <= place.min() <= place.max() < len(observations.ids) for place in places):
         raise ValueError("it refers to observations that it does not have")
     return own, observations.select(places[0]), observations.select(places[1])
@@ -398,9 +400,9 @@ def _row(number: int, k: KeyframeState, observations: Tracks) -> dict[str, objec
     return {
         "number": number,
         "first_id": k.first_id,
-        "feature_ids": blobs.pack_steps(k.feature_ids),
-        "ids": blobs.pack_steps(more.ids),
-        "offsets": blobs.pack_offsets(more.pixels, k.center),
+        "feature_ids": packing.pack_steps(k.feature_ids),
+        "ids": packing.pack_steps(more.ids),
+        "offsets": packing.pack_offsets(more.pixels, k.center),
     }
 
 
@@ -408,8 +410,8 @@ def _read(base: sqlite3.Connection, number: int, k: KeyframeState) -> Tracks | N
     row = base.execute("SELECT feature_ids, ids, offsets FROM observations WHERE number = ?", (number,)).fetchone()
     if row is None:
         return None
-    features = Tracks(blobs.unpack_steps(row[0]), k.features.pixels)
-    return join(features, Tracks(blobs.unpack_steps(row[1]), blobs.unpack_offsets(row[2], k.center)))
+    features = Tracks(packing.unpack_steps(row[0]), k.features.pixels)
+    return join(features, Tracks(packing.unpack_steps(row[1]), packing.unpack_offsets(row[2], k.center)))
 
 
 def _places(observations: Tracks, k: KeyframeState, resolved: Resolve) -> tuple[np.ndarray, np.ndarray] | None:

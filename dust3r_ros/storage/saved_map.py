@@ -19,7 +19,7 @@ from dust3r_ros.mapping.map_view import LiveMap
 from dust3r_ros.mapping.state import LANDMARKS, MapState
 from dust3r_ros.sparse.refinement import find_points
 from dust3r_ros.sparse.sparse_map import SparseMap
-from dust3r_ros.storage import blobs, rows
+from dust3r_ros.storage import packing, rows
 from dust3r_ros.storage.journal import MapJournal, clear
 from dust3r_ros.storage.loading import load_state, read_cameras, read_settings
 from dust3r_ros.storage.rows import SCHEMA_VERSION
@@ -47,15 +47,15 @@ class Views:
         """The keyframe of a row with image and depth. Raises ``ValueError``."""
         number, height, width = row["number"], row["height"], row["width"]
         try:
-            image = blobs.unpack_image(row["image"], height, width)
+            image = packing.unpack_image(row["image"], height, width)
             if row["lens"] is not None:
                 lens = rows.lens_of(json.loads(row["lens"]))
                 image = self.geometries[row["camera"]].rectified(image, lens)[0]
             depth, confidence = np.zeros((height, width), np.float32), np.ones((height, width), np.float32)
             if row["depth"] is not None:
-                depth = blobs.unpack_map(row["depth"], height, width, row["depth_scale"])
-                confidence = blobs.unpack_map(row["confidence"], height, width)
-            pose = blobs.unpack_pose(row["w_T_c"])
+                depth = packing.unpack_map(row["depth"], height, width, row["depth_scale"])
+                confidence = packing.unpack_map(row["confidence"], height, width)
+            pose = packing.unpack_pose(row["w_T_c"])
             focal = self.focals[row["camera"]] if row["focal"] is None else row["focal"]
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"keyframe {number}: {error}") from error

@@ -52,6 +52,7 @@ def test_patches_are_found_to_a_few_hundredths_of_a_pixel_whatever_the_exposure(
     off = np.linalg.norm(found.pixels - true, axis=1)[good]
     assert good.mean() > 0.9 and np.median(off) < 0.03 and np.quantile(off, 0.9) < 0.08
     assert np.median(found.similarity[good]) > 0.99
+    np.testing.assert_array_equal(found.pixels, found.pixels.astype(np.float32))
 
 
 def test_deviations_say_how_far_off() -> None:

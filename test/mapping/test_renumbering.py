@@ -127,7 +127,7 @@ def test_meetings_and_ties() -> None:
     for index in (3, 4):
         assert meetings.add(index, two) is None
     meetings.renumber(NEW)
-    assert meetings.add(4, two) is None, "one witness left"
+    assert meetings.add(4, two) is None, "one shown_by left"
     found = meetings.add(5, two)
     assert found is not None and found[1].tolist() == [2, 2, 4, 4, 5, 5]
     state = state_of(6)

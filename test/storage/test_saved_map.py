@@ -13,8 +13,8 @@ import pytest
 
 from dust3r_ros.errors import MapFileError, OutputError
 from dust3r_ros.scenes.sequence import RenderedSequence
-from dust3r_ros.storage.blobs import pack_map, unpack_map
 from dust3r_ros.storage.journal import MapJournal
+from dust3r_ros.storage.packing import pack_map, unpack_map
 from dust3r_ros.storage.saved_map import SCHEMA_VERSION, Edge, load_map, load_state, save_map
 from dust3r_ros.types import Camera, Keyframe
 
