@@ -123,6 +123,7 @@ _FLAT = 0.5  # of the parallax needed to get a position
 # Errors in one image have causes in common (blur, a shutter that rolls, matches that drift alike): it determines as
 # much as so many independent coordinates.
 INDEPENDENT = 16.0
+EXACT_INDEPENDENT = 8.0  # measured exactly, they have less of their own, but as much in common
 
 
 def refine(
@@ -191,7 +192,8 @@ def scatter_of(sparse: SparseMap, built: Built | None) -> float:
 
 def weighed(problem: BundleProblem, scatter: float) -> tuple[BundleProblem, float]:
     """The problem with observations weighed by their scatter, and the pixels at which an error stands out."""
-    each = max(1.0, 2.0 * len(problem.view) / len(problem.w_T_c) / INDEPENDENT)
+    independent = INDEPENDENT if problem.spread is None else EXACT_INDEPENDENT
+    each = max(1.0, 2.0 * len(problem.view) / len(problem.w_T_c) / independent)
     huber_px = max(_HUBER * scatter, _HUBER_PX[0])
     prior = np.minimum(problem.focal_prior_sigma, FOCAL_PRIOR)
     return replace(problem, sigma=max(scatter, _EXACT_PX) * float(np.sqrt(each)), focal_prior_sigma=prior), huber_px

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from synthetic import arc, sparse_of
 
-from dust3r_ros.sparse.refinement import refine
+from dust3r_ros.sparse.landmarks import Spread
+from dust3r_ros.sparse.refinement import problem_of, refine, scatter_of, weighed
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks
 
@@ -133,3 +134,21 @@ def test_rays_that_become_parallel_put_no_point() -> None:
     refine(sparse, rounds=1)
     assert not sparse.positioned[0]
     assert sparse.positioned[1:].all()
+
+
+def test_exact_observations_share_more_of_their_errors() -> None:
+    """They are weighed by how exact they are, but all of them together say less than as many that are not."""
+    scene = arc(views=8)
+    sparse = sparse_of(scene, 0.3)
+    sparse.extend()
+    alike = problem_of(sparse)
+    assert alike is not None and alike[0].spread is None
+    plain = weighed(alike[0], scatter_of(sparse, alike))[0]
+    nothing = np.zeros(0, int)
+    sparse.spread = Spread(nothing, nothing, np.zeros(0), 1.0)
+    exact = problem_of(sparse)
+    assert exact is not None and exact[0].spread is not None
+    np.testing.assert_array_equal(exact[0].spread, 1.0)
+    assert scatter_of(sparse, exact) == scatter_of(sparse, alike)
+    found = weighed(exact[0], scatter_of(sparse, exact))[0]
+    assert found.sigma == pytest.approx(plain.sigma * np.sqrt(2.0))
