@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -203,7 +203,7 @@ def bootstrap(
     """
     before = sparse.snapshot()
     limit = options.better * _now(sparse, views, camera, options).score
-    starts, best = [], None
+    starts, best, reached = [], None, dict[float, float]()
     few = _few(views, options.tried_on)
     tried = _try_all(sparse, few, camera, focals, options)
     kept = tried.before
@@ -217,13 +217,15 @@ def bootstrap(
         except GeometryError:
             continue
         start = Start(score(sparse, views, camera, options), sparse.intrinsics[camera].focal)
+        reached[trial.tried] = start.focal
         if start.score < limit:
             best, limit, kept = sparse.snapshot(), start.score, Start(trial.score, start.focal)
             starts.append(start)
     sparse.restore(best or before)
     if best is not None:
         _normalise(sparse, views)
-    return Outcome(sorted(starts, key=lambda start: start.score), *tried.rival(kept), tried.vain, tried.promising)
+    starts.sort(key=lambda start: start.score)
+    return Outcome(starts, *tried.rival(kept, reached), tried.vain, tried.promising)
 
 
 def differ(a: float, b: float) -> bool:
@@ -308,9 +310,13 @@ class _Tried:
         level = min(better * self.before.score, _LEVEL * min((t.score for t in self.ended), default=0.0))
         return [trial for trial in self.ended if trial.score < level][:_FINALISTS]
 
-    def rival(self, kept: Start) -> tuple[float, float]:
-        """Score of the best trial at another focal than that of ``kept``, over the score of ``kept``; that focal."""
-        others = [(trial.score, trial.focal) for trial in self.ended if differ(trial.focal, kept.focal)]
+    def rival(self, kept: Start, reached: Mapping[float, float]) -> tuple[float, float]:
+        """Score of the best trial at another focal than that of ``kept``, over the score of ``kept``; that focal.
+
+        ``reached``: the focals at which trials ended with all landmarks, by the focal tried: a sample may mislead.
+        """
+        ended = [(trial.score, reached.get(trial.tried, trial.focal)) for trial in self.ended]
+        others = [(score, focal) for score, focal in ended if differ(focal, kept.focal)]
         score, focal = min(others, default=(float("inf"), float("nan")))
         return score / max(kept.score, 1e-12), focal
 

@@ -13,7 +13,15 @@ from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, angle_deg, invert
 from dust3r_ros.geometry.similarity import weighted_similarity
-from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, PairFromLandmarks, bootstrap
+from dust3r_ros.sparse.initialization import (
+    FOCAL_STARTS,
+    Options,
+    PairFromLandmarks,
+    Start,
+    _Trial,
+    _Tried,
+    bootstrap,
+)
 from dust3r_ros.sparse.sparse_map import Intrinsics, SparseMap
 from dust3r_ros.tracking import Tracks
 
@@ -276,6 +284,17 @@ def test_how_close_another_focal_comes() -> None:
         for noise in (0.3, 1.0)
     ]
     assert some[0].rival > 1.3 and 1.0 < some[1].rival < 1.1
+
+
+def test_a_focal_that_a_sample_prefers_is_no_rival_if_all_landmarks_lead_back() -> None:
+    """On few landmarks 650 may seem as good as 330; with all of them that trial ends where the others do."""
+    trials = [
+        _Trial(tried, score, focal, (), ()) for tried, score, focal in ((200.0, 1.0, 331.0), (1280.0, 0.9, 650.0))
+    ]
+    tried = _Tried(Start(1.0, 330.0), trials, frozenset())
+    assert tried.rival(Start(1.0, 330.0), {}) == (0.9, 650.0)
+    assert tried.rival(Start(1.0, 330.0), {200.0: 329.0, 1280.0: 328.0})[0] == np.inf
+    assert tried.rival(Start(1.0, 330.0), {1280.0: 500.0}) == (0.9, 500.0)
 
 
 def test_some_of_the_views_choose_the_focal() -> None:
