@@ -8,6 +8,7 @@ contrast are adjusted until both patches look the same, by inverse compositional
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -19,7 +20,7 @@ from dust3r_ros.types import Array, Array32, Image
 HALF = 7  # of a patch's side, pixels
 _BLUR = 0.5  # standard deviation, pixels: values between pixels are bilinear
 _STEPS = 6
-_ENOUGH_PX = 0.005  # a step below this is the last
+_ENOUGH_PX = 0.02  # a step below this is the last
 _CONVERGED_PX = 0.03
 _DAMPING = 1e-6  # of the trace of the normal equations
 _LEAST_SIZE = 0.3  # of a patch's area: a step that shrinks it to less leads nowhere
@@ -49,15 +50,15 @@ def softened(gray: Image) -> Array32:
     return np.asarray(cv2.GaussianBlur(gray.astype(np.float32), (0, 0), _BLUR))
 
 
-def find_patches(reference: Array32, at: Array, image: Array32, warps: Array) -> Found:
-    """The patches around ``at`` (N, 2) of ``reference`` in ``image``, both ``softened``.
+def find_patches(reference: Array32, at: Array, images: Sequence[Array32], which: np.ndarray, warps: Array) -> Found:
+    """The patches around ``at`` (N, 2) of ``reference`` in ``images``, all ``softened``; ``which`` (N,): in which one.
 
-    ``warps`` (N, 2, 3): about where and how: an offset d from ``at`` is near warp @ (d, 1).
+    ``warps`` (N, 2, 3): about where and how: an offset d from ``at`` is near warp @ (d, 1). It is faster if a patch
+    that is searched for in several images has these one after the other.
     """
-    find = _found if LIBRARY is None else _found_at_once
-    warps, similarity, moved, variance = find(
-        reference, np.ascontiguousarray(at, np.float64), image, np.array(warps, np.float64)
-    )
+    find = _found_in_each if LIBRARY is None else _found_at_once
+    at, warps, which = np.ascontiguousarray(at, np.float64), np.array(warps, np.float64), which.astype(np.int32)
+    similarity, moved, variance = find(reference, at, images, which, warps)
     pixels = np.where((moved < _CONVERGED_PX)[:, None], warps[:, :, 2].astype(np.float32), np.nan)
     return Found(pixels, similarity, np.sqrt(2 * np.maximum(1 - similarity, 0) * _SHARE * variance))
 
@@ -66,22 +67,38 @@ class _Picture(ctypes.Structure):
     _fields_ = [("values", ctypes.c_void_p), ("rows", ctypes.c_long), ("columns", ctypes.c_long)]
 
 
-def _found_at_once(reference: Array32, at: Array, image: Array32, warps: Array) -> tuple[Array, ...]:
-    """``_found`` by the compiled loops."""
+def _found_at_once(
+    reference: Array32, at: Array, images: Sequence[Array32], which: np.ndarray, warps: Array
+) -> tuple[Array, Array, Array]:
+    """``_found_in_each`` by the compiled loops."""
     assert LIBRARY is not None
-    pictures = [_Picture(part.ctypes.data, *part.shape) for part in (reference, image)]
+    pictures = (_Picture * (1 + len(images)))(
+        *[_Picture(part.ctypes.data, *part.shape) for part in (reference, *images)]
+    )
     weight, (similarity, moved, variance) = _WEIGHT.astype(np.float32), np.empty((3, len(at)))
     LIBRARY.find_patches(
-        *map(ctypes.byref, pictures), ctypes.c_long(len(at)), address(at), address(weight), ctypes.c_double(_DAMPING),
-        ctypes.c_long(_STEPS), ctypes.c_double(_ENOUGH_PX), *map(address, (warps, similarity, moved, variance)),
+        ctypes.byref(pictures), ctypes.byref(pictures, ctypes.sizeof(_Picture)), address(which), ctypes.c_long(len(at)),
+        address(at), address(weight), ctypes.c_double(_DAMPING), ctypes.c_long(_STEPS), ctypes.c_double(_ENOUGH_PX),
+        *map(address, (warps, similarity, moved, variance)),
     )  # fmt: skip
-    return warps, similarity, moved, variance
+    return similarity, moved, variance
+
+
+def _found_in_each(
+    reference: Array32, at: Array, images: Sequence[Array32], which: np.ndarray, warps: Array
+) -> tuple[Array, Array, Array]:
+    """Improves ``warps``; returns similarities (N,), the lengths of the last steps (N,), pixels of the reference, and
+    variances (N,) of the place where values have a variance of 1.
+    """
+    figures = np.empty((3, len(at)))
+    for index, image in enumerate(images):
+        mine = which == index
+        warps[mine], *figures[:, mine] = _found(reference, at[mine], image, warps[mine])
+    return figures[0], figures[1], figures[2]
 
 
 def _found(reference: Array32, at: Array, image: Array32, warps: Array) -> tuple[Array, ...]:
-    """Improved warps (N, 2, 3), similarities (N,), the lengths of the last steps (N,), pixels of the reference, and
-    variances (N,) of the place where values have a variance of 1.
-    """
+    """Improved warps (N, 2, 3), then the same of patches in one image."""
     values, slopes = _templates(reference, at)
     weighted = _WEIGHT[None, :, None] * slopes
     normal = np.einsum("npi,npj->nij", weighted, slopes)

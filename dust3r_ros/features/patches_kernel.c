@@ -194,18 +194,23 @@ static inline FORCED double aligned(const Picture *image, const Template *like, 
     return moved;
 }
 
-// Of `count` patches at `at` (N, 2) of `reference`: `warps` (N, 2, 3) to `image` are improved; `similarity` (N), the
-// last step `moved` (N), infinite without a solution, and the `variance` (N) of their place. `weight`: of the samples of a patch.
-CLONES void find_patches(const Picture *reference, const Picture *image, long count, const double *at,
-                         const float *weight, double damping, long most, double enough, double *warps,
-                         double *similarity, double *moved, double *variance)
+// Of `count` patches at `at` (N, 2) of `reference`: `warps` (N, 2, 3) to `images[which]` (N) are improved; `similarity`
+// (N), the last step `moved` (N), infinite without a solution, and the `variance` (N) of their place. `weight`: of the
+// samples of a patch. One that is searched for in several images, one after the other, is prepared once.
+CLONES void find_patches(const Picture *reference, const Picture *images, const int *which, long count,
+                         const double *at, const float *weight, double damping, long most, double enough,
+                         double *warps, double *similarity, double *moved, double *variance)
 {
     Template like;
+    int good = 0;
     for (long n = 0; n < count; n++) {
+        const double *place = at + 2 * n;
+        if (n == 0 || place[0] != place[-2] || place[1] != place[-1])
+            good = prepared(reference, place, weight, damping, &like);
         similarity[n] = 0.0, moved[n] = variance[n] = INFINITY;
-        if (!prepared(reference, at + 2 * n, weight, damping, &like))
+        if (!good)
             continue;
-        moved[n] = aligned(image, &like, weight, most, enough, warps + 6 * n, similarity + n);
+        moved[n] = aligned(images + which[n], &like, weight, most, enough, warps + 6 * n, similarity + n);
         variance[n] = like.variance;
     }
 }

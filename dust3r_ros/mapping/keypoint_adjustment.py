@@ -9,17 +9,18 @@ structure-from-motion", ICCV 2021).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from dust3r_ros.alignment.processes import each
+from dust3r_ros.alignment.processes import THREADS, each
 from dust3r_ros.features.patches import HALF, find_patches, softened
-from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.geometry.rigid import transform
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.sparse.landmarks import Spread
+from dust3r_ros.sparse.landmarks import Spread, projections
 from dust3r_ros.sparse.refinement import problem_of, scatter_of
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.types import Array, Array32
@@ -32,6 +33,7 @@ _LEAST_STD_PX = 0.03  # of any patch: surfaces are curved, images sampled
 # the scatter of all features.
 _ROUGH = 4.0
 _IMAGES = 64  # kept at a time
+_AT_ONCE = 200  # patches, of one thread
 
 
 class KeypointAdjustment:
@@ -63,29 +65,34 @@ class KeypointAdjustment:
         A reference is exact where its patch is found at all.
         """
         pixels, std = seen.offset.copy(), np.full(len(seen.view), np.nan)
-        images = _Images(self._state)
-        first, second = seen.view[seen.reference], seen.view
-        rows = np.flatnonzero(seen.reference != np.arange(len(second)))
-        rows = rows[np.lexsort((second[rows], first[rows]))]
-        for of_first in _runs(first, rows):
-            reference = images.get(first[of_first[0]])
-            pairs = [(images.get(second[pair[0]]), pair) for pair in _runs(second, of_first)]
-            found = each(lambda pair: self._found_in(seen, reference, *pair), pairs)  # noqa: B023
-            for (_, pair), (at, deviation) in zip(pairs, found, strict=True):
-                pixels[pair], std[pair] = at, deviation
+        images, rows = _Images(self._state), seen.to_find()
+        for of_first in _runs(seen.view[seen.reference], rows):
+            reference = images.get(seen.view[seen.reference[of_first[0]]])
+            views, which = np.unique(seen.view[of_first], return_inverse=True)
+            for begin in range(0, len(views), _IMAGES):
+                others = [images.get(view) for view in views[begin : begin + _IMAGES]]
+                among = np.flatnonzero((which >= begin) & (which < begin + _IMAGES))
+                parts = np.array_split(among, min(THREADS, 1 + len(among) // _AT_ONCE))
+                find = partial(self._found_in, seen, reference, others)
+                found = each(lambda part: find(of_first[part], which[part] - begin), parts)  # noqa: B023
+                for part, (at, deviation) in zip(parts, found, strict=True):
+                    pixels[of_first[part]], std[of_first[part]] = at, deviation
         std[seen.reference[np.isfinite(std)]] = 0.0
         return pixels, std
 
     def _found_in(
-        self, seen: _Observations, reference: Array32, image: Array32, rows: np.ndarray
+        self, seen: _Observations, reference: Array32, others: Sequence[Array32], rows: np.ndarray, which: np.ndarray
     ) -> tuple[Array, Array]:
-        """Offsets (K, 2) and deviations (K,) of observations by one view whose references are in one other."""
-        sparse, of_reference = self._state.sparse, seen.reference[rows]
-        first, second = (self._state.records[seen.view[row]].stream for row in (of_reference[0], rows[0]))
-        start = np.concatenate([_shape(sparse, seen, rows), second.pixels(seen.offset[rows])[:, :, None]], axis=2)
-        found = find_patches(reference, first.pixels(seen.offset[of_reference]), image, start)
-        offsets = second.centred(found.pixels)
-        inside = np.all((found.pixels >= HALF) & (found.pixels < np.array(image.shape[::-1]) - HALF), axis=1)
+        """Offsets (K, 2) and deviations (K,) of observations whose references are in one view; ``which`` (K,) of the
+        ``others`` each is in.
+        """
+        sparse, of_reference, records = self._state.sparse, seen.reference[rows], self._state.records
+        center = np.array([records[view].stream.pixels(np.zeros(2)) for view in seen.view[rows]]).reshape(-1, 2)
+        start = np.concatenate([_shape(sparse, seen, rows), (seen.offset[rows] + center)[:, :, None]], axis=2)
+        at = records[seen.view[of_reference[0]]].stream.pixels(seen.offset[of_reference])
+        found = find_patches(reference, at, others, which, start)
+        offsets, size = found.pixels - center, np.array([image.shape[::-1] for image in others])[which]
+        inside = np.all((found.pixels >= HALF) & (found.pixels < size - HALF), axis=1)
         near = np.linalg.norm(offsets - seen.offset[rows], axis=1) < _MOST_PX
         good = inside & near & (found.similarity > _ALIKE) & (found.std < _MOST_STD_PX)
         return np.where(good[:, None], offsets, np.nan), np.where(good, found.std, np.nan)
@@ -124,6 +131,11 @@ class _Observations:
         reference[order] = np.repeat(order[first + count // 2], count)
         return cls(view, ids[point], offset, reference)
 
+    def to_find(self) -> np.ndarray:
+        """(K,) rows that are no references, by the view of these, then by landmark."""
+        rows = np.flatnonzero(self.reference != np.arange(len(self.view)))
+        return rows[np.lexsort((self.ids[rows], self.view[self.reference[rows]]))]
+
 
 def _runs(values: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
     """``rows`` cut where their ``values`` change; none if there are none."""
@@ -131,18 +143,15 @@ def _runs(values: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
 
 
 def _shape(sparse: SparseMap, seen: _Observations, rows: np.ndarray) -> Array:
-    """(K, 2, 2) by how much one view's pixels change with those of the references' view, on surfaces that face it."""
+    """(K, 2, 2) by how much pixels change with those of the references' view, on surfaces that face it."""
     of_reference = seen.reference[rows]
-    first, second = (sparse.views[seen.view[row]] for row in (of_reference[0], rows[0]))
-    own, other = (sparse.intrinsics[view.camera] for view in (first, second))
-    depth = sparse.depths(int(seen.view[of_reference[0]]), seen.ids[rows])
-    second_T_first = invert(second.pose) @ first.pose
-    at = []
+    index = int(seen.view[of_reference[0]])
+    first, depth = sparse.views[index], sparse.depths(index, seen.ids[rows])
+    intrinsics, at = sparse.intrinsics[first.camera], []
     for step in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
-        slopes = own.lens.ideal(seen.offset[of_reference] + step) / own.focal
-        points = depth[:, None] * np.concatenate([slopes, np.ones((len(rows), 1))], axis=1)
-        points = transform(second_T_first, points)
-        at.append(other.lens.seen(other.focal * points[:, :2] / points[:, 2:]))
+        slopes = intrinsics.lens.ideal(seen.offset[of_reference] + step) / intrinsics.focal
+        points = transform(first.pose, depth[:, None] * np.concatenate([slopes, np.ones((len(rows), 1))], axis=1))
+        at.append(projections(sparse.views, sparse.intrinsics, seen.view[rows], points))
     return np.stack([at[1] - at[0], at[2] - at[0]], axis=2)
 
 

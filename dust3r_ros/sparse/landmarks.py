@@ -337,13 +337,20 @@ def reprojection_errors(
 
     In pixels of the image, with lens distortion.
     """
+    with np.errstate(invalid="ignore"):
+        errors = np.linalg.norm(projections(views, intrinsics, view, points) - offset, axis=1)
+    return np.where(np.isfinite(errors), errors, np.inf)
+
+
+def projections(
+    views: Sequence[SparseView], intrinsics: Sequence[Intrinsics], view: np.ndarray, points: Array
+) -> Array:
+    """Offsets (M, 2) at which posed ``view`` (M,) show positions (M, 3) in w; NaN behind the camera."""
     rotation, center, focal = _cameras(views, intrinsics, view)
     X = np.einsum("jim,jm->im", rotation, points.T - center)
     z = np.where(X[2] > 0, X[2], np.nan)
     with np.errstate(invalid="ignore"):
-        shown = _by_lens(views, intrinsics, view, (focal * X[:2] / z).T, Lens.seen)
-        errors = np.linalg.norm(shown - offset, axis=1)
-    return np.where(np.isfinite(errors), errors, np.inf)
+        return _by_lens(views, intrinsics, view, (focal * X[:2] / z).T, Lens.seen)
 
 
 _ROUNDS = 4

@@ -8,7 +8,7 @@ import pytest
 
 from dust3r_ros.features import patches
 from dust3r_ros.features.patches import HALF, Found, find_patches, softened
-from dust3r_ros.types import Array, Image
+from dust3r_ros.types import Array, Array32, Image
 
 MATRIX = np.array([[1.05, 0.03, 3.3], [-0.02, 0.97, -2.7]])
 
@@ -19,6 +19,10 @@ def textured(seed: int = 0, height: int = 160, width: int = 220) -> Image:
     layers = [cv2.GaussianBlur(rng.standard_normal((height, width)), (0, 0), blur) for blur in (1.0, 2.0, 4.0)]
     mixed = sum(layer / layer.std() for layer in layers)
     return np.clip(120 + 30 * mixed, 0, 255).astype(np.uint8)
+
+
+def find_in_one(reference: Array32, at: Array, image: Array32, start: Array) -> Found:
+    return find_patches(reference, at, [image], np.zeros(len(at), int), start)
 
 
 def places(image: Image, count: int = 150, seed: int = 1) -> Array:
@@ -40,7 +44,7 @@ def found_in_warped(change: float = 0.0, off: float = 1.0) -> tuple[Found, Array
     at = places(image)
     other = cv2.warpAffine(image, MATRIX, image.shape[::-1], flags=cv2.INTER_CUBIC).astype(np.float64)
     other += change * np.random.default_rng(3).standard_normal(other.shape)
-    found = find_patches(
+    found = find_in_one(
         softened(image), at, softened(np.clip(0.7 * other + 30, 0, 255).astype(np.uint8)), warps(at, off)
     )
     return found, at @ MATRIX[:, :2].T + MATRIX[:, 2]
@@ -77,25 +81,25 @@ def test_along_an_edge_nothing_is_sure() -> None:
     ]
     at = np.array([[70.0, 50.0]])
     start = np.concatenate([np.eye(2), at.T], axis=1)[None]
-    on_edge = find_patches(softened(noisy[0]), at, softened(noisy[1]), start)
+    on_edge = find_in_one(softened(noisy[0]), at, softened(noisy[1]), start)
     image = textured()
-    inside = find_patches(softened(image), at, softened((image * 0.98).astype(np.uint8)), start)
+    inside = find_in_one(softened(image), at, softened((image * 0.98).astype(np.uint8)), start)
     assert on_edge.std[0] > 10 * inside.std[0] and on_edge.std[0] > 0.1
 
 
 def test_what_is_not_there_is_not_found() -> None:
     image, other = textured(), textured(seed=9)
     at = places(image)
-    found = find_patches(softened(image), at, softened(other), warps(at))
+    found = find_in_one(softened(image), at, softened(other), warps(at))
     assert (np.isfinite(found.pixels[:, 0]) & (found.similarity > 0.9)).mean() < 0.02
 
 
 def test_images_without_texture_and_without_patches() -> None:
     flat = softened(np.full((60, 80), 90, np.uint8))
     at = np.array([[40.0, 30.0], [2.0, 3.0]])
-    found = find_patches(flat, at, flat, warps(at))
+    found = find_in_one(flat, at, flat, warps(at))
     assert not (np.isfinite(found.std) & (found.std < 0.3) & np.isfinite(found.pixels[:, 0])).any()
-    nothing = find_patches(flat, np.zeros((0, 2)), flat, np.zeros((0, 2, 3)))
+    nothing = find_in_one(flat, np.zeros((0, 2)), flat, np.zeros((0, 2, 3)))
     assert nothing.pixels.shape == (0, 2) and nothing.std.shape == (0,)
 
 
@@ -115,6 +119,28 @@ def test_what_is_given_stays_as_it_is() -> None:
     at = places(image)
     start = warps(at, 0.5)
     before = start.copy(), at.copy()
-    find_patches(softened(image), at, softened(image), start)
+    find_in_one(softened(image), at, softened(image), start)
     np.testing.assert_array_equal(start, before[0])
     np.testing.assert_array_equal(at, before[1])
+
+
+def test_in_several_images_as_in_each() -> None:
+    """In any order; a patch that is prepared once is found as often as it is asked for."""
+    image = textured()
+    others = [np.roll(image, shift, axis=1) for shift in (1, 2, 3)]
+    at = np.repeat(places(image, 40), 3, axis=0)
+    which = np.tile(np.arange(3), 40)
+    start = np.tile(np.concatenate([np.eye(2), np.zeros((2, 1))], axis=1), (120, 1, 1))
+    start[:, :, 2] = at + 0.4
+    start[:, 0, 2] += 1 + which
+    soft = [softened(other) for other in others]
+    together = find_patches(softened(image), at, soft, which, start)
+    np.testing.assert_allclose(together.pixels[:, 0], at[:, 0] + 1 + which, atol=0.02)
+    order = np.random.default_rng(5).permutation(120)
+    mixed = find_patches(softened(image), at[order], soft, which[order], start[order])
+    np.testing.assert_array_equal(mixed.pixels, together.pixels[order])
+    for index in range(3):
+        mine = which == index
+        alone = find_in_one(softened(image), at[mine], soft[index], start[mine])
+        np.testing.assert_array_equal(alone.pixels, together.pixels[mine])
+        np.testing.assert_array_equal(alone.std, together.std[mine])
