@@ -49,10 +49,10 @@ class KeypointAdjustment:
         rough = _ROUGH * scatter_of(sparse, problem_of(sparse))
         seen = _Observations.of(sparse, [v for v in sparse.posed() if self._state.records[v].gray is not None])
         pixels, std = self._found(seen)
-        for view in np.unique(seen.view[np.isfinite(std)]).tolist():
-            mine = np.flatnonzero(np.isfinite(std) & (seen.view == view))
-            sparse.views[view].seen = sparse.views[view].seen.moved(seen.ids[mine], pixels[mine])
         known = np.flatnonzero(np.isfinite(std))
+        for mine in _runs(seen.view, known):
+            view = sparse.views[seen.view[mine[0]]]
+            view.seen = view.seen.moved(seen.ids[mine], pixels[mine])
         sparse.spread = Spread(seen.view[known], seen.ids[known], np.hypot(std[known], _LEAST_STD_PX), rough)
         try:
             yield
@@ -120,8 +120,8 @@ class _Observations:
         ids = np.flatnonzero(sparse.positioned)
         view, point, offset = sparse.observations(views, ids)
         scale = np.empty(len(view))
-        for index in views:
-            mine = view == index
+        for mine in _runs(view, np.arange(len(view))):
+            index = int(view[mine[0]])
             focal = sparse.intrinsics[sparse.views[index].camera].focal
             scale[mine] = focal / sparse.depths(index, ids[point[mine]])
         order = np.lexsort((scale, point))
