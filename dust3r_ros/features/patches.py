@@ -25,6 +25,7 @@ _CONVERGED_PX = 0.03
 _DAMPING = 1e-6  # of the trace of the normal equations
 _LEAST_SIZE = 0.3  # of a patch's area: a step that shrinks it to less leads nowhere
 _GRID = np.stack(np.meshgrid(*2 * [np.arange(-HALF, HALF + 1.0)]), axis=-1).reshape(-1, 2)
+_RAISED = np.concatenate([_GRID, np.ones((len(_GRID), 1))], axis=1)  # (x, y, 1), for warps
 _WEIGHT = np.exp(-np.sum(_GRID**2, axis=1) / (2 * (0.6 * HALF) ** 2))
 _WEIGHT /= _WEIGHT.sum()
 # Of one sample in as many equal ones as tell as much: errors of neighbours are alike, since images are softened.
@@ -79,7 +80,7 @@ def _found_at_once(
     LIBRARY.find_patches(
         ctypes.byref(pictures), ctypes.byref(pictures, ctypes.sizeof(_Picture)), address(which), ctypes.c_long(len(at)),
         address(at), address(weight), ctypes.c_double(_DAMPING), ctypes.c_long(_STEPS), ctypes.c_double(_ENOUGH_PX),
-        *map(address, (warps, similarity, moved, variance)),
+        ctypes.c_double(_LEAST_SIZE), *map(address, (warps, similarity, moved, variance)),
     )  # fmt: skip
     return similarity, moved, variance
 
@@ -106,7 +107,7 @@ def _found(reference: Array32, at: Array, image: Array32, warps: Array) -> tuple
     similarity, moved = np.zeros(len(at)), np.full(len(at), np.inf)
     active = np.arange(len(at))
     for _ in range(_STEPS):
-        seen, _ = _evened(_sampled(image, np.einsum("nij,pj->npi", warps[active], _homogeneous())))
+        seen, _ = _evened(_sampled(image, np.einsum("nij,pj->npi", warps[active], _RAISED)))
         similarity[active] = np.sum(_WEIGHT * seen * values[active], axis=1)
         right = np.einsum("npi,np->ni", weighted[active], seen - values[active])
         step = np.linalg.solve(normal[active], right[..., None])[..., 0]
@@ -135,10 +136,6 @@ def _templates(reference: Array32, at: Array) -> tuple[Array, Array]:
     x, y = _GRID.T
     parts = (across, along, across * x, across * y, along * x, along * y, values, np.ones_like(values))
     return values, np.stack(parts, axis=2)
-
-
-def _homogeneous() -> Array:
-    return np.concatenate([_GRID, np.ones((len(_GRID), 1))], axis=1)
 
 
 def _sampled(image: Array32, at: Array) -> Array:

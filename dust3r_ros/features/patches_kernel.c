@@ -2,7 +2,6 @@
 // times slower).
 
 #include <math.h>
-#include <string.h>
 
 #include "../geometry/kernels.h"
 
@@ -22,29 +21,18 @@ typedef struct {
 static inline FORCED void look_up(const Picture *image, const float *warp, int side, float *restrict values)
 {
     const int columns = (int)image->columns, rows = (int)image->rows, half = side / 2;
-    const float right = (float)(columns - 1), bottom = (float)(rows - 1);
     int from[AROUND];
     float a[AROUND], b[AROUND];
     for (int j = 0; j < side; j++) {
         const float y = (float)(j - half);
         for (int i = 0; i < side; i++) {
             const float x = (float)(i - half);
-            float u = warp[0] * x + warp[1] * y + warp[2], v = warp[3] * x + warp[4] * y + warp[5];
-            u = u < 0.0f ? 0.0f : u > right ? right : u;
-            v = v < 0.0f ? 0.0f : v > bottom ? bottom : v;
-            int column = (int)u, row = (int)v;
-            column = column > columns - 2 ? columns - 2 : column;
-            row = row > rows - 2 ? rows - 2 : row;
-            from[j * side + i] = row * columns + column;
-            a[j * side + i] = u - (float)column;
-            b[j * side + i] = v - (float)row;
+            const float u = warp[0] * x + warp[1] * y + warp[2], v = warp[3] * x + warp[4] * y + warp[5];
+            from[j * side + i] = corner_of(u, v, rows, columns, a + j * side + i, b + j * side + i);
         }
     }
-    for (int k = 0; k < side * side; k++) {
-        const float *p = image->values + from[k];
-        const float above = p[0] + a[k] * (p[1] - p[0]), below = p[columns] + a[k] * (p[columns + 1] - p[columns]);
-        values[k] = above + b[k] * (below - above);
-    }
+    for (int k = 0; k < side * side; k++)
+        values[k] = between(image->values + from[k], columns, a[k], b[k]);
 }
 
 // Values less their mean, divided by their deviation, which is returned; `weight` sums to 1.
@@ -154,9 +142,9 @@ static inline FORCED int prepared(const Picture *image, const double *at, const 
 }
 
 // `warp` (2, 3) moves until the patch under it is like the template, or for `most` steps; returns the length of the last
-// one in pixels of the template, and how alike both are.
+// one in pixels of the template, infinite if it shrinks the area to less than `least` of it, and how alike both are.
 static inline FORCED double aligned(const Picture *image, const Template *like, const float *restrict weight, long most,
-                                    double enough, double *warp, double *similarity)
+                                    double enough, double least, double *warp, double *similarity)
 {
     double moved = INFINITY;
     for (long step = 0; step < most && moved > enough; step++) {
@@ -182,7 +170,7 @@ static inline FORCED double aligned(const Picture *image, const Template *like, 
         // The warp is followed by the inverse of the change that would make the template like the patch.
         const double a = 1.0 + d[2], b = d[3], c = d[4], e = 1.0 + d[5], size = a * e - b * c;
         moved = sqrt(d[0] * d[0] + d[1] * d[1]);
-        if (!(size > 0.3))
+        if (!(size > least))
             return INFINITY;
         const double back[4] = {e / size, -b / size, -c / size, a / size};
         for (int row = 0; row < 2; row++) {
@@ -199,7 +187,7 @@ static inline FORCED double aligned(const Picture *image, const Template *like, 
 // samples of a patch. One that is searched for in several images, one after the other, is prepared once.
 CLONES void find_patches(const Picture *reference, const Picture *images, const int *which, long count,
                          const double *at, const float *weight, double damping, long most, double enough,
-                         double *warps, double *similarity, double *moved, double *variance)
+                         double least, double *warps, double *similarity, double *moved, double *variance)
 {
     Template like;
     int good = 0;
@@ -210,7 +198,7 @@ CLONES void find_patches(const Picture *reference, const Picture *images, const 
         similarity[n] = 0.0, moved[n] = variance[n] = INFINITY;
         if (!good)
             continue;
-        moved[n] = aligned(images + which[n], &like, weight, most, enough, warps + 6 * n, similarity + n);
+        moved[n] = aligned(images + which[n], &like, weight, most, enough, least, warps + 6 * n, similarity + n);
         variance[n] = like.variance;
     }
 }

@@ -30,29 +30,19 @@ static inline FORCED void look_up(const Octave *octave, int level, const double 
 {
     const float *restrict image = octave->levels + (long)level * octave->rows * octave->columns;
     const int columns = (int)octave->columns, rows = (int)octave->rows;
-    const float right = (float)(columns - 1), bottom = (float)(rows - 1), center[2] = {(float)at[0], (float)at[1]};
+    const float center[2] = {(float)at[0], (float)at[1]};
     int from[SIDE * SIDE];
     float a[SIDE * SIDE], b[SIDE * SIDE];
     for (int j = 0; j < side; j++) {
         const float y = STEP * ((float)j - 0.5f * (float)(side - 1));
         for (int i = 0; i < side; i++) {
             const float x = STEP * ((float)i - 0.5f * (float)(side - 1));
-            float u = center[0] + cosine * x - sine * y, v = center[1] + sine * x + cosine * y;
-            u = u < 0.0f ? 0.0f : u > right ? right : u;
-            v = v < 0.0f ? 0.0f : v > bottom ? bottom : v;
-            int column = (int)u, row = (int)v;
-            column = column > columns - 2 ? columns - 2 : column;
-            row = row > rows - 2 ? rows - 2 : row;
-            from[j * side + i] = row * columns + column;
-            a[j * side + i] = u - (float)column;
-            b[j * side + i] = v - (float)row;
+            const float u = center[0] + cosine * x - sine * y, v = center[1] + sine * x + cosine * y;
+            from[j * side + i] = corner_of(u, v, rows, columns, a + j * side + i, b + j * side + i);
         }
     }
-    for (int k = 0; k < side * side; k++) {
-        const float *p = image + from[k];
-        const float above = p[0] + a[k] * (p[1] - p[0]), below = p[columns] + a[k] * (p[columns + 1] - p[columns]);
-        patch[k] = above + b[k] * (below - above);
-    }
+    for (int k = 0; k < side * side; k++)
+        patch[k] = between(image + from[k], columns, a[k], b[k]);
 }
 
 // Length and direction (0 to 2 pi) of the gradients of `count` x `count` samples, from a patch with a border of one.

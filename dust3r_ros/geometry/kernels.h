@@ -57,6 +57,28 @@ static inline double median(double *values, long count)
     return 0.5 * (lower + upper);
 }
 
+// Where bilinear interpolation at (u, v) begins in an image of `rows` by `columns`, and how far on it is, `a` and `b`; the
+// border goes on beyond itself.
+FORCED static inline int corner_of(float u, float v, int rows, int columns, float *a, float *b)
+{
+    const float right = (float)(columns - 1), bottom = (float)(rows - 1);
+    u = u < 0.0f ? 0.0f : u > right ? right : u;
+    v = v < 0.0f ? 0.0f : v > bottom ? bottom : v;
+    int column = (int)u, row = (int)v;
+    column = column > columns - 2 ? columns - 2 : column;
+    row = row > rows - 2 ? rows - 2 : row;
+    *a = u - (float)column;
+    *b = v - (float)row;
+    return row * columns + column;
+}
+
+// The value there; `p`: the first of the four.
+FORCED static inline float between(const float *p, int columns, float a, float b)
+{
+    const float above = p[0] + a * (p[1] - p[0]), below = p[columns] + a * (p[columns + 1] - p[columns]);
+    return above + b * (below - above);
+}
+
 // The rotation (3, 3) about a vector by its length, after Rodrigues.
 static inline void rotation_of(const double *v, double *R)
 {

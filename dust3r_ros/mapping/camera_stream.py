@@ -134,7 +134,7 @@ class ImageGeometry:
 
     def to_working(self, offsets: Array) -> Array:
         """Working pixels (N, 2) of offsets in the tracked image."""
-        native = (offsets + self._center + 0.5) / self.tracking_scale - 0.5
+        native = (self.pixels(offsets) + 0.5) / self.tracking_scale - 0.5
         return self.resize.to_working(native)
 
     def from_working(self, pixels: Array) -> Array:
@@ -172,16 +172,16 @@ class CameraStream(ImageGeometry):
 
         ``seen``: corners already followed into it elsewhere, as offsets.
         """
-        tracks = self._tracker.follow(gray, None if seen is None else Tracks(seen.ids, seen.pixels + self._center))
+        tracks = self._tracker.follow(gray, None if seen is None else Tracks(seen.ids, self.pixels(seen.pixels)))
         return self._offsets(tracks if self._mask is None else self._tracker.drop(self._mask.clear))
 
     def corners(self, count: int, apart_from: Array) -> Array:
         """At most ``count`` new corners of the last image, away from offsets (M, 2), as offsets (N, 2)."""
-        return self.centred(self._tracker.corners(count, apart_from + self._center, self._mask))
+        return self.centred(self._tracker.corners(count, self.pixels(apart_from), self._mask))
 
     def anchor(self, stamp_ns: int, tracks: Tracks) -> None:
         """The last image became a keyframe: follow these corners of it, and measure motion and overlap from here."""
-        self._tracker.tracks = Tracks(tracks.ids, tracks.pixels + self._center)
+        self._tracker.tracks = Tracks(tracks.ids, self.pixels(tracks.pixels))
         self.anchored_ns, self._anchor = stamp_ns, tracks
 
     @property
@@ -217,7 +217,7 @@ class CameraStream(ImageGeometry):
 
     def clear(self, offsets: Array) -> Mask:
         """(N,) which offsets (N, 2) in the last image are away from its mask."""
-        return np.ones(len(offsets), bool) if self._mask is None else self._mask.clear(offsets + self._center)
+        return np.ones(len(offsets), bool) if self._mask is None else self._mask.clear(self.pixels(offsets))
 
     def gray(self, image: Image, mask: Image | None = None) -> Image:
         """The tracked image (H, W) uint8, which with its ``mask`` (from ``check_mask``) becomes the last one.

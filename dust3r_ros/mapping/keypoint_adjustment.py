@@ -8,19 +8,19 @@ structure-from-motion", ICCV 2021).
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
 from dust3r_ros.alignment.processes import THREADS, each
 from dust3r_ros.features.patches import HALF, find_patches, softened
+from dust3r_ros.geometry.pinhole import rays
 from dust3r_ros.geometry.rigid import transform
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.sparse.landmarks import Spread, projections
+from dust3r_ros.sparse.landmarks import Spread, grouped, projections
 from dust3r_ros.sparse.refinement import problem_of, scatter_of
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.types import Array, Array32
@@ -50,8 +50,8 @@ class KeypointAdjustment:
         seen = _Observations.of(sparse, [v for v in sparse.posed() if self._state.records[v].gray is not None])
         pixels, std = self._found(seen)
         known = np.flatnonzero(np.isfinite(std))
-        for mine in _runs(seen.view, known):
-            view = sparse.views[seen.view[mine[0]]]
+        for index, mine in grouped(seen.view[known], known):
+            view = sparse.views[index]
             view.seen = view.seen.moved(seen.ids[mine], pixels[mine])
         sparse.spread = Spread(seen.view[known], seen.ids[known], np.hypot(std[known], _LEAST_STD_PX), rough)
         try:
@@ -65,32 +65,44 @@ class KeypointAdjustment:
         A reference is exact where its patch is found at all.
         """
         pixels, std = seen.offset.copy(), np.full(len(seen.view), np.nan)
-        images, rows = _Images(self._state), seen.to_find()
-        for of_first in _runs(seen.view[seen.reference], rows):
-            reference = images.get(seen.view[seen.reference[of_first[0]]])
+        image_of, rows = lru_cache(_IMAGES)(self._image), seen.to_find()
+        centers = np.array([record.stream.pixels(np.zeros(2)) for record in self._state.records])[seen.view]
+        for first, of_first in grouped(seen.view[seen.reference[rows]], rows):
+            reference = image_of(first)
             views, which = np.unique(seen.view[of_first], return_inverse=True)
             for begin in range(0, len(views), _IMAGES):
-                others = [images.get(view) for view in views[begin : begin + _IMAGES]]
+                others = [image_of(view) for view in views[begin : begin + _IMAGES].tolist()]
                 among = np.flatnonzero((which >= begin) & (which < begin + _IMAGES))
                 parts = np.array_split(among, min(THREADS, 1 + len(among) // _AT_ONCE))
-                find = partial(self._found_in, seen, reference, others)
+                find = partial(self._found_in, seen, centers, reference, others)
                 found = each(lambda part: find(of_first[part], which[part] - begin), parts)  # noqa: B023
                 for part, (at, deviation) in zip(parts, found, strict=True):
                     pixels[of_first[part]], std[of_first[part]] = at, deviation
         std[seen.reference[np.isfinite(std)]] = 0.0
         return pixels, std
 
+    def _image(self, view: int) -> Array32:
+        """The softened image (H, W) of a keyframe that has one."""
+        gray = self._state.records[view].gray
+        assert gray is not None, "views without an image are left out"
+        return softened(gray)
+
     def _found_in(
-        self, seen: _Observations, reference: Array32, others: Sequence[Array32], rows: np.ndarray, which: np.ndarray
+        self,
+        seen: _Observations,
+        centers: Array,
+        reference: Array32,
+        others: Sequence[Array32],
+        rows: np.ndarray,
+        which: np.ndarray,
     ) -> tuple[Array, Array]:
         """Offsets (K, 2) and deviations (K,) of observations whose references are in one view; ``which`` (K,) of the
-        ``others`` each is in.
+        ``others`` each is in. ``centers`` (M, 2): pixels from which offsets are measured.
         """
-        sparse, of_reference, records = self._state.sparse, seen.reference[rows], self._state.records
-        center = np.array([records[view].stream.pixels(np.zeros(2)) for view in seen.view[rows]]).reshape(-1, 2)
-        start = np.concatenate([_shape(sparse, seen, rows), (seen.offset[rows] + center)[:, :, None]], axis=2)
-        at = records[seen.view[of_reference[0]]].stream.pixels(seen.offset[of_reference])
-        found = find_patches(reference, at, others, which, start)
+        of_reference, center = seen.reference[rows], centers[rows]
+        shape = _shape(self._state.sparse, seen, rows)
+        start = np.concatenate([shape, (seen.offset[rows] + center)[:, :, None]], axis=2)
+        found = find_patches(reference, seen.offset[of_reference] + centers[of_reference], others, which, start)
         offsets, size = found.pixels - center, np.array([image.shape[::-1] for image in others])[which]
         inside = np.all((found.pixels >= HALF) & (found.pixels < size - HALF), axis=1)
         near = np.linalg.norm(offsets - seen.offset[rows], axis=1) < _MOST_PX
@@ -120,8 +132,7 @@ class _Observations:
         ids = np.flatnonzero(sparse.positioned)
         view, point, offset = sparse.observations(views, ids)
         scale = np.empty(len(view))
-        for mine in _runs(view, np.arange(len(view))):
-            index = int(view[mine[0]])
+        for index, mine in grouped(view, np.arange(len(view))):
             focal = sparse.intrinsics[sparse.views[index].camera].focal
             scale[mine] = focal / sparse.depths(index, ids[point[mine]])
         order = np.lexsort((scale, point))
@@ -137,11 +148,6 @@ class _Observations:
         return rows[np.lexsort((self.ids[rows], self.view[self.reference[rows]]))]
 
 
-def _runs(values: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
-    """``rows`` cut where their ``values`` change; none if there are none."""
-    return np.split(rows, np.flatnonzero(np.diff(values[rows])) + 1) if len(rows) else []
-
-
 def _shape(sparse: SparseMap, seen: _Observations, rows: np.ndarray) -> Array:
     """(K, 2, 2) by how much pixels change with those of the references' view, on surfaces that face it."""
     of_reference = seen.reference[rows]
@@ -149,24 +155,7 @@ def _shape(sparse: SparseMap, seen: _Observations, rows: np.ndarray) -> Array:
     first, depth = sparse.views[index], sparse.depths(index, seen.ids[rows])
     intrinsics, at = sparse.intrinsics[first.camera], []
     for step in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
-        slopes = intrinsics.lens.ideal(seen.offset[of_reference] + step) / intrinsics.focal
-        points = transform(first.pose, depth[:, None] * np.concatenate([slopes, np.ones((len(rows), 1))], axis=1))
+        ideal = intrinsics.lens.ideal(seen.offset[of_reference] + step)
+        points = transform(first.pose, depth[:, None] * rays(ideal, intrinsics.focal, (0.0, 0.0)))
         at.append(projections(sparse.views, sparse.intrinsics, seen.view[rows], points))
     return np.stack([at[1] - at[0], at[2] - at[0]], axis=2)
-
-
-class _Images:
-    """Softened images of keyframes, the latest that were asked for."""
-
-    def __init__(self, state: Reconstruction) -> None:
-        self._records = state.records
-        self._kept: OrderedDict[int, Array32] = OrderedDict()
-
-    def get(self, view: int) -> Array32:
-        """The tracked image (H, W) of a keyframe that has one."""
-        gray = self._records[view].gray
-        assert gray is not None, "views without an image are left out"
-        self._kept[view] = self._kept.pop(view) if view in self._kept else softened(gray)
-        while len(self._kept) > _IMAGES:
-            self._kept.popitem(last=False)
-        return self._kept[view]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -273,6 +273,12 @@ def different(ids: Sequence[np.ndarray]) -> np.ndarray:
     present = np.zeros(last - first + 1, bool)
     present[every - first] = True
     return np.flatnonzero(present) + first
+
+
+def grouped(keys: np.ndarray, values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Each of the ``keys`` (M,), which are sorted, with its ``values`` (of M)."""
+    every, starts = np.unique(keys, return_index=True)
+    return zip(every.tolist(), np.split(values, starts[1:]), strict=False)  # none of none is one empty part
 
 
 def ranks(index: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

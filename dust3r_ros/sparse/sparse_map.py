@@ -15,6 +15,7 @@ from dust3r_ros.sparse.landmarks import (
     SparseView,
     Spread,
     different,
+    grouped,
     observations_of,
     reprojection_errors,
     triangulate,
@@ -301,7 +302,7 @@ class SparseMap:
         """Prune the observations (view, landmark id) selected by a mask."""
         order = np.argsort(view[bad], kind="stable")
         sorted_view, sorted_ids = view[bad][order], ids[bad][order]
-        for index, of_view in zip(*_groups(sorted_view, sorted_ids), strict=True):
+        for index, of_view in grouped(sorted_view, sorted_ids):
             entry = self.views[index]
             drop = np.isin(entry.seen.ids, of_view)
             entry.pruned = join(entry.pruned, entry.seen.select(drop))
@@ -322,9 +323,3 @@ class SparseMap:
     def errors(self, view: np.ndarray, points: Array, offset: Array) -> Array:
         """(M,) reprojection errors, pixels, of ``points`` (M, 3) observed by ``view`` (M,) at ``offset`` (M, 2)."""
         return reprojection_errors(self.views, self.intrinsics, view, points, offset)
-
-
-def _groups(keys: np.ndarray, values: np.ndarray) -> tuple[list[int], list[np.ndarray]]:
-    """The unique ``keys``, sorted, and the values of each."""
-    different, starts = np.unique(keys, return_index=True)
-    return different.tolist(), np.split(values, starts[1:]) if len(different) else []
