@@ -142,7 +142,7 @@ def _sampled(image: Array32, at: Array) -> Array:
     """Values of an image at (N, P, 2), bilinear; the border goes on beyond itself."""
     last = np.array(image.shape[::-1]) - 1
     at = np.clip(at, 0, last)
-    column, row = np.moveaxis(np.minimum(at.astype(int), last - 1), -1, 0)
+    column, row = np.moveaxis(np.minimum(np.nan_to_num(at).astype(int), last - 1), -1, 0)
     a, b = np.moveaxis(at, -1, 0) - (column, row)
     above = image[row, column] + a * (image[row, column + 1] - image[row, column])
     below = image[row + 1, column] + a * (image[row + 1, column + 1] - image[row + 1, column])

@@ -62,8 +62,8 @@ static inline double median(double *values, long count)
 FORCED static inline int corner_of(float u, float v, int rows, int columns, float *a, float *b)
 {
     const float right = (float)(columns - 1), bottom = (float)(rows - 1);
-    u = u < 0.0f ? 0.0f : u > right ? right : u;
-    v = v < 0.0f ? 0.0f : v > bottom ? bottom : v;
+    u = !(u > 0.0f) ? 0.0f : u > right ? right : u; // of NaN, too: no index comes from it
+    v = !(v > 0.0f) ? 0.0f : v > bottom ? bottom : v;
     int column = (int)u, row = (int)v;
     column = column > columns - 2 ? columns - 2 : column;
     row = row > rows - 2 ? rows - 2 : row;

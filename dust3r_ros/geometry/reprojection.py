@@ -30,15 +30,25 @@ class _Given(ctypes.Structure):
     moved: Array
     _fields_ = [
         *((name, ctypes.c_long) for name in ("count", "unknowns")),
-        *((name, ctypes.c_void_p) for name in ("points", "pixels", "pose")),
+        *((name, ctypes.c_void_p) for name in ("points", "pixels", "std", "pose")),
         ("center", ctypes.c_double * 2),
     ]
 
     @classmethod
-    def of(cls, points: Array, pixels: Array, c_T_w: Array, center: tuple[float, float], unknowns: int) -> _Given:
+    def of(
+        cls,
+        points: Array,
+        pixels: Array,
+        c_T_w: Array,
+        center: tuple[float, float],
+        unknowns: int,
+        std: Array | None = None,
+    ) -> _Given:
         moved = c_T_w.astype(np.float64, order="C")
-        kept = *(np.ascontiguousarray(part, np.float64) for part in (points, pixels)), moved
-        given = cls(len(points), unknowns, *(part.ctypes.data for part in kept), center)
+        parts = (points, pixels) if std is None else (points, pixels, std)
+        kept = *(np.ascontiguousarray(part, np.float64) for part in parts), moved
+        places = [part.ctypes.data for part in kept]
+        given = cls(len(points), unknowns, *places[:2], None if std is None else places[2], places[-1], center)
         given.kept, given.moved = kept, moved
         return given
 
@@ -88,18 +98,25 @@ def _noise(residuals: Array) -> float:
 
 
 def minimise(
-    points: Array, pixels: Array, c_T_w: Array, focal: float, center: tuple[float, float], free_focal: bool
+    points: Array,
+    pixels: Array,
+    c_T_w: Array,
+    focal: float,
+    center: tuple[float, float],
+    free_focal: bool,
+    std: Array | None = None,
 ) -> tuple[Array, float]:
     """Pose ``c_T_w`` and focal that minimise Huber's loss of the reprojection errors, from a nearby start.
 
-    ``points`` (N, 3) in the world, ``pixels`` (N, 2); the focal moves only if ``free_focal``.
+    ``points`` (N, 3) in the world, ``pixels`` (N, 2); the focal moves only if ``free_focal``. ``std`` (N,): how
+    uncertain the pixels are, relative to each other; None: all alike.
     Levenberg-Marquardt with reweighting; the loss turns linear at 1.345 standard deviations, estimated
     from the median. It ends when a step is a hundredth of the pose's uncertainty. Raises ``GeometryError``
     if the points leave the pose free.
     """
     if LIBRARY is None:
-        return _minimised(points, pixels, c_T_w, focal, center, free_focal)
-    given, length = _Given.of(points, pixels, c_T_w, center, 6 + free_focal), ctypes.c_double(focal)
+        return _minimised(points, pixels, c_T_w, focal, center, free_focal, std)
+    given, length = _Given.of(points, pixels, c_T_w, center, 6 + free_focal, std), ctypes.c_double(focal)
     limits = ctypes.c_double(_CONVERGED), ctypes.c_long(_MOST_STEPS)
     if not LIBRARY.minimise_pose(ctypes.byref(given), ctypes.byref(length), *limits):
         raise GeometryError(f"{len(points)} matches leave the pose free; they must not be on one line or in one place")
@@ -131,10 +148,21 @@ def settle(
 
 
 def _minimised(
-    points: Array, pixels: Array, c_T_w: Array, focal: float, center: tuple[float, float], free_focal: bool
+    points: Array,
+    pixels: Array,
+    c_T_w: Array,
+    focal: float,
+    center: tuple[float, float],
+    free_focal: bool,
+    std: Array | None,
 ) -> tuple[Array, float]:
-    damping = 1e-4
-    residuals, jacobian = _linearised(points, pixels, c_T_w, focal, center, free_focal)
+    damping, unit = 1e-4, np.ones(2 * len(points)) if std is None else np.tile(std, 2)
+
+    def linearised(c_T_w: Array, focal: float) -> tuple[Array, Array]:
+        residuals, jacobian = _linearised(points, pixels, c_T_w, focal, center, free_focal)
+        return residuals / unit, jacobian / unit[:, None]
+
+    residuals, jacobian = linearised(c_T_w, focal)
     for _ in range(_MOST_STEPS):
         scale = _noise(residuals)
         weighted = jacobian.T * _weights(residuals, scale)
@@ -142,7 +170,7 @@ def _minimised(
         _check_information(normal, len(points))
         step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), -weighted @ residuals)
         moved = _moved(c_T_w, focal, step)
-        after, slopes = _linearised(points, pixels, *moved, center, free_focal)
+        after, slopes = linearised(*moved)
         near = np.abs(after - residuals).max() < _STILL_PX
         if np.any(points @ moved[0][2, :3] + moved[0][2, 3] <= 0) or (
             _huber_cost(after, scale) > _huber_cost(residuals, scale)

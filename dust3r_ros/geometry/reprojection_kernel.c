@@ -16,7 +16,7 @@
 
 typedef struct {
     long count, unknowns;
-    const double *points, *pixels;
+    const double *points, *pixels, *std; // `std` (N): of the pixels; NULL: all alike
     double *pose; // the start, replaced by the result
     double center[2];
 } Matches;
@@ -42,8 +42,9 @@ static inline FORCED long reproject(const Matches *m, const double *pose, double
         ahead += in_front;
         if (behind)
             behind[n] = !in_front;
-        residuals[n] = focal * x + m->center[0] - m->pixels[2 * n];
-        residuals[m->count + n] = focal * y + m->center[1] - m->pixels[2 * n + 1];
+        const double unit = m->std ? m->std[n] : 1.0;
+        residuals[n] = (focal * x + m->center[0] - m->pixels[2 * n]) / unit;
+        residuals[m->count + n] = (focal * y + m->center[1] - m->pixels[2 * n + 1]) / unit;
     }
     return ahead;
 }
@@ -57,7 +58,7 @@ static inline FORCED void add_up(const Matches *m, const double *pose, double fo
         if (w[0] == 0.0 && w[1] == 0.0)
             continue;
         double x, y;
-        const double f = focal, slope = f / seen(pose, m->points + 3 * n, &x, &y);
+        const double f = m->std ? focal / m->std[n] : focal, slope = f / seen(pose, m->points + 3 * n, &x, &y);
         const double J[2][MOST] = {
             {slope, 0.0, -x * slope, -x * y * f, (1.0 + x * x) * f, -y * f, x * f},
             {0.0, slope, -y * slope, (-1.0 - y * y) * f, x * y * f, x * f, y * f},

@@ -17,12 +17,13 @@ from dust3r_ros.mapping.loop_adjustment import LoopAdjustment, LoopGap, WideLoop
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.rig_placement import RigPlacement
 from dust3r_ros.mapping.self_calibration import CalibrationSchedule, Calibrator, same_scale
-from dust3r_ros.mapping.submap import MeasuredFrame
+from dust3r_ros.mapping.submap import LocatedFrame
 from dust3r_ros.sparse.lens_refinement import consider_lenses
 from dust3r_ros.sparse.refinement import refine
 from dust3r_ros.sparse.transplant import Adjusted, adjusted_copy, transplant
 from dust3r_ros.timing import StageTimer
 from dust3r_ros.tracking.exchange import Renumbering
+from dust3r_ros.types import Array
 
 # Of the whole map, in order of execution; the search is for a focal that explains the map better.
 START, CALIBRATION, SEARCH, LOOP, WIDE_LOOP, REBUILD = ADJUSTMENTS = (
@@ -266,12 +267,16 @@ class MapAdjuster:
             self._calibrator.try_all_again()
             self._calibrate(self._state.records[0].stream)
 
-    def adjust_last(self, frames: Sequence[MeasuredFrame] = ()) -> None:
-        """Adjust the whole map for the last time, measured in its images, to what ``frames`` see of it, too."""
+    def adjust_last(self) -> None:
+        """Adjust the whole map for the last time, measured in its images."""
         with self._stage("refine"), self._keypoints.measured():
-            self._follow(lambda: self._adjust_with(frames))
+            self._follow(self._calibrator.adjust_last)
             streams = {record.stream.index: record.stream for record in self._state.records}
             self._calibrator.consider_lens(*streams.values())
+
+    def exact_poses(self, frames: Sequence[LocatedFrame]) -> list[Array | None]:
+        """``w_T_c`` (4, 4) of frames, measured as keyframes were in the last adjustment; None where that fails."""
+        return self._keypoints.poses(frames)
 
     def place_left_out(self) -> None:
         """Pose keyframes that the first poses left out, if they see enough landmarks positioned since."""
@@ -381,22 +386,6 @@ class MapAdjuster:
         if later:
             self._refine(later)
             self._state.sparse.extend(later)
-
-    def _adjust_with(self, frames: Sequence[MeasuredFrame]) -> None:
-        """The last adjustment, then another of poses and landmarks with ``frames`` as views that do not stay.
-
-        Focals and lenses are held in it: frames see only landmarks that agreed with them as they were.
-        """
-        self._calibrator.adjust_last()
-        sparse, count = self._state.sparse, len(self._state.sparse.views)
-        for frame in frames:
-            seen = sparse.resolved(frame.tracks)
-            found = self._finder.locate(frame.stream, seen, frame.w_T_c)
-            if found is not None:
-                sparse.add(frame.stream.index, seen, found.w_T_c)
-        if len(sparse.views) > count:
-            refine(sparse, rounds=1, sharp=True)
-            sparse.remove(range(count, len(sparse.views)))
 
     def _refine(self, keyframes: Sequence[int], free_focal: bool | np.ndarray = False) -> None:
         """Adjust some keyframes, ``sharp``: matches off by a pixel would bend new ground with a single wall."""

@@ -89,26 +89,6 @@ class Neighbourhood:
         nearest = self._facing(w_T_c, own)[:1]
         return nearest[0] if nearest and self.is_beside(nearest[0], camera, w_T_c) else None
 
-    def between(self, w_T_c: Sequence[Array], most: int) -> list[int]:
-        """Which of the frames at ``w_T_c`` (4, 4) are farthest from keyframes and from each other, farthest first.
-
-        At most ``most`` and no more than keyframes; none nearer than a third of the keyframes' own distance: it would
-        show once more what they show.
-        """
-        posed = self._state.sparse.posed()
-        if not w_T_c or len(posed) < 2:
-            return []
-        frames, keyframes = np.stack(w_T_c), np.stack([self._state.sparse.views[index].pose for index in posed])
-        depth = float(np.nanmedian([self._state.sparse.median_depth(index) for index in posed]))
-        among = _apart(keyframes, keyframes, depth)
-        np.fill_diagonal(among, np.inf)
-        nearest, least = _apart(frames, keyframes, depth).min(axis=1), float(np.median(among.min(axis=1))) / 3.0
-        chosen: list[int] = []
-        while len(chosen) < min(most, len(posed)) and nearest.max() >= least:
-            chosen.append(int(np.argmax(nearest)))
-            nearest = np.minimum(nearest, _apart(frames, frames[chosen[-1:]], depth)[:, 0])
-        return chosen
-
     def is_beside(self, index: int, camera: CameraStream, w_T_c: Array) -> bool:
         """Whether a frame of a camera at ``w_T_c`` (4, 4) would be no keyframe beside one of that camera."""
         sparse, config = self._state.sparse, self._state.config
@@ -147,12 +127,6 @@ class Neighbourhood:
         pixels = project(in_view, focal, (0.0, 0.0))
         half = self._state.records[index].stream.half_size
         return int(np.all(np.abs(pixels) < half, axis=1).sum()) >= _SEEN_BY_BOTH
-
-
-def _apart(a: Array, b: Array, depth: float) -> Array:
-    """(N, M) how far poses (N, 4, 4) and (M, 4, 4) are apart: over the depth, plus the angle between axes, radians."""
-    steps = np.linalg.norm(a[:, None, :3, 3] - b[None, :, :3, 3], axis=2) / (depth if depth > 0 else 1.0)
-    return np.asarray(steps + np.arccos(np.clip(a[:, :3, 2] @ b[:, :3, 2].T, -1.0, 1.0)))
 
 
 _BEST_DEG = 4.0  # ideal angle between two observations of a landmark: flow still finds it and depth is precise

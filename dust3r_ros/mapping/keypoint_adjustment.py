@@ -1,7 +1,7 @@
-"""What keyframes see of landmarks, measured again in their images: exact to a few hundredths of a pixel.
+"""What images see of landmarks, measured again in them: exact to a few hundredths of a pixel.
 
 Features are found in each image alone, a tenth to half a pixel from each other's places. Here the patch around one
-observation of a landmark, the reference, is found in all other keyframes that see the landmark (keypoint adjustment:
+observation of a landmark, the reference, is found in all other images that see the landmark (keypoint adjustment:
 Dusmanu et al., "Multi-view optimization of local feature geometry", ECCV 2020; Lindenberger et al., "Pixel-perfect
 structure-from-motion", ICCV 2021).
 """
@@ -16,13 +16,18 @@ from functools import lru_cache, partial
 import numpy as np
 
 from dust3r_ros.alignment.processes import THREADS, each
+from dust3r_ros.errors import GeometryError
 from dust3r_ros.features.patches import HALF, find_patches, softened
 from dust3r_ros.geometry.pinhole import rays
-from dust3r_ros.geometry.rigid import transform
+from dust3r_ros.geometry.reprojection import minimise
+from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.mapping.camera_stream import KeyframeRecord
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.sparse.landmarks import Spread, grouped, projections
+from dust3r_ros.mapping.submap import LocatedFrame
+from dust3r_ros.sparse.landmarks import SparseView, Spread, different, grouped, projections
 from dust3r_ros.sparse.refinement import problem_of, scatter_of
 from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.tracking import Tracks, join
 from dust3r_ros.types import Array, Array32
 
 _ALIKE = 0.9  # least correlation of two patches of one place
@@ -33,63 +38,127 @@ _LEAST_STD_PX = 0.03  # of any patch: surfaces are curved, images sampled
 # the scatter of all features.
 _ROUGH = 4.0
 _IMAGES = 64  # kept at a time
+_BESIDE = 2  # keyframes of which a frame sees most
+_FRAMES = _IMAGES // 2  # posed at a time: their images are kept, and some with references
 _AT_ONCE = 200  # patches, of one thread
 
 
 class KeypointAdjustment:
-    """Measures what the keyframes of a map see, in their tracked images; keyframes without one are left as they are."""
+    """Measures what the keyframes of a map see, in their tracked images; keyframes without one are left as they are.
+
+    The same patches then tell the poses of other frames.
+    """
 
     def __init__(self, state: Reconstruction) -> None:
         self._state = state
+        self._references: _Observations | None = None
+        self._rough = 0.0
 
     @contextmanager
     def measured(self) -> Iterator[None]:
         """Move observations to where they are measured; adjustments inside weigh each by its standard deviation."""
         sparse = self._state.sparse
-        rough = _ROUGH * scatter_of(sparse, problem_of(sparse))
+        self._rough = _ROUGH * scatter_of(sparse, problem_of(sparse))
         seen = _Observations.of(sparse, [v for v in sparse.posed() if self._state.records[v].gray is not None])
-        pixels, std = self._found(seen)
+        pixels, std = self._found(seen, self._state.records, sparse.views)
+        self._references = seen.references(std == 0.0)
         known = np.flatnonzero(np.isfinite(std))
         for index, mine in grouped(seen.view[known], known):
             view = sparse.views[index]
             view.seen = view.seen.moved(seen.ids[mine], pixels[mine])
-        sparse.spread = Spread(seen.view[known], seen.ids[known], np.hypot(std[known], _LEAST_STD_PX), rough)
+        sparse.spread = Spread(seen.view[known], seen.ids[known], np.hypot(std[known], _LEAST_STD_PX), self._rough)
         try:
             yield
         finally:
             sparse.spread = None
 
-    def _found(self, seen: _Observations) -> tuple[Array, Array]:
+    def poses(self, frames: Sequence[LocatedFrame]) -> list[Array | None]:
+        """``w_T_c`` (4, 4) of frames, from near ones; None for those without an image, or that see too little.
+
+        By landmarks as they were adjusted to keyframes that were measured; nothing may have changed since.
+        """
+        found: list[Array | None] = [None] * len(frames)
+        chosen = [k for k, frame in enumerate(frames) if frame.gray is not None] if self._references is not None else []
+        for begin in range(0, len(chosen), _FRAMES):
+            some = chosen[begin : begin + _FRAMES]
+            for k, w_T_c in zip(some, self._poses([frames[k] for k in some]), strict=True):
+                found[k] = w_T_c
+        return found
+
+    def _poses(self, frames: Sequence[LocatedFrame]) -> list[Array | None]:
+        sparse, records, references = self._state.sparse, self._state.records, self._references
+        assert references is not None, "keyframes are measured first"
+        views = [self._view(frame, references) for frame in frames]
+        view = np.repeat(np.arange(len(frames)), [len(one.seen.ids) for one in views])
+        ids, offset = (np.concatenate([getattr(one.seen, name) for one in views]) for name in ("ids", "pixels"))
+        expected = projections(views, sparse.intrinsics, view, sparse.points[ids])
+        std = np.where(np.linalg.norm(offset - expected, axis=1) < _MOST_PX, self._rough, np.nan)
+        half_size = np.array([frame.stream.half_size for frame in frames])[view] - HALF
+        inside = np.all(np.abs(expected) < half_size, axis=1)
+        rows = np.flatnonzero(np.isin(ids, references.ids) & inside)
+        seen = references.and_others(len(records) + view[rows], ids[rows], expected[rows])
+        pixels, exact = self._found(seen, [*records, *frames], [*sparse.views, *views])
+        good = np.flatnonzero(np.isfinite(exact) & (seen.view >= len(records)))
+        at = rows[good - len(references.view)]
+        offset[at], std[at] = pixels[good], np.hypot(exact[good], _LEAST_STD_PX)
+        return [self._pose(one, *(values[view == k] for values in (ids, offset, std))) for k, one in enumerate(views)]
+
+    def _view(self, frame: LocatedFrame, references: _Observations) -> SparseView:
+        """What a frame sees, and what else those keyframes see from which most of it comes, at NaN."""
+        sparse = self._state.sparse
+        seen = sparse.known(sparse.resolved(frame.tracks)).unique()
+        count = np.bincount(references.view[np.isin(references.ids, seen.ids)])
+        beside = [sparse.known_in(index).ids for index in np.argsort(-count)[:_BESIDE].tolist()]
+        more = np.setdiff1d(different(beside), seen.ids)
+        return SparseView(frame.stream.index, frame.w_T_c, join(seen, Tracks(more, np.full((len(more), 2), np.nan))))
+
+    def _pose(self, view: SparseView, ids: np.ndarray, offset: Array, std: Array) -> Array | None:
+        """``w_T_c`` (4, 4) by landmarks ``ids`` (K,) at offsets (K, 2) of deviations (K,): NaN if unseen."""
+        good = np.isfinite(std)
+        if np.count_nonzero(good) < self._state.config.track_min_inliers:
+            return None
+        intrinsics = self._state.sparse.intrinsics[view.camera]
+        points, pixels, start = (
+            self._state.sparse.points[ids[good]],
+            intrinsics.lens.ideal(offset[good]),
+            invert(view.pose),
+        )
+        try:
+            return invert(minimise(points, pixels, start, intrinsics.focal, (0.0, 0.0), False, std[good])[0])
+        except GeometryError:
+            return None
+
+    def _found(
+        self,
+        seen: _Observations,
+        images: Sequence[KeyframeRecord | LocatedFrame],
+        views: Sequence[SparseView],
+    ) -> tuple[Array, Array]:
         """(M, 2) measured offsets and their deviations (M,), pixels; NaN for what is not found near enough.
 
-        A reference is exact where its patch is found at all.
+        A reference is exact where its patch is found at all. ``seen`` is in ``images`` from ``views``.
         """
         pixels, std = seen.offset.copy(), np.full(len(seen.view), np.nan)
-        image_of, rows = lru_cache(_IMAGES)(self._image), seen.to_find()
-        centers = np.array([record.stream.pixels(np.zeros(2)) for record in self._state.records])[seen.view]
+        image_of, rows = lru_cache(_IMAGES)(lambda view: _softened(images[view])), seen.to_find()
+        centers = np.array([image.stream.pixels(np.zeros(2)) for image in images])[seen.view]
         for first, of_first in grouped(seen.view[seen.reference[rows]], rows):
             reference = image_of(first)
-            views, which = np.unique(seen.view[of_first], return_inverse=True)
-            for begin in range(0, len(views), _IMAGES):
-                others = [image_of(view) for view in views[begin : begin + _IMAGES].tolist()]
+            among_views, which = np.unique(seen.view[of_first], return_inverse=True)
+            for begin in range(0, len(among_views), _IMAGES):
+                others = [image_of(view) for view in among_views[begin : begin + _IMAGES].tolist()]
                 among = np.flatnonzero((which >= begin) & (which < begin + _IMAGES))
                 parts = np.array_split(among, min(THREADS, 1 + len(among) // _AT_ONCE))
-                find = partial(self._found_in, seen, centers, reference, others)
+                find = partial(self._found_in, seen, views, centers, reference, others)
                 found = each(lambda part: find(of_first[part], which[part] - begin), parts)  # noqa: B023
                 for part, (at, deviation) in zip(parts, found, strict=True):
                     pixels[of_first[part]], std[of_first[part]] = at, deviation
         std[seen.reference[np.isfinite(std)]] = 0.0
         return pixels, std
 
-    def _image(self, view: int) -> Array32:
-        """The softened image (H, W) of a keyframe that has one."""
-        gray = self._state.records[view].gray
-        assert gray is not None, "views without an image are left out"
-        return softened(gray)
-
     def _found_in(
         self,
         seen: _Observations,
+        views: Sequence[SparseView],
         centers: Array,
         reference: Array32,
         others: Sequence[Array32],
@@ -100,7 +169,7 @@ class KeypointAdjustment:
         ``others`` each is in. ``centers`` (M, 2): pixels from which offsets are measured.
         """
         of_reference, center = seen.reference[rows], centers[rows]
-        shape = _shape(self._state.sparse, seen, rows)
+        shape = _shape(self._state.sparse, views, seen, rows)
         start = np.concatenate([shape, (seen.offset[rows] + center)[:, :, None]], axis=2)
         found = find_patches(reference, seen.offset[of_reference] + centers[of_reference], others, which, start)
         offsets, size = found.pixels - center, np.array([image.shape[::-1] for image in others])[which]
@@ -142,13 +211,30 @@ class _Observations:
         reference[order] = np.repeat(order[first + count // 2], count)
         return cls(view, ids[point], offset, reference)
 
+    def references(self, chosen: np.ndarray) -> _Observations:
+        """Those ``chosen`` (M,) of them, which are references, by their landmarks."""
+        rows = np.flatnonzero(chosen)
+        rows = rows[np.argsort(self.ids[rows])]
+        return _Observations(self.view[rows], self.ids[rows], self.offset[rows], np.arange(len(rows)))
+
+    def and_others(self, view: np.ndarray, ids: np.ndarray, offset: Array) -> _Observations:
+        """These, which are ``references``, followed by others (K,) of the same landmarks."""
+        reference = np.searchsorted(self.ids, ids)
+        both = (self.view, view), (self.ids, ids), (self.offset, offset), (self.reference, reference)
+        return _Observations(*map(np.concatenate, both))
+
     def to_find(self) -> np.ndarray:
         """(K,) rows that are no references, by the view of these, then by landmark."""
         rows = np.flatnonzero(self.reference != np.arange(len(self.view)))
         return rows[np.lexsort((self.ids[rows], self.view[self.reference[rows]]))]
 
 
-def _shape(sparse: SparseMap, seen: _Observations, rows: np.ndarray) -> Array:
+def _softened(image: KeyframeRecord | LocatedFrame) -> Array32:
+    assert image.gray is not None, "those without one are left out"
+    return softened(image.gray)
+
+
+def _shape(sparse: SparseMap, views: Sequence[SparseView], seen: _Observations, rows: np.ndarray) -> Array:
     """(K, 2, 2) by how much pixels change with those of the references' view, on surfaces that face it."""
     of_reference = seen.reference[rows]
     index = int(seen.view[of_reference[0]])
@@ -157,5 +243,5 @@ def _shape(sparse: SparseMap, seen: _Observations, rows: np.ndarray) -> Array:
     for step in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
         ideal = intrinsics.lens.ideal(seen.offset[of_reference] + step)
         points = transform(first.pose, depth[:, None] * rays(ideal, intrinsics.focal, (0.0, 0.0)))
-        at.append(projections(sparse.views, sparse.intrinsics, seen.view[rows], points))
+        at.append(projections(views, sparse.intrinsics, seen.view[rows], points))
     return np.stack([at[1] - at[0], at[2] - at[0]], axis=2)

@@ -23,9 +23,8 @@ from dust3r_ros.mapping.loop_closing import LoopClosing
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.rig_placement import FocalVotes, RigPlacement
 from dust3r_ros.mapping.saving import LandmarkSaving
-from dust3r_ros.mapping.submap import BEGIN, CULL, DEPTH, PREVIEW, RENUMBER, TAKE, DeferredWork, MeasuredFrame, Submap
+from dust3r_ros.mapping.submap import BEGIN, CULL, DEPTH, PREVIEW, RENUMBER, TAKE, DeferredWork, LocatedFrame, Submap
 from dust3r_ros.sparse.consistency import Doubt
-from dust3r_ros.sparse.schur import DENSE_POSES
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.timing import StageTimer, Tick, no_tick
 from dust3r_ros.tracking import Tracks, join, no_tracks
@@ -261,8 +260,7 @@ class MapBuilder(Submap):
     def rest(self, stamp_ns: int) -> bool:
         return self._adjuster.rest(stamp_ns)
 
-    def finish(self, frames: Sequence[MeasuredFrame] = (), tick: Tick = no_tick, depth: bool = True) -> None:
-        """Adjust everything for the last time, then compute ``depth`` with the resulting poses."""
+    def adjust_last(self) -> None:
         self.deferred.settle()
         if not self.initialised:
             return
@@ -270,8 +268,14 @@ class MapBuilder(Submap):
         self._adjuster.calibrate_last()
         self._adjuster.rebuild(last=True)
         self.deferred.settle()
-        between = self._near.between([frame.w_T_c for frame in frames], DENSE_POSES - len(self.posed()))
-        self._adjuster.adjust_last([frames[at] for at in between])
+        self._adjuster.adjust_last()
+
+    def exact_poses(self, frames: Sequence[LocatedFrame]) -> Sequence[Array | None]:
+        return self._adjuster.exact_poses(frames)
+
+    def finish(self, tick: Tick = no_tick, depth: bool = True) -> None:
+        if not self.initialised:
+            return
         if depth:
             self._depth.finish(tick)
         self._culling.cull(everywhere=True)  # what it saw has had its say

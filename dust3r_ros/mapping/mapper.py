@@ -276,10 +276,12 @@ class Mapper(MapView):
         if self._atlas.largest() is not self._active:
             removed = self._wake(self._atlas.largest())
         if self.mapping:  # if false, the map is fixed
-            self.submap.finish(self._active.frames.measured(), tick, depth)
-            removed += self._take_culled()
+            self.submap.adjust_last()
         with self._stage("refine"):
-            self._active.frames.find_again()
+            self._active.frames.find_again(exactly=self.mapping)
+        if self.mapping:
+            self.submap.finish(tick, depth)
+            removed += self._take_culled()
         self._search.relearn(self._cameras)
         return replace(self.news(), removed=removed)
 
@@ -408,7 +410,10 @@ class Mapper(MapView):
     def _remember(self, frame: _Frame) -> None:
         """Record the frame's pose."""
         refreshed_ns = frame.stream.anchored_ns if frame.drifts else frame.stamp_ns
-        seen = TrackedImage(frame.stamp_ns, frame.tracks, refreshed_ns)
+        # Kept for the last adjustment; live, few frames come this way, and a map has no last one.
+        last = frame.keyframe is None and self.mapping and not self._live
+        gray = self.pages.keep(frame.gray) if last else None
+        seen = TrackedImage(frame.stamp_ns, frame.tracks, refreshed_ns, gray)
         self._active.remember(frame.stream, seen, frame.found, frame.keyframe)
         if self.mapping and frame.keyframe is None:
             self._active.rest(frame.stamp_ns)

@@ -29,7 +29,7 @@ from dust3r_ros.mapping.localization import locate_corners
 from dust3r_ros.mapping.pointmap_keyframes import PointmapKeyframes
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.saving import PointmapSaving
-from dust3r_ros.mapping.submap import MeasuredFrame, Submap
+from dust3r_ros.mapping.submap import Submap
 from dust3r_ros.timing import StageTimer, Tick, no_tick
 from dust3r_ros.tracking import Tracks, join, no_tracks
 from dust3r_ros.types import Array, Image, Keyframe, PairPrediction, View
@@ -225,7 +225,10 @@ class PointmapBuilder(Submap):
             self.state.generation += 1
         return index
 
-    def finish(self, frames: Sequence[MeasuredFrame] = (), tick: Tick = no_tick, depth: bool = True) -> None:
+    def finish(self, tick: Tick = no_tick, depth: bool = True) -> None:
+        """Keyframes have their depth."""
+
+    def adjust_last(self) -> None:
         """Solve everything for the last time, by moments and then by reprojection of landmarks."""
         if not self.initialised:
             return

@@ -48,15 +48,16 @@ class Finder(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class MeasuredFrame:
-    """A frame that is no keyframe, and the landmarks that it sees, as offsets that have not drifted.
+class LocatedFrame:
+    """A frame that is no keyframe, at about ``w_T_c`` (4, 4), and the landmarks that it sees.
 
-    ``w_T_c`` (4, 4): about where it is.
+    ``gray`` (H, W): the tracked image, where it was kept.
     """
 
     stream: CameraStream
     tracks: Tracks
     w_T_c: Array
+    gray: Image | None
 
 
 class Placement:
@@ -262,11 +263,19 @@ class Submap(ABC):
         return False
 
     @abstractmethod
-    def finish(self, frames: Sequence[MeasuredFrame] = (), tick: Tick = no_tick, depth: bool = True) -> None:
-        """Adjust everything for the last time, then compute ``depth``; ``tick`` counts the keyframes that get it.
+    def adjust_last(self) -> None:
+        """Adjust everything for the last time."""
 
-        A map of landmarks is also adjusted to what ``frames`` see between keyframes.
+    def exact_poses(self, frames: Sequence[LocatedFrame]) -> Sequence[Array | None]:
+        """``w_T_c`` (4, 4) of frames with an image, measured in it as keyframes were in the last adjustment.
+
+        None for those that cannot be.
         """
+        return [None] * len(frames)
+
+    @abstractmethod
+    def finish(self, tick: Tick = no_tick, depth: bool = True) -> None:
+        """Compute ``depth`` after the last adjustment; ``tick`` counts the keyframes that get it."""
 
     def take_changed(self) -> tuple[Keyframe, ...]:
         """Keyframes with a pose that changed since the last call, with new versions."""

@@ -17,10 +17,10 @@ from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.reconstruction import Culled
 from dust3r_ros.mapping.state import FrameState
-from dust3r_ros.mapping.submap import Finder, MeasuredFrame
+from dust3r_ros.mapping.submap import Finder, LocatedFrame
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import Renumbering
-from dust3r_ros.types import Array, StampedPose
+from dust3r_ros.types import Array, Image, StampedPose
 
 _MOST_PX = 3.0  # a larger shift is another spot
 
@@ -29,44 +29,39 @@ _MOST_PX = 3.0  # a larger shift is another spot
 class TrackedImage:
     """The corners (N) followed into the image of a stamp.
 
-    ``anchored_ns``: stamp of the image that they were last refreshed from.
+    ``anchored_ns``: stamp of the image that they were last refreshed from. ``gray`` (H, W): the tracked image, if kept.
     """
 
     stamp_ns: int
     tracks: Tracks
     anchored_ns: int
+    gray: Image | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """A ``TrackedImage`` of frame ``at``, in single precision, in which corners are measured: half the memory."""
+    """A ``TrackedImage`` of frame ``at``, in single precision, in which corners are followed: half the memory."""
 
     at: int
     stream: CameraStream
-    stamp_ns: int
-    anchored_ns: int
-    ids: np.ndarray
-    pixels: np.ndarray
+    narrow: TrackedImage
 
     @classmethod
     def of(cls, at: int, stream: CameraStream, image: TrackedImage) -> _Seen:
         """The same in less memory."""
-        ids, pixels = image.tracks.ids.astype(np.uint32), image.tracks.pixels.astype(np.float32)
-        return cls(at, stream, image.stamp_ns, image.anchored_ns, ids, pixels)
-
-    @property
-    def tracks(self) -> Tracks:
-        """The corners."""
-        return Tracks(self.ids.astype(np.int64), self.pixels.astype(np.float64))
+        tracks = Tracks(image.tracks.ids.astype(np.uint32), image.tracks.pixels.astype(np.float32))
+        return cls(at, stream, replace(image, tracks=tracks))
 
     @property
     def image(self) -> TrackedImage:
         """As it was given."""
-        return TrackedImage(self.stamp_ns, self.tracks, self.anchored_ns)
+        tracks = self.narrow.tracks
+        return replace(self.narrow, tracks=Tracks(tracks.ids.astype(np.int64), tracks.pixels.astype(np.float64)))
 
     def renumbered(self, new: Renumbering) -> _Seen:
         """With other ids of landmarks."""
-        return _Seen.of(self.at, self.stream, replace(self.image, tracks=self.tracks.renumbered(new)))
+        image = self.image
+        return _Seen.of(self.at, self.stream, replace(image, tracks=image.tracks.renumbered(new)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,19 +98,10 @@ def without_drift(tracked: TrackedImage, drifts: Sequence[Drift]) -> Tracks:
 
 
 _BLOCK = 4096  # frames
-_ROW = np.dtype(
-    [
-        ("stamp_ns", "<i8"),
-        ("camera", "<i4"),
-        ("keyframe", "<i4"),
-        ("session", "<i4"),
-        ("changed", "<i4"),
-        ("unit", "<f8"),
-        ("pose", "<f8", (3, 4)),
-    ]
-)
-
-
+_ROW = np.dtype([
+    ("stamp_ns", "<i8"), ("camera", "<i4"), ("keyframe", "<i4"), ("session", "<i4"), ("changed", "<i4"),
+    ("unit", "<f8"), ("pose", "<f8", (3, 4)),
+])  # fmt: skip
 _IN_MEMORY = 8  # blocks; what only grows would fill the memory in some days
 
 
@@ -188,6 +174,9 @@ class Keyframes(Protocol):
     def drift(self, stream: CameraStream, w_T_c: Array, tracks: Tracks) -> Array:
         """(N, 2) drift of corners in an image of a camera at ``w_T_c`` (4, 4), pixels; NaN where unknown."""
 
+    def exact_poses(self, frames: Sequence[LocatedFrame]) -> Sequence[Array | None]:
+        """``w_T_c`` (4, 4) of frames by their images; None where that fails."""
+
     @property
     def finder(self) -> Finder:
         """Locates frames by their corners."""
@@ -223,46 +212,48 @@ class FrameLog:
 
     def add(self, reference: int, stream: CameraStream, seen: TrackedImage, found: PnpResult | None) -> None:
         """Add another frame relative to keyframe ``reference``; ``seen`` locates it again later."""
-        relative, unit = self._relative(reference, found) or (None, float("nan"))
+        relative, unit = self._relative(reference, None if found is None else found.w_T_c) or (None, float("nan"))
         self.keep(reference, stream, seen, relative, unit)
 
     def keep(self, reference: int, stream: CameraStream, seen: TrackedImage, r_T_f: Array | None, unit: float) -> None:
         """Add a frame at ``r_T_f`` (4, 4) from keyframe ``reference``, whose unit was ``unit`` at the time."""
         self._seen.append(_Seen.of(len(self), stream, seen))
-        corners = sum(len(kept.ids) for kept in self._seen)
+        corners = sum(len(kept.narrow.tracks.ids) for kept in self._seen)
         while len(self._seen) > _KEPT or corners > _KEPT_CORNERS:
-            corners -= len(self._seen.popleft().ids)
+            corners -= len(self._seen.popleft().narrow.tracks.ids)
         self._append(FrameState(seen.stamp_ns, stream.name, reference, r_T_f, unit, self._session))
 
-    def find_again(self, newest: int = _KEPT) -> None:
-        """Locate frames again after the map was rebuilt or refined: so many, or all that can be."""
+    def find_again(self, newest: int = _KEPT, exactly: bool = False) -> None:
+        """Locate frames again after the map was rebuilt or refined: so many, or all that can be.
+
+        ``exactly``: after the last adjustment, by their images, where these were kept.
+        """
         self.rewritten += 1
-        drifts: dict[str, list[Drift]] = {}
-        for seen in self._seen_in_keyframes:  # culled ones too, which are where they were beside others
-            row, tracks = self._rows[seen.at], seen.tracks
-            if self._keyframes.pose(int(row["keyframe"][0])) is not None:
-                off = self._keyframes.drift(seen.stream, self._poses(row)[0], tracks)
-                drifts.setdefault(seen.stream.name, []).append(Drift(seen.stamp_ns, tracks.ids, off))
+        drifts = self._drifts()
+        placed: list[tuple[int, LocatedFrame]] = []
         for seen in islice(self._seen, max(0, len(self._seen) - newest), None):
             row = self._rows[seen.at]
-            keyframe, known = int(row["keyframe"][0]), bool(_located(row)[0])
-            guess = self._poses(row)[0] if known and self._keyframes.pose(keyframe) is not None else None
-            tracks = without_drift(seen.image, drifts.get(seen.stream.name, ()))
-            again = self._relative(keyframe, self._keyframes.finder.locate(seen.stream, tracks, guess))
-            if again is not None:
-                self._located[keyframe] += not known
-                row["pose"], row["unit"], row["changed"] = again[0][:3], again[1], self.rewritten
-                self._rows.changed(self.rewritten, seen.at)
-
-    def measured(self) -> list[MeasuredFrame]:
-        """The newest frames whose corners have not drifted: those of places where the camera has been before."""
-        found = []
-        for seen in self._seen:
-            row = self._rows[seen.at]
             known = bool(_located(row)[0]) and self._keyframes.pose(int(row["keyframe"][0])) is not None
-            if known and seen.anchored_ns == seen.stamp_ns:
-                found.append(MeasuredFrame(seen.stream, seen.tracks, self._poses(row)[0]))
-        return found
+            guess = self._poses(row)[0] if known else None
+            tracks = without_drift(seen.image, drifts.get(seen.stream.name, ()))
+            found = self._keyframes.finder.locate(seen.stream, tracks, guess)
+            if found is not None:
+                self._move(seen.at, found.w_T_c)
+                placed.append((seen.at, LocatedFrame(seen.stream, tracks, found.w_T_c, seen.narrow.gray)))
+        if exactly:
+            poses = self._keyframes.exact_poses([frame for _, frame in placed])
+            for (at, _), w_T_c in zip(placed, poses, strict=True):
+                self._move(at, w_T_c)
+
+    def _drifts(self) -> dict[str, list[Drift]]:
+        """Of the corners in keyframes of each camera; in culled ones too, which are where they were beside others."""
+        drifts: dict[str, list[Drift]] = {}
+        for seen in self._seen_in_keyframes:
+            row, image = self._rows[seen.at], seen.image
+            if self._keyframes.pose(int(row["keyframe"][0])) is not None:
+                off = self._keyframes.drift(seen.stream, self._poses(row)[0], image.tracks)
+                drifts.setdefault(seen.stream.name, []).append(Drift(image.stamp_ns, image.tracks.ids, off))
+        return drifts
 
     def since(self, count: int, rewritten: int) -> Iterator[tuple[int, FrameState]]:
         """Place and state of each frame from place ``count``, and of those that changed after ``rewritten``."""
@@ -333,7 +324,7 @@ class FrameLog:
 
     def landmark_ids(self) -> list[np.ndarray]:
         """The ids of what was followed into frames that can be located again."""
-        return [seen.ids for kept in (self._seen, self._seen_in_keyframes) for seen in kept]
+        return [seen.narrow.tracks.ids for kept in (self._seen, self._seen_in_keyframes) for seen in kept]
 
     def renumber_landmarks(self, new: Renumbering) -> None:
         """Landmarks get new ids."""
@@ -355,18 +346,30 @@ class FrameLog:
 
         Frames that lie between later ones do not need them, and they would hold their landmarks.
         """
-        oldest = min((seen.stamp_ns for seen in self._seen if seen.stream is stream), default=math.inf)
-        own = [seen.stamp_ns for seen in self._seen_in_keyframes if seen.stream is stream]
+        oldest = min((seen.narrow.stamp_ns for seen in self._seen if seen.stream is stream), default=math.inf)
+        own = [seen.narrow.stamp_ns for seen in self._seen_in_keyframes if seen.stream is stream]
         first = max((stamp_ns for stamp_ns in own if stamp_ns < oldest), default=-math.inf)
-        needed = [seen for seen in self._seen_in_keyframes if seen.stream is not stream or seen.stamp_ns >= first]
+        needed = [
+            seen for seen in self._seen_in_keyframes if seen.stream is not stream or seen.narrow.stamp_ns >= first
+        ]
         self._seen_in_keyframes = deque(needed, maxlen=_KEPT)
 
-    def _relative(self, keyframe: int, found: PnpResult | None) -> tuple[Array, float] | None:
-        """The pose found (4, 4), relative to a keyframe, and the unit of that; None if either is unknown."""
+    def _move(self, at: int, w_T_c: Array | None) -> None:
+        """The frame in row ``at`` was found elsewhere."""
+        row = self._rows[at]
+        keyframe = int(row["keyframe"][0])
+        again = self._relative(keyframe, w_T_c)
+        if again is not None:
+            self._located[keyframe] += not _located(row)[0]
+            row["pose"], row["unit"], row["changed"] = again[0][:3], again[1], self.rewritten
+            self._rows.changed(self.rewritten, at)
+
+    def _relative(self, keyframe: int, w_T_c: Array | None) -> tuple[Array, float] | None:
+        """A pose (4, 4), relative to a keyframe, and the unit of that; None if either is unknown."""
         w_T_r = self._keyframes.pose(keyframe)
-        if found is None or w_T_r is None:
+        if w_T_c is None or w_T_r is None:
             return None
-        return invert(w_T_r) @ found.w_T_c, self._keyframes.unit(keyframe)
+        return invert(w_T_r) @ w_T_c, self._keyframes.unit(keyframe)
 
     def _append(self, frame: FrameState) -> None:
         if frame.camera not in self._names:

@@ -103,6 +103,21 @@ def test_images_without_texture_and_without_patches() -> None:
     assert nothing.pixels.shape == (0, 2) and nothing.std.shape == (0,)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_places_that_are_no_numbers_are_not_found(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as that of a point behind the camera."""
+    if not compiled:
+        monkeypatch.setattr(patches, "LIBRARY", None)
+    image = textured()
+    at = places(image)
+    start = warps(at)
+    start[::2, :, 2], start[1::4, 0, 0], start[3::4, 1, 2] = np.nan, np.nan, 1e30
+    found = find_in_one(softened(image), at, softened(image), start)
+    known = np.isfinite(found.pixels).all(axis=1)
+    assert not known[::2].any() and not known[1::4].any()
+    assert not (known & (np.abs(found.pixels - at).max(axis=1) < 1.0))[3::4].any()
+
+
 def test_the_compiled_loops_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     fast, _ = found_in_warped(3.0)
     monkeypatch.setattr(patches, "LIBRARY", None)

@@ -44,6 +44,24 @@ def test_a_compiler_changes_nothing(count: int, free_focal: bool, monkeypatch: p
 
 
 @pytest.mark.parametrize("compiled", [True, False])
+def test_exact_pixels_count_more_than_rough_ones(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(reprojection, "LIBRARY", None)
+    points, pixels, c_T_w = matches(3, 200, 0, (0.0, 0.0))
+    exact = np.arange(200) % 4 == 0
+    seen = transform(c_T_w, points)
+    pixels[exact] = FOCAL * seen[exact, :2] / seen[exact, 2:] + np.random.default_rng(0).normal(0, 0.02, (50, 2))
+    given = points, pixels, moved(c_T_w, 0.01, 0.02), FOCAL, (0.0, 0.0), False
+    alike, weighed = (minimise(*given, std)[0] for std in (None, np.where(exact, 0.02, 0.5)))
+    assert np.abs(weighed - c_T_w).max() < 0.2 * np.abs(alike - c_T_w).max()
+    tenfold = minimise(*given, np.where(exact, 0.2, 5.0))[0]
+    np.testing.assert_allclose(tenfold, weighed, atol=1e-6, err_msg="relative to each other")
+    if compiled:
+        monkeypatch.setattr(reprojection, "LIBRARY", None)
+        np.testing.assert_allclose(minimise(*given, np.where(exact, 0.02, 0.5))[0], weighed, atol=1e-7)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
 def test_a_pose_settles_on_most_matches(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not compiled:
         monkeypatch.setattr(reprojection, "LIBRARY", None)

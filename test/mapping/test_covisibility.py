@@ -152,20 +152,3 @@ def test_without_landmarks_the_order_given_stays() -> None:
     assert depth_sources(sparse, 0, [3, 1, 2], 3) == [2, 3, 1]
     sparse.points[:] = np.nan
     assert depth_sources(sparse, 0, [3, 1, 2], 2) == [3, 1]
-
-
-def test_frames_between_keyframes_are_farthest_from_what_is_there() -> None:
-    """Five meters apart, five deep; a frame where a keyframe or a chosen frame is already shows nothing else."""
-    sparse, rng = SparseMap(1.0), np.random.default_rng(0)
-    sparse.intrinsics.append(Intrinsics(300.0, 300.0))
-    ahead = sparse.landmarks.new(40)
-    sparse.points[ahead] = rng.uniform([-5, -1, 4.9], [25, 1, 5.1], (40, 3))
-    for x in (0.0, 5.0, 10.0, 15.0, 20.0):
-        sparse.add(LEFT.index, Tracks(ahead, rng.uniform(-9, 9, (40, 2))), pose(np.eye(3), [x, 0.0, 0.0]))
-    beside = near(*[LEFT] * 5, sparse=sparse)
-    frames = [pose(np.eye(3), [x, 0.0, 0.0]) for x in (0.1, 7.4, 7.5, 12.0, 40.0)]
-    assert beside.between(frames, 9) == [4, 2, 3], "neither the first nor the second"
-    assert beside.between(frames, 2) == [4, 2]
-    assert beside.between([frames[0]], 9) == beside.between([], 9) == beside.between(frames, 0) == []
-    turned = pose(BACK, [5.0, 0.0, 0.0])
-    assert beside.between([turned], 9) == [0], "one that looks elsewhere from the same place"

@@ -13,6 +13,7 @@ from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.mapping.keypoint_adjustment import KeypointAdjustment
 from dust3r_ros.mapping.landmark_map import MapBuilder
 from dust3r_ros.mapping.mapper import Mapper
+from dust3r_ros.mapping.submap import LocatedFrame
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
 from dust3r_ros.sparse.refinement import problem_of, refine, scatter_of
 from dust3r_ros.types import StampedPose
@@ -105,6 +106,50 @@ def test_keyframes_without_an_image_are_left_as_they_are(builder: MapBuilder) ->
     sparse.restore(snapshot)
 
 
+def test_frames_are_posed_by_the_patches_of_keyframes(builder: MapBuilder, sequence: RenderedSequence) -> None:
+    """As exactly as keyframes; what is far from where a frame is thought to be, or not in its image, counts little."""
+    sparse, state = builder.state.sparse, builder.state
+    snapshot, adjustment = sparse.snapshot(), KeypointAdjustment(state)
+    index = sparse.posed()[3]
+    stream, gray, seen = state.records[index].stream, state.records[index].gray, sparse.views[index].seen
+    w_T_c = sparse.views[index].pose
+    assert gray is not None
+    nearby = w_T_c.copy()
+    nearby[:3, 3] += 0.002
+    frame = LocatedFrame(stream, seen, nearby, gray)
+    assert adjustment.poses([frame]) == [None], "no keyframe was measured"
+    with adjustment.measured():
+        refine(sparse, sharp=True, iterations=20)
+    exact, other, dark, far = adjustment.poses(
+        [
+            frame,
+            replace(frame, tracks=seen.select(np.arange(len(seen.ids)) % 3 == 0)),
+            replace(frame, gray=np.zeros_like(gray)),
+            replace(frame, w_T_c=w_T_c @ np.diag([-1.0, 1.0, -1.0, 1.0])),
+        ]
+    )
+    assert exact is not None and other is not None and dark is not None and far is None
+    off = [float(np.linalg.norm((pose - sparse.views[index].pose)[:3, 3])) for pose in (exact, other, dark)]
+    assert off[0] < 2e-4 and off[1] < 3e-4, "fewer corners of its own make hardly a difference"
+    assert off[1] < off[2] < 0.01, "followed corners alone"
+    assert adjustment.poses([]) == []
+    sparse.restore(snapshot)
+
+
+def test_frames_between_keyframes_are_as_exact(sequence: RenderedSequence, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = [
+        StampedPose(int(stamp), "camera", pose) for stamp, pose in zip(sequence.stamps_ns, sequence.w_T_c, strict=True)
+    ]
+    errors = []
+    for _ in range(2):
+        mapper = mapped(sequence)
+        mapper.finish()
+        assert len(mapper.keyframes) < len(sequence.images) == len(mapper.trajectory())
+        errors.append(trajectory_errors(truth, mapper.trajectory()).ate)
+        monkeypatch.setattr(KeypointAdjustment, "poses", lambda _, frames: [None] * len(frames))
+    assert errors[0] < 0.9 * errors[1]
+
+
 def test_a_finished_map_is_more_exact(sequence: RenderedSequence, monkeypatch: pytest.MonkeyPatch) -> None:
     truth = [
         StampedPose(int(stamp), "camera", pose) for stamp, pose in zip(sequence.stamps_ns, sequence.w_T_c, strict=True)
@@ -116,6 +161,6 @@ def test_a_finished_map_is_more_exact(sequence: RenderedSequence, monkeypatch: p
         keyframes = [StampedPose(k.stamp_ns, k.camera, k.w_T_c) for k in mapper.keyframes]
         errors.append(trajectory_errors(truth, keyframes).ate)
         monkeypatch.setattr(
-            KeypointAdjustment, "_found", lambda _, seen: (seen.offset, np.full(len(seen.view), np.nan))
+            KeypointAdjustment, "_found", lambda _, seen, *rest: (seen.offset, np.full(len(seen.view), np.nan))
         )
     assert errors[0] < 0.8 * errors[1]

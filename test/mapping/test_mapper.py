@@ -22,7 +22,6 @@ from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, angle_deg, invert
 from dust3r_ros.mapping.consistency import Consistency
 from dust3r_ros.mapping.mapper import Mapper
-from dust3r_ros.mapping.trajectory import FrameLog
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.sparse.consistency import Doubt
 from dust3r_ros.timing import Stopwatch
@@ -511,28 +510,6 @@ def test_the_map_goes_on_after_finish(known: RenderedSequence) -> None:
     assert states(play(mapper, known, range(9, 14))) == ["tracking"] * 5
     mapper.finish()
     assert trajectory_error(mapper, known) < 0.02
-
-
-def test_frames_of_later_passes_improve_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They join the last adjustment, and leave neither views behind nor landmarks that only they saw."""
-    once, errors = walk("forward", 24), []
-    order = [*range(0, 24, 2), *range(1, 24, 2)[::-1], *range(0, 24, 2)]
-    stamps = int(once.stamps_ns[0]) + 125_000_000 * np.arange(len(order))
-    passes = replace(once, stamps_ns=stamps, images=once.images[order], w_T_c=once.w_T_c[order])
-    for forget in (True, False):
-        mapper = Mapper(replace(known_config(once), dense=False))
-        play(mapper, passes)
-        assert mapper._active.frames.measured()
-        with monkeypatch.context() as patch:
-            if forget:
-                patch.setattr(FrameLog, "measured", lambda log: [])
-            mapper.finish()
-        state = mapper.submap.state
-        assert len(state.sparse.views) == len(state.records)
-        seen = np.bincount(np.concatenate([view.seen.unique().ids for view in state.sparse.views]))
-        assert np.all(seen[np.flatnonzero(state.sparse.positioned)] > 1)
-        errors.append(trajectory_error(mapper, passes))
-    assert errors[1] < 0.95 * errors[0], errors
 
 
 def test_two_cameras_of_one_rig(known: RenderedSequence) -> None:

@@ -94,7 +94,7 @@ def test_reprojection_makes_poses_and_focal_better(sequence: RenderedSequence) -
     for frame in range(0, 24, 2):
         driver.add(frame)
     before = driver.error()
-    driver.builder.finish()
+    driver.builder.adjust_last()
     assert driver.error() < 0.7 * before
     assert driver.builder.intrinsics[0].focal == pytest.approx(sequence.focal, rel=0.02)
     depth = driver.builder.keyframe(5).depth
@@ -113,7 +113,7 @@ def test_the_deviation_of_the_focal_includes_what_the_network_has_in_common(sequ
             driver.add(frame)
         found = driver.builder.intrinsics[0]
         z.append(np.log(found.focal / true) / found.std)
-        driver.builder.finish()
+        driver.builder.adjust_last()
         found = driver.builder.intrinsics[0]
         z.append(np.log(found.focal / true) / found.std)
         assert 0.001 < found.std < 0.06
@@ -128,7 +128,7 @@ def test_a_focal_given_with_a_deviation_stays_within_it(sequence: RenderedSequen
         driver.add(frame)
     found = driver.builder.intrinsics[0]
     assert found.focal == pytest.approx(sequence.focal, rel=0.02) and found.std < 0.01
-    driver.builder.finish()
+    driver.builder.adjust_last()
     assert driver.builder.intrinsics[0].focal == pytest.approx(sequence.focal, rel=0.02)
 
 
@@ -136,7 +136,7 @@ def test_a_known_focal_stays(sequence: RenderedSequence) -> None:
     driver = Driver(sequence, oracle(sequence, warp=0.03), focal=sequence.focal)
     for frame in range(0, 12, 2):
         driver.add(frame)
-    driver.builder.finish()
+    driver.builder.adjust_last()
     assert driver.builder.intrinsics[0].fixed and driver.builder.intrinsics[0].std == 0.0
     assert driver.builder.intrinsics[0].focal == pytest.approx(sequence.focal)
     assert driver.error() < 0.02
@@ -222,7 +222,7 @@ def test_a_moved_map_grows_as_if_it_had_stayed(sequence: RenderedSequence) -> No
         for driver in (stayed, moved):
             driver.add(18)
             driver.add(20)
-            driver.builder.finish()
+            driver.builder.adjust_last()
 
 
 class Modest(Oracle):
@@ -286,5 +286,5 @@ def test_reprojection_that_contradicts_the_pointmaps_is_not_believed(sequence: R
         return found
 
     monkeypatch.setattr(pointmap_map, "bundle", bent)
-    driver.builder.finish()
+    driver.builder.adjust_last()
     assert driver.error() < 1.1 * before

@@ -348,4 +348,4 @@ def test_what_else_knows_landmarks() -> None:
     log.keep(0, CAMERA, TrackedImage(1, tracks, 0), None, 1.0)
     log.renumber_landmarks(new)
     assert [ids.tolist() for ids in log.landmark_ids()] == [[2, 0], [2, 0]]
-    assert log._seen[0].tracks.pixels.tolist() == [[0.0, 1.0], [4.0, 5.0]]
+    assert log._seen[0].image.tracks.pixels.tolist() == [[0.0, 1.0], [4.0, 5.0]]

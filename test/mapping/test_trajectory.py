@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.mapping.camera_stream import CameraStream
+from dust3r_ros.mapping.submap import LocatedFrame
 from dust3r_ros.mapping.trajectory import Drift, FrameLog, TrackedImage, without_drift
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array
@@ -50,6 +55,7 @@ class Keyframes:
         self.off = 0.0
         self.answers: list[PnpResult | None] = []  # to who looks for frames
         self.asked: list[tuple[Array, Array | None]] = []
+        self.exact: list[Array | None] = []  # answers by images
 
     def pose(self, index: int) -> Array | None:
         return self.poses[index]
@@ -67,6 +73,9 @@ class Keyframes:
     def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
         self.asked.append((tracks.pixels, near))
         return self.answers.pop(0) if self.answers else None
+
+    def exact_poses(self, frames: Sequence[LocatedFrame]) -> list[Array | None]:
+        return [None if frame.gray is None else self.exact.pop(0) for frame in frames]
 
 
 def at(x: float) -> Array:
@@ -113,6 +122,20 @@ def test_frames_are_found_again() -> None:
     log.find_again()
     assert places(log) == [3.0], "what was known stays"
     np.testing.assert_array_equal(keyframes.asked[2][1], at(3.0))
+
+
+def test_frames_with_an_image_are_measured_in_it_at_last() -> None:
+    keyframes = Keyframes(1.0)
+    log = FrameLog(keyframes)
+    for stamp_ns in range(1, 5):
+        image = None if stamp_ns == 2 else np.zeros((48, 64), np.uint8)
+        log.add(0, LEFT, replace(seen(stamp_ns), gray=image), None)
+    keyframes.answers = [found(float(x)) for x in (2, 3, 4)]
+    log.find_again()
+    assert places(log) == [2.0, 3.0, 4.0], "not before"
+    keyframes.answers, keyframes.exact = [found(float(x)) for x in (2, 3, 4)], [at(2.1), None]
+    log.find_again(exactly=True)
+    assert places(log) == pytest.approx([2.1, 3.0, 4.0]) and not keyframes.exact, "the last one is not found at all"
 
 
 def test_frames_are_found_by_corners_without_the_drift_that_keyframes_of_their_camera_tell() -> None:
@@ -223,21 +246,6 @@ def test_a_long_path_is_thinned_and_keeps_its_newest_pose() -> None:
     assert log.path("nobody", 2000) == [] == FrameLog(Keyframes()).path("camera", 2000)
 
 
-def test_frames_whose_corners_have_not_drifted_are_measured() -> None:
-    """Located ones, where their keyframe has taken them."""
-    keyframes = Keyframes(1.0)
-    log, stream = FrameLog(keyframes), CameraStream("camera", 0, 320, 240, MapperConfig())
-    log.add_keyframe(0, stream, seen(100, 100))
-    log.add(0, stream, seen(200, 100), found(1.5))
-    log.add(0, stream, seen(300, 300), found(2.5))
-    log.add(0, stream, seen(400, 400), None)
-    keyframes.poses[0] = at(3.0)
-    (frame,) = log.measured()
-    assert frame.stream is stream and frame.w_T_c[0, 3] == 4.5
-    keyframes.poses[0] = None
-    assert log.measured() == []
-
-
 def test_a_day_of_frames_is_put_away_and_only_what_changed_is_read() -> None:
     """All but the first blocks; frames that change are found wherever they are."""
     keyframes, away = Keyframes(0.0, 5.0), list[np.ndarray]()
@@ -285,5 +293,4 @@ def test_fewer_frames_are_kept_where_they_have_many_corners() -> None:
     log.add_keyframe(0, LEFT, TrackedImage(0, corners, 0))
     for stamp_ns in range(1, 300):
         log.keep(0, LEFT, TrackedImage(stamp_ns, corners, stamp_ns), at(1.0), 1.0)
-    assert [frame.stream for frame in log.measured()] == 140 * [LEFT]
     assert 130 * many < sum(map(len, log.landmark_ids())) < 150 * many
