@@ -176,6 +176,7 @@ _CONTRADICTED = 0.02  # on average, at most, in maps that are right
 # Adjustments count an image as few measurements, so that they stay near what lenses are; deviations of focals that
 # follow are so many times the errors (`make calibration`, 162 recordings).
 _CAUTION = 1.7
+_LEAST_STD = 0.002  # of a focal: no lens is quite as models of it are
 
 
 # Standard deviations for webcams, phones and depth cameras: of the log focal; of the radial terms, in tangents of the
@@ -229,9 +230,14 @@ class Intrinsics:
 
     @property
     def total_std(self) -> float:
-        """Relative standard deviation from all known causes; the variance of a map in doubt grows with the doubt."""
+        """Relative standard deviation from all known causes, 0 if the focal is held.
+
+        The variance of a map in doubt grows with the doubt.
+        """
+        if self.fixed:
+            return 0.0
         doubt = math.sqrt(max(1.0, self.contradicted / _CONTRADICTED))
-        return doubt * math.hypot(self.std / _CAUTION, self.rival_std)
+        return math.hypot(_LEAST_STD, doubt * math.hypot(self.std / _CAUTION, self.rival_std))
 
 
 _SPARSE = 100  # times as many numbers as ids: beyond this they are sorted

@@ -1,6 +1,7 @@
 """The focal of a live map: how it begins, how far it may move."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -214,12 +215,13 @@ def test_a_map_that_much_contradicts_knows_its_focal_less_well():
     assert plain.begin(stream)
     plain.consider_lens(stream)
     before = state.sparse.intrinsics[0]
-    assert before.contradicted == 0.0 and before.total_std == np.hypot(before.std / 1.7, before.rival_std)
+    assert before.contradicted == 0.0
+    assert before.total_std == pytest.approx(np.hypot(np.hypot(before.std / 1.7, before.rival_std), 0.002))
     for number, view in enumerate(state.sparse.views):
         view.seen.pixels[number % 5 :: 5] += [60.0, -45.0]
     plain.consider_lens(stream)
     after = state.sparse.intrinsics[0]
     assert 0.1 < after.contradicted < 0.4
-    assert after.total_std == pytest.approx(
-        np.sqrt(after.contradicted / 0.02) * np.hypot(after.std / 1.7, after.rival_std)
-    )
+    grown = np.sqrt(after.contradicted / 0.02) * np.hypot(after.std / 1.7, after.rival_std)
+    assert after.total_std == pytest.approx(np.hypot(grown, 0.002))
+    assert replace(after, std=0.0, fixed=True).total_std == 0.0, "a focal that is held"
