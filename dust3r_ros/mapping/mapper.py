@@ -410,7 +410,7 @@ class Mapper(MapView):
     def _remember(self, frame: _Frame) -> None:
         """Record the frame's pose."""
         refreshed_ns = frame.stream.anchored_ns if frame.drifts else frame.stamp_ns
-        # Kept for the last adjustment, which a live map does not wait for; not in memory, of which that would take much.
+        # For the last adjustment, which a live map does not wait for; they would fill much memory.
         wanted = frame.keyframe is None and self.mapping and not self._live
         gray = self.pages.put_away(frame.gray) if wanted else None
         seen = TrackedImage(frame.stamp_ns, frame.tracks, refreshed_ns, gray)

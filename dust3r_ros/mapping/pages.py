@@ -64,8 +64,11 @@ class Pages:
             kept = values
         else:
             self._on_disk += size
-            kept = np.ndarray(values.shape, values.dtype, self._chunks[place[0]], place[1])
+            chunk, begin = self._chunks[place[0]], place[1]
+            kept = np.ndarray(values.shape, values.dtype, chunk, begin)
             kept[...] = values
+            first = begin - begin % mmap.PAGESIZE
+            chunk.madvise(mmap.MADV_DONTNEED, first, begin + size - first)  # until it is read
         self._kept.add(id(kept))
         weakref.finalize(kept, self._release, id(kept), size, place).atexit = False
         return kept

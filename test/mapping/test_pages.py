@@ -49,6 +49,18 @@ def test_what_is_put_away_goes_to_the_file_at_once(tmp_path: Path) -> None:
     assert nowhere.put_away(values) is values and "cannot be kept on disk" in nowhere.problem
 
 
+def test_what_is_in_the_file_takes_no_memory_until_it_is_read(tmp_path: Path) -> None:
+    def resident() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+
+    pages, values = Pages(0.0, str(tmp_path)), np.zeros((50, 4096), np.float64)
+    before = resident()
+    kept = [pages.put_away(values + seed) for seed in range(30)]  # 47 MiB, less than a chunk
+    assert resident() - before < 10
+    assert all(np.array_equal(away, values + seed) for seed, away in enumerate(kept))
+    assert resident() - before > 30, "or this measures nothing"
+
+
 def test_gaps_are_filled_and_slices_hold_their_array(tmp_path: Path) -> None:
     pages = Pages(0.0, str(tmp_path))
     part = pages.keep(noise(1))[10:20]
