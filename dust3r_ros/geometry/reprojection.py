@@ -45,10 +45,9 @@ class _Given(ctypes.Structure):
         std: Array | None = None,
     ) -> _Given:
         moved = c_T_w.astype(np.float64, order="C")
-        parts = (points, pixels) if std is None else (points, pixels, std)
-        kept = *(np.ascontiguousarray(part, np.float64) for part in parts), moved
-        places = [part.ctypes.data for part in kept]
-        given = cls(len(points), unknowns, *places[:2], None if std is None else places[2], places[-1], center)
+        parts = points, pixels, std, moved
+        kept = [None if part is None else np.ascontiguousarray(part, np.float64) for part in parts]
+        given = cls(len(points), unknowns, *(None if part is None else part.ctypes.data for part in kept), center)
         given.kept, given.moved = kept, moved
         return given
 

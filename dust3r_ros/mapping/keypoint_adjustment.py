@@ -90,7 +90,7 @@ class KeypointAdjustment:
         assert references is not None, "keyframes are measured first"
         views = [self._view(frame, references) for frame in frames]
         view = np.repeat(np.arange(len(frames)), [len(one.seen.ids) for one in views])
-        ids, offset = (np.concatenate([getattr(one.seen, name) for one in views]) for name in ("ids", "pixels"))
+        ids, offset = np.concatenate([v.seen.ids for v in views]), np.concatenate([v.seen.pixels for v in views])
         expected = projections(views, sparse.intrinsics, view, sparse.points[ids])
         std = np.where(np.linalg.norm(offset - expected, axis=1) < _MOST_PX, self._rough, np.nan)
         half_size = np.array([frame.stream.half_size for frame in frames])[view] - HALF
@@ -117,16 +117,14 @@ class KeypointAdjustment:
         good = np.isfinite(std)
         if np.count_nonzero(good) < self._state.config.track_min_inliers:
             return None
-        intrinsics = self._state.sparse.intrinsics[view.camera]
-        points, pixels, start = (
-            self._state.sparse.points[ids[good]],
-            intrinsics.lens.ideal(offset[good]),
-            invert(view.pose),
-        )
+        sparse, start = self._state.sparse, invert(view.pose)
+        intrinsics = sparse.intrinsics[view.camera]
+        points, pixels = sparse.points[ids[good]], intrinsics.lens.ideal(offset[good])
         try:
-            return invert(minimise(points, pixels, start, intrinsics.focal, (0.0, 0.0), False, std[good])[0])
+            c_T_w, _ = minimise(points, pixels, start, intrinsics.focal, (0.0, 0.0), False, std[good])
         except GeometryError:
             return None
+        return invert(c_T_w)
 
     def _found(
         self,

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scoring import alignment, play, trajectory_error
 
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.evaluation.errors import trajectory_errors
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.mapping.keypoint_adjustment import KeypointAdjustment
 from dust3r_ros.mapping.landmark_map import MapBuilder
@@ -16,7 +16,6 @@ from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.mapping.submap import LocatedFrame
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
 from dust3r_ros.sparse.refinement import problem_of, refine, scatter_of
-from dust3r_ros.types import StampedPose
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +26,7 @@ def sequence() -> RenderedSequence:
 def mapped(sequence: RenderedSequence) -> Mapper:
     """A map before its last adjustment."""
     mapper = Mapper(replace(MapperConfig(), dense=False, focal=sequence.focal))
-    for stamp_ns, image in zip(sequence.stamps_ns, sequence.images, strict=True):
-        mapper.process(int(stamp_ns), "camera", image)
+    play(mapper, sequence)
     return mapper
 
 
@@ -137,29 +135,22 @@ def test_frames_are_posed_by_the_patches_of_keyframes(builder: MapBuilder, seque
 
 
 def test_frames_between_keyframes_are_as_exact(sequence: RenderedSequence, monkeypatch: pytest.MonkeyPatch) -> None:
-    truth = [
-        StampedPose(int(stamp), "camera", pose) for stamp, pose in zip(sequence.stamps_ns, sequence.w_T_c, strict=True)
-    ]
     errors = []
     for _ in range(2):
         mapper = mapped(sequence)
         mapper.finish()
         assert len(mapper.keyframes) < len(sequence.images) == len(mapper.trajectory())
-        errors.append(trajectory_errors(truth, mapper.trajectory()).ate)
+        errors.append(trajectory_error(mapper, sequence))
         monkeypatch.setattr(KeypointAdjustment, "poses", lambda _, frames: [None] * len(frames))
     assert errors[0] < 0.9 * errors[1]
 
 
 def test_a_finished_map_is_more_exact(sequence: RenderedSequence, monkeypatch: pytest.MonkeyPatch) -> None:
-    truth = [
-        StampedPose(int(stamp), "camera", pose) for stamp, pose in zip(sequence.stamps_ns, sequence.w_T_c, strict=True)
-    ]
     errors = []
     for _ in range(2):
         mapper = mapped(sequence)
         mapper.finish()
-        keyframes = [StampedPose(k.stamp_ns, k.camera, k.w_T_c) for k in mapper.keyframes]
-        errors.append(trajectory_errors(truth, keyframes).ate)
+        errors.append(float(np.sqrt(np.mean(alignment(mapper.keyframes, sequence)[1] ** 2))))
         monkeypatch.setattr(
             KeypointAdjustment, "_found", lambda _, seen, *rest: (seen.offset, np.full(len(seen.view), np.nan))
         )
