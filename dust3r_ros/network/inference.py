@@ -30,6 +30,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 Call = Callable[..., Sequence[Tensor]]
 Recorded = tuple[Callable[[], object], Sequence[Tensor]]
+Record = Callable[[Callable[[], Sequence[Tensor]]], Recorded]
 
 
 def normalise(images: Image, device: torch.device | None = None) -> Tensor:
@@ -183,7 +184,7 @@ class CallGraphs:
     The last ``most`` recorded are kept.
     """
 
-    def __init__(self, record: Callable[[Callable[[], Sequence[Tensor]]], Recorded], most: int = 32) -> None:
+    def __init__(self, record: Record, most: int = 32) -> None:
         self._record, self._most = record, most
         self._kept: OrderedDict[Hashable, tuple[list[Tensor], Recorded]] = OrderedDict()
 
@@ -203,7 +204,7 @@ class CallGraphs:
         return [output.clone() for output in outputs]
 
 
-def record_on_gpu(device: torch.device) -> Callable[[Callable[[], Sequence[Tensor]]], Recorded]:
+def record_on_gpu(device: torch.device) -> Record:
     """Recording as CUDA graphs, which share their memory: one runs at a time, and outputs are copied."""
     pool = torch.cuda.graph_pool_handle()
 

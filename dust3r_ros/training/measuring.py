@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
@@ -19,6 +19,7 @@ from dust3r_ros.training.batches import PairBatch
 from dust3r_ros.training.learner import Learner
 from dust3r_ros.training.on_device.gallery import Gallery, Studio, Views
 from dust3r_ros.training.on_device.makers import Makers
+from dust3r_ros.training.on_device.source import views_of_world
 from dust3r_ros.training.on_device.viewpoints import Draws, choose_cameras
 from dust3r_ros.training.processes import Processes
 from dust3r_ros.training.raycast import Raycaster
@@ -89,7 +90,7 @@ def losses(device: torch.device) -> dict[str, Any]:
     from dust3r_ros.training.learner import Learner
     from dust3r_ros.training.start import new_model
 
-    changes = {"network": _NETWORK, "precision": "float32", "compiled": False, "stride": 1}
+    changes = {"network": _NETWORK, "precision": "float32", "stride": 1}
     recipe = read_recipe("mini", changes)
     batch, rows = _batch(torch.device("cpu")), []
     for which in (torch.device("cpu"), device):
@@ -119,18 +120,17 @@ def _require(good: bool, words: str, found: dict[str, Any]) -> None:
         raise TrainingError(f"the device {words}: {found}")
 
 
-_PAIRS = (8, 16, 32, 64, 128, 256, 512, 1024)  # of a step
+_PAIRS = {"cpu": (8, 16, 32), "cuda": (64, 128, 256, 512, 1024)}  # of a step; the processor only rehearses
 _ENOUGH = 0.92  # of the best rate: the smallest step that reaches it is taken, since more steps learn more
-_STEP_SECONDS, _SIZE_SECONDS = 1.0, 10.0  # seconds per step size, and per image size
+_STEP_SECONDS, _SIZE_SECONDS = 1.0, 20.0  # seconds per step size, and per image size
 _MAKE_SECONDS = 8.0  # seconds to measure drawing up worlds
 _VIEW_SECONDS, _PAIR_SECONDS = 2.0, 1.0  # seconds to measure rendering views, and a pair in use
 _FILL_SECONDS = 20.0  # seconds allowed for filling the gallery
 _MEMORY = 0.15  # of the device's memory, for the gallery
 _WORLDS, _PER_WORLD = (8, 256), (32, 512)  # least and most
-_SPARE = 0.8  # share of the possible worlds that is counted on
+_SPARE, _BESIDE = 0.8, 0.4  # shares of the possible worlds and views that are counted on, while it trains
 _CONTINUED, _MANY_PAIRS = 0.4, 1e5  # learning rate factor for continued weights, at this many pairs to come
 _HELD_OUT_SECONDS = 8.0  # seconds allowed for an evaluation, which costs a third of a step
-_PROCESSOR_PAIRS = 32  # most pairs of a step on a processor, which is only for rehearsal
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,6 @@ class Choice:
     workers: int
     per_world: int
     worlds: int
-    compiled: bool
     rates: Mapping[str, Any]
 
     def as_mapping(self) -> dict[str, Any]:
@@ -155,7 +154,7 @@ class Choice:
             return cls(**{**stored, "pairs": tuple(stored["pairs"])})
         pairs = tuple(stage.pairs for stage in recipe.stages)
         count = _workers(device) if workers is None else workers
-        return cls(pairs, count, recipe.per_world, recipe.worlds_at_once, recipe.compiled, {})
+        return cls(pairs, count, recipe.per_world, recipe.worlds_at_once, {})
 
     def applied(self, recipe: Recipe, continued: bool, seconds: float) -> dict[str, Any]:
         """The recipe for ``seconds`` on this machine, as a mapping.
@@ -175,7 +174,7 @@ class Choice:
             values["held_out"] = min(recipe.held_out, _within((16, recipe.held_out), _HELD_OUT_SECONDS * 3 * rate))
         return {
             **values, "workers": self.workers, "per_world": self.per_world, "worlds_at_once": self.worlds,
-            "compiled": self.compiled, "save_every": 10**6,
+            "save_every": 10**6,
         }  # fmt: skip
 
     def _steps(self) -> list[Mapping[str, float]]:
@@ -190,29 +189,32 @@ def choose(
     count = _workers(device) if workers is None else workers
     rates: dict[str, Any] = {"cores": os.cpu_count()}
     rates["worlds_per_second"] = drawn_up = _drawn_up(count, share * _MAKE_SECONDS)
-    pairs, compiled = [], False
+    pairs, each = [], []
     for stage in recipe.stages:
         height, width = stage.sizes[0]
         name = f"{width}x{height}"
         rates[f"views {name}"] = rendered = _rendered((height, width), device, share * _VIEW_SECONDS)
-        learner = Learner(recipe, new_model(recipe.architecture(stage), recipe.seed), device, Processes())
-        plain = _steps(learner, stage, device, over, share)
-        rates[f"steps {name}"] = plain
+        with torch.compiler.set_stance("force_eager"):  # each number of pairs would be compiled anew
+            rates[f"steps {name}"] = plain = _steps(recipe, stage, device, _PAIRS[device.type], over, share)
         best = max(plain.values(), default=0.0)
-        chosen = next((int(size) for size, rate in plain.items() if rate >= _ENOUGH * best), stage.pairs)
-        pairs.append(chosen)
-        if recipe.compiled and learner.uncompiled:
-            rates["not_compiled"] = learner.uncompiled
-        compiled = recipe.compiled and not learner.uncompiled
-        del learner
-    needed = max((max(rates[f"steps {w}x{h}"].values(), default=0.0)) for (h, w) in (s.sizes[0] for s in recipe.stages))
-    per_world = _within(_PER_WORLD, needed / max(_SPARE * drawn_up, 1e-9))
-    height, width = recipe.stages[-1].sizes[0]
-    views = min(max(per_world // 4, 12), 64)  # of a world
+        pairs.append(next((int(size) for size, rate in plain.items() if rate >= _ENOUGH * best), stage.pairs))
+        if device.type == "cuda":
+            rates[f"compiled {name}"] = _steps(recipe, stage, device, pairs[-1:], over, share)
+            best = max(best, *rates[f"compiled {name}"].values())
+        each.append(_pairs_of_world(best, _SPARE * drawn_up, _BESIDE * rendered))
+    per_world = max(each)
+    views = views_of_world(per_world)
     room = _memory(device) * _MEMORY / (7 * views * height * width)  # 7 bytes a pixel
-    each = 1 / max(drawn_up, 1e-3) + views / max(rendered, 1e-3)  # seconds of a world
-    worlds = _within(_WORLDS, min(room, share * _FILL_SECONDS / each))
-    return Choice(tuple(pairs), count, per_world, worlds, compiled, rates)
+    seconds = 1 / max(drawn_up, 1e-3) + views / max(rendered, 1e-3)  # of a world
+    worlds = _within(_WORLDS, min(room, share * _FILL_SECONDS / seconds))
+    return Choice(tuple(pairs), count, per_world, worlds, rates)
+
+
+def _pairs_of_world(needed: float, worlds: float, views: float) -> int:
+    """The fewest pairs of a world at which ``worlds`` and ``views`` per second suffice for ``needed`` pairs."""
+    candidates = range(_PER_WORLD[0], _PER_WORLD[1], 8)
+    enough = (each for each in candidates if needed <= each * min(worlds, views / views_of_world(each)))
+    return next(enough, _PER_WORLD[1])
 
 
 def inference(recipe: Recipe, device: torch.device, over: Callable[[], bool], share: float = 1.0) -> dict[str, Any]:
@@ -285,29 +287,37 @@ def _rendered(size: tuple[int, int], device: torch.device, seconds: float) -> fl
 
 
 def _steps(
-    learner: Learner, stage: Stage, device: torch.device, over: Callable[[], bool], share: float
+    recipe: Recipe, stage: Stage, device: torch.device, sizes: Sequence[int], over: Callable[[], bool], share: float
 ) -> dict[str, float]:
-    """Pairs per second by pairs per step, as far as memory permits."""
+    """Pairs per second by pairs per step, ``sizes``, as far as memory permits."""
     begun, rates = perf_counter(), dict[str, float]()
-    most = _PROCESSOR_PAIRS if device.type == "cpu" else 2 * stage.pairs
-    gallery = Gallery(Studio(Makers((0, 0), 0), device), Views(stage.sizes[0], 12, 64), 1, 8)
-    eight = gallery.batch()
-    for pairs in _PAIRS:
-        if pairs > most or over() or (rates and perf_counter() - begun > share * _SIZE_SECONDS):
+    learner = Learner(recipe, new_model(recipe.architecture(stage), recipe.seed), device, Processes())
+    eight = _eight(stage, device)
+    for pairs in sizes:
+        if pairs > 2 * stage.pairs or over() or (rates and perf_counter() - begun > share * _SIZE_SECONDS):
             break
-        batch = _repeated(eight, pairs)
         try:
-            learner.step(batch, 0.0)
-            start, steps = perf_counter(), 0
-            while steps < 2 or perf_counter() - start < share * _STEP_SECONDS:
-                learner.step(batch, 0.0)
-                steps += 1
-            _wait(device)
-            rates[str(pairs)] = round(pairs * steps / (perf_counter() - start), 1)
+            rates[str(pairs)] = _rate(learner, _repeated(eight, pairs), device, share)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             break
     return rates
+
+
+def _eight(stage: Stage, device: torch.device) -> PairBatch:
+    """Eight pairs of one world."""
+    return Gallery(Studio(Makers((0, 0), 0), device), Views(stage.sizes[0], 12, 64), 1, 8).batch()
+
+
+def _rate(learner: Learner, batch: PairBatch, device: torch.device, share: float) -> float:
+    """Pairs per second of steps on ``batch``: the median, since a GPU's calls are recorded in the first few."""
+    begun, taken = perf_counter(), list[float]()
+    while len(taken) < (12 if device.type == "cuda" else 3) or perf_counter() - begun < share * _STEP_SECONDS:
+        start = perf_counter()
+        learner.step(batch, 0.0)
+        _wait(device)
+        taken.append(perf_counter() - start)
+    return round(len(batch) / float(np.median(taken)), 1)
 
 
 def _repeated(batch: PairBatch, pairs: int) -> PairBatch:

@@ -21,6 +21,7 @@ from dust3r_ros.scenes.endless.shapes import HALL, Shapes
 from dust3r_ros.scenes.endless.worlds import FACING, OFFSETS, Scenery, sky_place
 
 TILE = 16  # pixels along a side
+CHUNK = 1 << 15  # tiles of shapes that are cast at once
 _SHIFT = 32  # bits of the shape's number in a key; depths above 0 are ordered as the bits of their floats are
 _INFINITE = 0x7F800000  # those of infinity
 
@@ -65,7 +66,7 @@ class Raycaster:
     """
 
     def __init__(
-        self, scenery: Scenery, device: torch.device | str = "cpu", chunk: int = 1 << 15, sheet: Tensor | None = None
+        self, scenery: Scenery, device: torch.device | str = "cpu", chunk: int = CHUNK, sheet: Tensor | None = None
     ) -> None:
         self.device, self.chunk = torch.device(device), chunk
         shapes = scenery.shapes

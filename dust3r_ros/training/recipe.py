@@ -78,7 +78,7 @@ class Recipe:
     ``per_world``: pairs taken from a rendered world before it is replaced; ``worlds_at_once``: worlds from which every
     process that makes batches takes pairs in turn (replaced one at a time). ``caster``: renders worlds for training
     with numpy, in the processes that make batches, or with torch on the training device, where batches are then made
-    too. ``compiled``: compile the network's blocks where that works and takes at most a minute.
+    too.
     """
 
     name: str
@@ -102,7 +102,6 @@ class Recipe:
     checkpointing: bool = False
     workers: int = 1
     caster: str = "numpy"
-    compiled: bool = False
     per_world: int = 64
     worlds_at_once: int = 4
     bad_steps: int = 20

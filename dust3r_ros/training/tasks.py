@@ -194,10 +194,10 @@ class AttentionInputs:
 @contextmanager
 def watched(model: Dust3r, active: bool = True) -> Iterator[AttentionInputs]:
     """Records the inputs of ``model``'s supervised cross-attentions in its block; nothing unless ``active``."""
-    attention = AttentionInputs(_supervised(model))
+    attention = AttentionInputs(supervised(model))
     handles = []
     for blocks, calls in ((model.dec_blocks, attention.first), (model.dec_blocks2, attention.second)):
-        for block in list(blocks)[: _supervised(model)] if active else ():
+        for block in list(blocks)[: supervised(model)] if active else ():
             # Only inputs are kept: with checkpointing, anything computed here would be computed twice.
             cross: Any = block.cross_attn
             handles.append(cross.register_forward_pre_hook(_keeper(calls)))
@@ -208,7 +208,7 @@ def watched(model: Dust3r, active: bool = True) -> Iterator[AttentionInputs]:
             handle.remove()
 
 
-def _supervised(model: Dust3r) -> int:
+def supervised(model: Dust3r) -> int:
     """Number of supervised blocks in each decoder: the first half, so that the others can use the result."""
     return max(len(model.dec_blocks) // 2, 1)
 
@@ -283,11 +283,15 @@ class PairTask(nn.Module):
         self.model, self.alpha, self.matching, self.stride = model, alpha, matching, stride
         freeze_unused(model)
 
-    def forward(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        raster = EVERY
-        if self.stride > 1:
-            row, column = torch.randint(self.stride, (2,)).tolist()
-            raster = Raster(row, column, self.stride)
+    def raster(self) -> Raster:
+        """The pixels of a batch's regression, drawn from torch's generator."""
+        if self.stride == 1:
+            return EVERY
+        row, column = torch.randint(self.stride, (2,)).tolist()
+        return Raster(row, column, self.stride)
+
+    def forward(self, batch: PairBatch, raster: Raster | None = None) -> tuple[Tensor, Tensor]:
+        raster = self.raster() if raster is None else raster
         tokens = self.model.encode(torch.cat((batch.image_1, batch.image_2)))
         count = len(batch)
         with watched(self.model, self.matching > 0) as attention:

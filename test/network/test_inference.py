@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
+from recording import Recorder  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
@@ -173,23 +174,6 @@ def test_compiling_for_a_gpu_needs_its_compiler(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(BackendError, match="needs triton"):
         inference.pick_compiler(torch.device("cuda"), True)
     assert inference.pick_compiler(torch.device("cuda"), False) == inference.pick_compiler(CPU, True) == ""
-
-
-class Recorder:
-    """Records as a GPU does: a replay reads the inputs and writes the outputs of the recorded call."""
-
-    def __init__(self) -> None:
-        self.recorded = 0
-
-    def __call__(self, call: Callable[[], Sequence[Tensor]]) -> inference.Recorded:
-        self.recorded += 1
-        outputs = [output.clone() for output in call()]
-
-        def replay() -> None:
-            for place, value in zip(outputs, call(), strict=True):
-                place.copy_(value)
-
-        return replay, outputs
 
 
 def test_recorded_calls_are_replayed_with_new_inputs(small: Dust3r) -> None:

@@ -11,6 +11,8 @@ from small_worlds import RECIPE, NoisyRoom
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
+from recording import Recorder  # noqa: E402
+
 from dust3r_ros.errors import CheckpointError  # noqa: E402
 from dust3r_ros.network import Dust3r  # noqa: E402
 from dust3r_ros.training.batches import PairBatch, collate  # noqa: E402
@@ -60,6 +62,86 @@ def test_everything_used_learns_and_the_rest_is_left_alone(batch: PairBatch, nar
     still = {name for name, value in weights(one).items() if torch.equal(value, before[name])}
     assert {name for name in still if "refinenet4.resConfUnit1" not in name} == {"model.mask_token"}
     assert len(still) == 1 + 2 * 4
+
+
+def test_recorded_steps_are_the_same(batch: PairBatch) -> None:
+    """Losses and gradients replayed as on a GPU: a recording per raster and size, an evaluation or a bad batch between
+    them.
+    """
+    plain, recorded = (learner(matching=0.5, stride=2, optimiser="muon") for _ in range(2))
+    recorder = Recorder()
+    recorded.record(recorder)
+    bad = replace(batch, image_1=torch.full_like(batch.image_1, torch.nan))
+    one_pair = PairBatch(**{name: value[:1] for name, value in batch._tensors().items()}, skipped=())
+    given = [batch] * 12 + [bad] + [batch] * 6 + [one_pair] * 8
+    steps = []
+    for which in (plain, recorded):
+        torch.manual_seed(3)
+        steps.append([])
+        for number, some in enumerate(given):
+            steps[-1].append(which.step(some, 1e-3))
+            if number == 7:
+                which.judge()
+    assert [step.good for step in steps[0]] == [some is not bad for some in given]
+    for one, other in zip(*steps, strict=True):
+        assert one == other or (not one.good and not other.good)
+    assert all(torch.equal(value, weights(recorded)[name]) for name, value in weights(plain).items())
+    assert 5 <= recorder.recorded <= 8  # four rasters, two sizes of batch
+
+
+def test_a_compiler_that_fails_changes_nothing(batch: PairBatch) -> None:
+    def broken(*given: object) -> None:
+        raise RuntimeError("no compiler here")
+
+    torch.compiler.reset()
+    plain, tried = (learner(matching=0.5, stride=2) for _ in range(2))
+    tried.record(Recorder(), broken)  # type: ignore[arg-type]
+    for number in range(3):
+        torch.manual_seed(number)
+        one = plain.step(batch, 1e-3)
+        torch.manual_seed(number)
+        assert tried.step(batch, 1e-3) == one
+    assert "no compiler here" in tried.uncompiled and plain.uncompiled == ""
+
+
+def test_compiled_blocks_learn_the_same(batch: PairBatch) -> None:
+    """Compiled once per kind of block, however many there are and however often steps and evaluations alternate."""
+    seen = []
+
+    def counted(graph: torch.fx.GraphModule, inputs: object) -> object:
+        seen.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    deep = {**RECIPE["network"], "enc_depth": 10, "dec_depth": 6}
+    plain, compiled = (learner(network=deep, matching=0.5, stride=2) for _ in range(2))
+    compiled.record(Recorder(), counted)  # type: ignore[arg-type]
+    for number in range(6):
+        torch.manual_seed(number)
+        one = plain.step(batch, 1e-3)
+        torch.manual_seed(number)
+        assert compiled.step(batch, 1e-3).loss == pytest.approx(one.loss, rel=1e-4)
+        if number == 2:
+            compiled.judge()
+    assert compiled.uncompiled == "" and len(seen) == 4  # encoder, decoder, and two parts of supervised decoders
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_recorded_steps_on_cuda(batch: PairBatch, precision: str) -> None:
+    device, made = torch.device("cuda"), recipe(matching=0.5, stride=2, optimiser="muon", precision=precision)
+    plain, recorded = (
+        Learner(made, new_model(made.architecture(made.stages[0]), 0), device, Processes()) for _ in range(2)
+    )
+    plain._graphs = None
+    for number in range(20):
+        torch.manual_seed(number)
+        one = plain.step(batch, 1e-4)
+        torch.manual_seed(number)
+        other = recorded.step(batch, 1e-4)
+        assert abs(one.loss - other.loss) < 0.01 * abs(one.loss) and abs(one.norm - other.norm) < 0.05 * one.norm
+        if number == 9:
+            recorded.judge()
 
 
 @pytest.mark.parametrize("optimiser", ["adamw", "muon"])

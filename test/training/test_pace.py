@@ -9,8 +9,8 @@ from small_worlds import RECIPE
 
 pytest.importorskip("torch", reason="torch is not installed")
 
-from dust3r_ros.training.compiling import Pace
 from dust3r_ros.training.log import Progress, planned
+from dust3r_ros.training.pace import Pace
 from dust3r_ros.training.recipe import Recipe, from_mapping
 
 STAGES = [

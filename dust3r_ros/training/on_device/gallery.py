@@ -16,10 +16,11 @@ from dust3r_ros.training.batches import PairBatch
 from dust3r_ros.training.on_device.makers import Makers
 from dust3r_ros.training.on_device.photographs import draw_exposures, jitter, photograph
 from dust3r_ros.training.on_device.viewpoints import Draws, choose_cameras
-from dust3r_ros.training.raycast import Cameras, Raycaster
+from dust3r_ros.training.raycast import CHUNK, Cameras, Raycaster
 
 _CAMERAS, _PAIRS, _LOOKS, _GRAIN = 2, 3, 4, 5  # purposes of random numbers
 _PIXELS = 1 << 21  # rendered at once: bounds memory at any image size
+_PORTION, _MOST = 16e9, 4  # bytes of a GPU for each such portion; more portions at once are fewer, larger operations
 _SAMPLES = 20  # points along the shorter side of a view for its overlap
 _HIDDEN = 0.02  # a point behind the visible surface by this share of its depth is hidden
 _SAME_IMAGE = 0.03  # share of pairs of one image with itself (monocular depth)
@@ -86,6 +87,8 @@ class Studio:
 
     def __init__(self, makers: Makers, device: torch.device) -> None:
         self.makers, self.device = makers, device
+        memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+        self._portions = int(min(max(memory // _PORTION, 1), _MOST))
         self.bank = Bank(makers, device)
 
     def next(self, views: Views) -> Rendered:
@@ -108,11 +111,11 @@ class Studio:
         charts = drawn.charts_at(self.bank.corners(list(drawn.materials)))
         nothing = np.zeros((1, 1, 3), np.uint8)
         scenery = Scenery(drawn.shapes, charts, nothing, drawn.light, stencils())
-        caster = Raycaster(scenery, self.device, sheet=self.bank.sheet)
+        caster = Raycaster(scenery, self.device, self._portions * CHUNK, self.bank.sheet)
         key = (*self.makers.seed, number)
         draws = Draws((*key, _CAMERAS), self.device)
         seen_by = choose_cameras(caster, drawn.shapes, drawn.stage, views.count, views.size, draws, views.zoom)
-        step = max(_PIXELS // (views.size[0] * views.size[1]), 1)
+        step = max(self._portions * _PIXELS // (views.size[0] * views.size[1]), 1)
         parts = [
             caster.render(
                 Cameras(seen_by.K[at : at + step], seen_by.w_T_c[at : at + step], seen_by.width, seen_by.height)

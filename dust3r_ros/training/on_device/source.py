@@ -102,8 +102,7 @@ class DeviceWorlds:
     ) -> Gallery:  # fmt: skip
         """The gallery of one size: every ``of``-th world of this process."""
         views = Views(
-            size, min(max(self.per_world // 4, _FEWEST_VIEWS), _MOST_VIEWS), self.per_world,
-            zoom=cropping.zoom, colour=cropping.colour,
+            size, views_of_world(self.per_world), self.per_world, zoom=cropping.zoom, colour=cropping.colour,
         )  # fmt: skip
         worlds, step = max(self.worlds // of, 1), self.world * of
         behind = begun + first_world(number, pairs, self.per_world)
@@ -127,6 +126,11 @@ class DeviceWorlds:
             studio = Studio(makers, torch.device(self.device))
             batch = Gallery(studio, views, 1, self.per_world).batch()
         return as_views(batch, f"{self.name}: world {number}")
+
+
+def views_of_world(pairs: int) -> int:
+    """How many views are rendered for so many pairs."""
+    return min(max(pairs // 4, _FEWEST_VIEWS), _MOST_VIEWS)
 
 
 def as_views(batch: PairBatch, source: str) -> list[ViewPair]:
@@ -178,7 +182,7 @@ def _ahead(made: Generator[PairBatch, None, None], device: torch.device) -> Gene
                 continue
 
     def work() -> None:
-        stream = torch.cuda.Stream(device)
+        stream = torch.cuda.Stream(device, priority=-1)  # many small operations, for whose results this thread waits
         try:
             with torch.cuda.stream(stream):
                 while not over.is_set():

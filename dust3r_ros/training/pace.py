@@ -1,4 +1,4 @@
-"""Blocks compiled by torch, where that saves time; and the number of steps of a timed run.
+"""The number of steps of a timed run.
 
 A plan is made after a few steps of a stage, when the caches are warm, and renewed as the stage proceeds. The state is
 written at once with a new plan, so that a run that is killed and resumed follows the plan of its earlier steps.
@@ -6,19 +6,8 @@ written at once with a new plan, so that a run that is killed and resumed follow
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any
 
-import torch
-
-from dust3r_ros.network.blocks import Attention, Mlp
-from dust3r_ros.network.inference import uncompile
-from dust3r_ros.network.model import Dust3r
 from dust3r_ros.training.log import Progress
 from dust3r_ros.training.recipe import Recipe
 
@@ -57,65 +46,11 @@ class Pace:
             return False
         self._looked = due
         recent = sorted(self._spent[_WARM:][-200:])
-        usual = sum(recent) / len(recent)
+        # Among the first steps are some in which a GPU's calls are recorded.
+        usual = recent[len(recent) // 2] if self._looked == 1 else sum(recent) / len(recent)
         left = self.seconds - self.reserve - elapsed
         done = min(progress.within / progress.plan[stage], 0.95) if self._looked > 1 else 0.0
         here = recipe.shares[stage] * (1 - done)
         own = here / (here + sum(recipe.shares[stage + 1 :]))
         progress.plan[stage] = progress.within + max(round(own * left / max(usual, 1e-6)), 1)
         return True
-
-
-LIMIT = 60.0
-"""Seconds allowed for compiling."""
-
-
-def try_compiled(model: Dust3r, step: Callable[[], Any], limit: float = LIMIT) -> str:
-    """Compile ``model`` and make ``step()`` once; returns an empty string, or why ``model`` stays as it was.
-
-    Only in the main thread can a step be ended after ``limit`` seconds. The state of torch's generators is restored.
-    """
-    with torch.random.fork_rng():
-        try:
-            _compile(model)
-            with _limited(limit):
-                step()
-            return ""
-        except _TimeIsUp:
-            reason = f"it takes longer than {limit:g} s"
-        except Exception as error:  # the compiler may raise anything
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    uncompile(model)
-    return reason
-
-
-def _compile(model: Dust3r) -> None:
-    """Encoder blocks as a whole, decoder blocks in parts, since training reads the inputs of cross-attention."""
-    for block in model.enc_blocks:
-        block.compile(dynamic=False)
-    for decoder in (model.dec_blocks, model.dec_blocks2):
-        for module in decoder.modules():
-            if isinstance(module, (Attention, Mlp)):
-                module.compile(dynamic=False)
-
-
-class _TimeIsUp(BaseException):
-    """Not an ``Exception``, which the compiler might catch."""
-
-
-@contextmanager
-def _limited(seconds: float) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ring(number: int, frame: FrameType | None) -> None:
-        raise _TimeIsUp
-
-    before: Any = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
