@@ -1,6 +1,6 @@
 """Inference of the network beside the plain forward pass: pairs per second, memory, deviation, by size and device.
 
-    python benchmarks/inference.py [--sizes micro large] [--threads 1] [--rounds 3] [--onnx] [--page docs/inference.md]
+    python benchmarks/inference.py [--sizes micro large] [--threads 1] [--onnx] [--also FILE] [--page docs/inference.md]
 
 A keyframe is one new image and three earlier ones: six ordered pairs, each order counts as a pair. "Plain" is what the
 papers' equations say, in float32: both images of every ordered pair through the encoder, decoder and heads, pair by
@@ -198,8 +198,9 @@ def measure(name: str, device: torch.device, rounds: int, onnx: bool, compiled: 
     encoded, decoded = work_of(model.config, size)
     rate = product_rate(fast.kind, device)
     row = {
-        "size": name, "device": device.type, "image": f"{size[1]}x{size[0]}", "head": model.config.head_type,
-        "weights": weights, "kind": str(fast.kind).removeprefix("torch."), "compiled": fast.compiled,
+        "size": name, "device": device.type, "machine": _machine(device), "image": f"{size[1]}x{size[0]}",
+        "head": model.config.head_type, "weights": weights, "kind": str(fast.kind).removeprefix("torch."),
+        "compiled": fast.compiled,
         "pairs_per_second": {key: works[key][1] / value for key, value in best.items()},
         "keyframes_per_second": 1 / best["fast"],
         "gflop_per_keyframe": encoded + orders * decoded,
@@ -209,6 +210,14 @@ def measure(name: str, device: torch.device, rounds: int, onnx: bool, compiled: 
     if onnx:
         row["deviation_int8"] = deviation(found["int8"], found["plain"])
     return row
+
+
+def _machine(device: torch.device) -> str:
+    """The GPU, or the processor with its cores and threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    about = Machine().about()
+    return f"{torch.get_num_threads()} of {about['cores']} cores, {about['processor']}"
 
 
 def _graphs(model: Dust3r) -> Any:
@@ -256,7 +265,10 @@ def targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         rates = row["pairs_per_second"]
         ratio = rates["fast"] / rates["plain"]
         found.append(target(f"{row['size']}, CPU: fast / plain", ratio, ">= 4", ratio >= 4))
-    large = next((row for row in rows if row["device"] == "cuda" and row["size"] == "large"), None)
+    large = max(
+        (row for row in rows if row["device"] == "cuda" and row["size"] == "large"),
+        key=lambda row: row["pairs_per_second"]["fast"], default=None,
+    )  # fmt: skip
     rates = large["pairs_per_second"] if large else {}
     held = large["memory_mb"]["fast"] if large else None
     figures: list[tuple[str, float | None, str, Callable[[float], bool], str]] = [
@@ -274,19 +286,23 @@ def targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in (row for row in rows if row["kind"] != "float32"):
         share, trained = 100 * row["deviation"], row["size"] == "micro"
         weights = "trained" if trained else "random"
-        words = f"{row['size']}, {row['device']}: deviation in {row['kind']}, {weights} weights"
+        words = f"{row['size']}, {_device(row)}: deviation in {row['kind']}, {weights} weights"
         found.append(target(words, share, "<= 1 %", share <= 1, unit="%"))
     return found
 
 
-def table(rows: Sequence[dict[str, Any]], about: dict[str, Any], threads: int) -> str:
+def _device(row: dict[str, Any]) -> str:
+    return f"{row['device']}{', compiled' if row['compiled'] else ''}"
+
+
+def table(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
     """Markdown: rates, targets with what was missed in bold, and what is to be expected of GPUs."""
     lines = ["| network | device | image | plain | once | fast | fast / plain | int8 (ONNX) | memory, plain -> fast | "
              "of a large product's rate |", "| --- | --- | --- |" + " ---: |" * 7]  # fmt: skip
     for row in rows:
         rates, memory = row["pairs_per_second"], row["memory_mb"]
         ratio = rates["fast"] / rates["plain"]
-        cells = [f"{row['size']}, {row['weights'] / 1e6:.0f} M, {row['head']}", row["device"], row["image"]]
+        cells = [f"{row['size']}, {row['weights'] / 1e6:.0f} M, {row['head']}", _device(row), row["image"]]
         cells += [_shown(rates[key]) for key in ("plain", "once", "fast")] + [f"{ratio:.1f}"]
         int8 = f"{_shown(rates['int8'])} ({100 * row['deviation_int8']:.1f} %)" if "int8" in rates else "–"
         held = " -> ".join("–" if memory[way] is None else f"{memory[way] / 1e3:.2f}" for way in ("plain", "fast"))
@@ -294,12 +310,12 @@ def table(rows: Sequence[dict[str, Any]], about: dict[str, Any], threads: int) -
         lines.append(f"| {' | '.join(cells)} |")
     if not any(row["device"] == "cuda" for row in rows):
         lines.append(f"| large, 571 M, dpt | cuda | 512x384 {'| not measured ' * 7}|")
-    rates_of = {row["kind"]: row["product_gflops"] for row in rows if row["device"] == "cpu"}
-    others = about["others_cores"]
-    facts = [f"Ordered pairs per second; {threads} {'thread' if threads == 1 else 'threads'}"]
-    facts += [f"a large product in {kind}: {rate:.0f} GFLOP/s" for kind, rate in rates_of.items()]
-    facts += [] if others is None else [f"cores used by other programs meanwhile: {others:.1f}"]
-    lines += ["", f"{'; '.join(facts)}. {where_and_when(about)}.", ""]
+    rates_of = {(row["machine"], row["kind"]): row["product_gflops"] for row in rows}
+    lines += ["", "Ordered pairs per second. A large product:"]
+    lines += [f"- {rate:.0f} GFLOP/s in {kind} on {machine}" for (machine, kind), rate in rates_of.items()]
+    if about["others_cores"] is not None:
+        lines += ["", f"Cores used by other programs meanwhile: {about['others_cores']:.1f}. {where_and_when(about)}."]
+    lines += [""]
     lines += target_lines(targets(rows))
     return "\n".join(
         [*lines, "", f"What is not measured here: `{COMMAND}`, on a GPU, with a torch for CUDA.", "", *_computed()]
@@ -348,6 +364,7 @@ def main() -> int:
     parser.add_argument("--compile", action="store_true", help="compile the blocks on a GPU")
     parser.add_argument("--out", type=Path, default=ROOT / "results/inference.json")
     parser.add_argument("--page", type=Path, help="page whose table is replaced")
+    parser.add_argument("--also", nargs="+", type=Path, default=[], help="files that --out wrote on other machines")
     parser.add_argument("--memory", nargs=3, metavar=("SIZE", "WAY", "DEVICE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -365,8 +382,10 @@ def main() -> int:
             rows.append(row)
             print(json.dumps(row), flush=True)
     about = machine.about()
+    for path in options.also:
+        rows += json.loads(path.read_text(encoding="utf-8"))["rows"]
     report = {"machine": about, "rows": rows, "targets": targets(rows)}
-    leave(options.out, report, table(rows, about, options.threads), options.page, (BEGIN, END))
+    leave(options.out, report, table(rows, about), options.page, (BEGIN, END))
     return 0
 
 

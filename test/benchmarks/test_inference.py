@@ -65,7 +65,8 @@ def test_a_keyframe_is_one_image_and_both_orders_of_its_pairs(benchmark: ModuleT
 def row(size: str, device: str, fast: float, **more: Any) -> dict[str, Any]:
     """A measured size, as ``measure`` gives it."""
     return {
-        "size": size, "device": device, "image": "512x384", "head": "dpt", "weights": 571e6, "kind": "bfloat16",
+        "size": size, "device": device, "machine": "a machine", "compiled": False, "image": "512x384",
+        "head": "dpt", "weights": 571e6, "kind": "bfloat16",
         "pairs_per_second": {"plain": 10.0, "once": 20.0, "fast": fast}, "keyframes_per_second": fast / 6,
         "share_of_products": 0.5, "product_gflops": 400.0, "deviation": 0.002,
         "memory_mb": {"plain": 5000.0, "fast": 3500.0},
@@ -81,6 +82,10 @@ def test_figures_stand_beside_their_targets(benchmark: ModuleType) -> None:
     assert len(unknown) == 4 and set(unknown) == {("not measured", None)}
     judged = {found["name"]: found["met"] for found in benchmark.targets([row("large", "cuda", 100)])}
     assert [met for name, met in judged.items() if "GPU" in name] == [True] * 4
+    compiled = row("large", "cuda", 120, compiled=True)
+    judged = {found["name"]: found["measured"] for found in benchmark.targets([row("large", "cuda", 100), compiled])}
+    assert judged["large, GPU: fast / plain"] == "12"
+    assert "large, cuda, compiled: deviation in bfloat16, random weights" in judged
     slow = row("large", "cuda", 79, share_of_products=0.3, memory_mb={"plain": 1.0, "fast": 4100.0})
     judged = {found["name"]: found["met"] for found in benchmark.targets([slow])}
     assert [met for name, met in judged.items() if "GPU" in name] == [False, False, False, False]
@@ -99,12 +104,14 @@ def test_the_command_measures_and_writes(
     page.write_text(f"before\n{benchmark.BEGIN}\n{benchmark.END}\nafter\n")
     monkeypatch.setitem(benchmark.SIZES, "micro", (64, 96))
     options = ["--sizes", "micro", "--device", "cpu", "--threads", "1", "--rounds", "1"]
-    options += ["--out", str(tmp_path / "found.json"), "--page", str(page)]
+    (tmp_path / "gpu.json").write_text(json.dumps({"rows": [row("large", "cuda", 100)]}))
+    options += ["--out", str(tmp_path / "found.json"), "--page", str(page), "--also", str(tmp_path / "gpu.json")]
     monkeypatch.setattr(sys, "argv", ["inference", *options])
     assert benchmark.main() == 0
-    (found,) = json.loads((tmp_path / "found.json").read_text())["rows"]
+    found, other = json.loads((tmp_path / "found.json").read_text())["rows"]
+    assert other["device"] == "cuda" and "| large, 571 M, dpt | cuda | 512x384 |" in page.read_text()
     assert found["pairs_per_second"]["plain"] > 0 and found["deviation"] < 0.01
     assert all(100 < held < 10_000 for held in found["memory_mb"].values())
     text = page.read_text()
     assert text.startswith("before") and text.endswith("after\n") and "| micro, 8 M, linear | cpu | 96x64 |" in text
-    assert "not measured" in text and "Computed, not measured" in text and "H100" in text
+    assert "Computed, not measured" in text and "H100" in text

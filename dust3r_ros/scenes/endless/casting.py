@@ -1,7 +1,8 @@
 """Rays of a whole image against shapes: where they meet, which shape each pixel sees, and at what depth.
 
 The same code serves NumPy arrays and PyTorch tensors: ``xp`` is the module of the arrays given. A ray is
-``o + depth d`` in local coordinates (see ``shapes``), ``o`` and ``d`` three arrays each that broadcast.
+``o + depth d`` in local coordinates (see ``shapes``), ``o`` and ``d`` arrays (3, ...) that broadcast. All three
+coordinates are computed at once: on a GPU, launching an operation takes longer than most of them.
 """
 
 from __future__ import annotations
@@ -101,28 +102,29 @@ def windows(shapes: Shapes, eye: Eye) -> NDArray[np.int64]:
 NEAR = 0.02  # metres; nothing nearer is seen
 STENCIL = 128  # cells along each side of a mask
 
-_Triple = tuple[Any, Any, Any]
 _TINY = 1e-12
 
 
-def depth_of(xp: Any, kind: int, o: _Triple, d: _Triple, taper: Any = 0.0) -> Any:
+def depth_of(xp: Any, kind: int, o: Any, d: Any, taper: Any = 0.0) -> Any:
     """Depth at which rays first meet shapes of one kind; infinite where they do not. ``taper`` of frustums."""
     if kind == PANEL:
         depth = -o[2] / d[2]
         hit = (xp.abs(o[0] + depth * d[0]) <= 1) & (xp.abs(o[1] + depth * d[1]) <= 1)
     elif kind in (BOX, HALL):
-        enter, leave = _slab(xp, o[0], d[0])
-        for k in (1, 2):
-            low, high = _slab(xp, o[k], d[k])
-            enter, leave = xp.fmax(enter, low), xp.fmin(leave, high)
+        low, high = _slab(xp, o, d)
+        enter, leave = (pick(pick(part[0], part[1]), part[2]) for pick, part in ((xp.fmax, low), (xp.fmin, high)))
         depth, hit = (leave if kind == HALL else enter), enter < leave
     else:
         # Measured from the ray's point nearest to the middle, since squares of large distances lose digits.
-        along = -(o[0] * d[0] + o[1] * d[1] + o[2] * d[2]) / (d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
-        q = (o[0] + along * d[0], o[1] + along * d[1], o[2] + along * d[2])
+        along = -_sum(o * d) / _sum(d * d)
+        q = o + along * d
         enter, leave = _ball(xp, q, d) if kind == ELLIPSOID else _frustum(xp, q, d, taper)
         depth, hit = along + enter, enter < leave
     return xp.where(hit & (depth > NEAR), depth, np.inf)
+
+
+def _sum(v: Any) -> Any:
+    return v[0] + v[1] + v[2]
 
 
 def _slab(xp: Any, o: Any, d: Any) -> tuple[Any, Any]:
@@ -134,14 +136,13 @@ def _slab(xp: Any, o: Any, d: Any) -> tuple[Any, Any]:
     return middle - half, middle + half
 
 
-def _ball(xp: Any, q: _Triple, d: _Triple) -> tuple[Any, Any]:
-    length = d[0] * d[0] + d[1] * d[1] + d[2] * d[2]
-    room = (1 - (q[0] * q[0] + q[1] * q[1] + q[2] * q[2])) / length
+def _ball(xp: Any, q: Any, d: Any) -> tuple[Any, Any]:
+    room = (1 - _sum(q * q)) / _sum(d * d)
     half = xp.sqrt(room.clip(min=0))
     return -half, half
 
 
-def _frustum(xp: Any, q: _Triple, d: _Triple, taper: Any) -> tuple[Any, Any]:
+def _frustum(xp: Any, q: Any, d: Any, taper: Any) -> tuple[Any, Any]:
     """Within x^2 + y^2 <= (middle - slope z)^2, and -1 <= z <= 1."""
     slope, middle = taper / 2, 1 - taper / 2
     r, dr = middle - slope * q[2], -slope * d[2]
@@ -174,7 +175,7 @@ def whole(values: Any) -> Any:
     return values.astype(np.int64) if isinstance(values, np.ndarray) else values.long()
 
 
-def chart_place(xp: Any, kind: int, p: _Triple, d: _Triple, size: _Triple, taper: Any) -> tuple[Any, Any, Any, Any]:
+def chart_place(xp: Any, kind: int, p: Any, d: Any, size: Any, taper: Any) -> tuple[Any, Any, Any, Any]:
     """Chart (of the shape's own), s, t and ``facing`` at local points ``p`` that rays along ``d`` meet.
 
     ``facing`` is |n . ray|, the ray's z being 1; approximate on tapered and flattened shapes (it only
@@ -201,7 +202,7 @@ def chart_place(xp: Any, kind: int, p: _Triple, d: _Triple, size: _Triple, taper
     return face, (across + 1) / 2, (1 - up) / 2, facing
 
 
-def _frustum_place(xp: Any, p: _Triple, d: _Triple, size: _Triple, taper: Any) -> tuple[Any, Any, Any, Any]:
+def _frustum_place(xp: Any, p: Any, d: Any, size: Any, taper: Any) -> tuple[Any, Any, Any, Any]:
     radius = (1 - taper * (p[2] + 1) / 2).clip(min=1e-3)
     lid = (xp.abs(p[2]) > 0.9999) & (p[0] * p[0] + p[1] * p[1] < 0.9998 * radius * radius)
     face = whole(xp.where(lid, xp.where(p[2] > 0, 0 * radius + 2, 0 * radius + 1), 0 * radius))
@@ -243,12 +244,13 @@ def cast(shapes: Shapes, eye: Eye, masks: NDArray[np.uint8]) -> Seen:
 
 
 def _window(table: ShapesInView, number: int, x: Array32, y: Array32, masks: NDArray[np.uint8]) -> Array32:
-    forms, kind = table.forms[..., number], int(table.kind[number])
-    ox, oy, oz = table.origin[:, number]
-    dx, dy, dz = ((form[0] * x + form[2]) + (form[1] * y)[:, None] for form in forms)
-    depth = depth_of(np, kind, (ox, oy, oz), (dx, dy, dz), table.taper[number])
+    forms, kind = table.forms[..., number, None, None], int(table.kind[number])
+    o, d = table.origin[:, number, None, None], (forms[:, 0] * x + forms[:, 2]) + forms[:, 1] * y[:, None]
+    depth = depth_of(np, kind, o, d, table.taper[number])
     if kind == PANEL and table.mask[number] >= 0:
-        depth = _cut(depth, ox + depth * dx, oy + depth * dy, table.repeats[:, number], masks[table.mask[number]])
+        depth = _cut(
+            depth, o[0] + depth * d[0], o[1] + depth * d[1], table.repeats[:, number], masks[table.mask[number]]
+        )
     return np.asarray(depth, np.float32)
 
 
@@ -260,10 +262,9 @@ def _cut(depth: Any, px: Any, py: Any, repeats: Any, mask: Any) -> Any:
 
 def local_rays(table: Any, index: Any, x: Any, y: Any) -> tuple[Any, Any]:
     """Origins and directions of rays (x, y, 1) in the coordinates of the shapes ``index``; all broadcast."""
-    forms, origin = table.forms, table.origin
+    forms = table.forms[..., index]
     # Summed in the same order as in ``_window``, so that both round alike.
-    d = tuple((forms[k, 0][index] * x + forms[k, 2][index]) + forms[k, 1][index] * y for k in range(3))
-    return tuple(origin[k][index] for k in range(3)), d
+    return table.origin[..., index], (forms[:, 0] * x + forms[:, 2]) + forms[:, 1] * y
 
 
 def cast_list(xp: Any, table: Any, index: Any, x: Any, y: Any, masks: Any) -> Any:
@@ -304,8 +305,7 @@ def places(xp: Any, table: Any, index: Any, depth: Any, x: Any, y: Any) -> tuple
             continue
         at, far = index[chosen], depth[chosen]
         o, d = local_rays(table, at, x[chosen], y[chosen])
-        p = tuple(o[k] + far * d[k] for k in range(3))
-        size = tuple(table.size[k][at] for k in range(3))
-        face, s[chosen], t[chosen], facing[chosen] = chart_place(xp, kind, p, d, size, table.taper[at])
+        found = chart_place(xp, kind, o + far * d, d, table.size[:, at], table.taper[at])
+        face, s[chosen], t[chosen], facing[chosen] = found
         chart[chosen] = table.chart[at] + face
     return chart, s, t, facing

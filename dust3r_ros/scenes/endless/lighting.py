@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -199,8 +198,8 @@ def _in_cone(position: Array, shapes: Shapes, samples: _Samples) -> NDArray[np.b
 def _depth(shapes: Shapes, number: int, lamp: Array, rays: Array32) -> Array32:
     """Metres from the lamp to where ``rays`` (3, P), of length 1, meet a shape; infinite where they do not."""
     local = shapes.local[number]
-    o: Any = tuple((local @ (lamp - shapes.center[number])).astype(np.float32))
-    d: Any = tuple(local.astype(np.float32) @ rays)
+    o = (local @ (lamp - shapes.center[number])).astype(np.float32)[:, None]
+    d = local.astype(np.float32) @ rays
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return np.asarray(depth_of(np, int(shapes.kind[number]), o, d, float(shapes.taper[number])))
 

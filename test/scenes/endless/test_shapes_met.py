@@ -78,10 +78,9 @@ def test_a_hall_is_seen_from_within() -> None:
 
 def test_the_inside_of_a_cone_is_left_through_its_side_or_bottom() -> None:
     """A ray steeper than the side of a cone meets both halves of the double cone."""
-    o, d = (np.float64(0.0), np.float64(0.05), np.float64(-3.0)), tuple(np.array([[0.0], [0.0], [1.0]]))
+    o, d = np.array([[0.0], [0.05], [-3.0]]), np.array([[0.0], [0.0], [1.0]])
     assert depth_of(np, FRUSTUM, o, d, 1.0)[0] == pytest.approx(2.0)  # the bottom at z = -1
-    from_above = (np.float64(0.2), np.float64(0.0), np.float64(4.0))
-    down = tuple(np.array([[0.0], [0.0], [-1.0]]))
+    from_above, down = np.array([[0.2], [0.0], [4.0]]), np.array([[0.0], [0.0], [-1.0]])
     assert depth_of(np, FRUSTUM, from_above, down, 1.0)[0] == pytest.approx(4 - 0.6)  # radius 0.2 at z = 0.6
 
 
