@@ -91,7 +91,7 @@ bent: python  ## maps that would be bent or folded: prevented, repaired or said?
 digests: python  ## the same inputs as ever mapped, a digest of each product, into results/digests.txt (ARGS="--against FILE")
 	@$(ENVIRONMENT) test -- python benchmarks/digests.py $(ARGS)
 
-bench-inference: python  ## the network beside its plain forward pass, micro to ViT-L, CPU and GPU, into docs/inference.md (ARGS="--sizes micro")
+bench-inference: python  ## the network beside its plain forward pass, tiny to ViT-L, CPU and GPU, into docs/inference.md (ARGS="--sizes mini")
 	@$(ENVIRONMENT) test -- python benchmarks/inference.py --page docs/inference.md $(ARGS)
 
 bench-training: python  ## rendered worlds, training steps: pairs per second, into results/

@@ -56,8 +56,8 @@ CASES = (
     Case("cabinet", "tum_fr3_cabinet", ("--max-frames", str(_IMAGES))),
     Case("continued", "7scenes_redkitchen", ("--every", "3", "--max-frames", str(_IMAGES)), after="kitchen"),
     Case("located", "walk", ("--localize-only",), after="walk"),
-    Case("network", "walk", ("--backend", "dust3r", "--checkpoint", "micro", "--every", "4")),
-    Case("both", "walk", ("--backend", "both", "--checkpoint", "micro", "--every", "4")),
+    Case("network", "walk", ("--backend", "dust3r", "--checkpoint", "mini", "--every", "4")),
+    Case("both", "walk", ("--backend", "both", "--checkpoint", "mini", "--every", "4")),
 )
 
 

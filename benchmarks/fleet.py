@@ -168,7 +168,7 @@ def measure_networks(recordings: Sequence[Path], out: Path, options: Sequence[st
     for _ in range(times):
         for kind, more in (("own", []), ("shared", ["--networks", "1"])):
             words = [sys.executable, "-m", "dust3r_ros.cli.fleet", *map(str, recordings), "--out", str(out / kind)]
-            words += ["--workers", "2", "--again", "--backend", "both", "--checkpoint", "micro", *more, *options]
+            words += ["--workers", "2", "--again", "--backend", "both", "--checkpoint", "mini", *more, *options]
             took, used, done = watched(words)
             found[f"{kind}_s"].append(took)
             found[f"{kind}_cpu_s"].append(used)
@@ -208,7 +208,7 @@ def network_targets(found: dict[str, Any]) -> list[dict[str, Any]]:
 def network_table(found: dict[str, Any], rows: Sequence[dict[str, Any]], what: str) -> str:
     """Markdown."""
     sentences = [
-        f"{found['recordings']} {what} in two processes, backend both, weights micro: each with its own network "
+        f"{found['recordings']} {what} in two processes, backend both, weights mini: each with its own network "
         f"{min(found['own_s']):.0f} s ({min(found['own_cpu_s']):.0f} s of processors), one network in a third process "
         f"{min(found['shared_s']):.0f} s ({min(found['shared_cpu_s']):.0f} s), the least of {len(found['own_s'])}, "
         "with the start of Ray.",

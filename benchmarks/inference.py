@@ -1,6 +1,6 @@
 """Inference of the network beside the plain forward pass: pairs per second, memory, deviation, by size and device.
 
-    python benchmarks/inference.py [--sizes micro large] [--threads 1] [--onnx] [--also FILE] [--page docs/inference.md]
+    python benchmarks/inference.py [--sizes mini large] [--threads 1] [--onnx] [--also FILE] [--page docs/inference.md]
 
 A keyframe is one new image and three earlier ones: six ordered pairs, each order counts as a pair. "Plain" is what the
 papers' equations say, in float32: both images of every ordered pair through the encoder, decoder and heads, pair by
@@ -8,7 +8,7 @@ pair. "Once" encodes the new image once and decodes the six in one batch, still 
 does, in the device's own number format. All take turns in one process; rates are those of the best round, with one
 thread by processor time. Where the network is large, a CPU has one round, and a third of the pairs for "plain".
 Memory is the most that a process of its own holds while it computes a keyframe (on a GPU: of the GPU), weights
-included. Weights are random, except those of micro; the deviation is the median distance between points of "fast" and
+included. Weights are random, except those of mini; the deviation is the median distance between points of "fast" and
 "plain", relative to the mean distance of the points from the first camera. ``--onnx``: ONNX graphs in int8, too (extra:
 onnx).
 """
@@ -44,7 +44,7 @@ from dust3r_ros.training.recipe import read_recipe  # noqa: E402
 
 BEGIN, END = "<!-- inference: begin, made by benchmarks/inference.py -->", "<!-- inference: end -->"
 COMMAND = "python3 benchmarks/inference.py --page docs/inference.md"  # make's own torch is one without CUDA
-SIZES = {"micro": (224, 224), "tiny": (224, 224), "small": (384, 512), "base": (384, 512), "large": (384, 512)}
+SIZES = {"mini": (224, 224), "tiny": (224, 224), "small": (384, 512), "base": (384, 512), "large": (384, 512)}
 _PAIRS = 3  # of a keyframe
 _LARGE = 50e6  # weights
 _LIVE = 15.0  # keyframes per second
@@ -56,7 +56,7 @@ _SHARE = 0.4  # of that peak, the target
 
 def network(name: str) -> Dust3r:
     """A network of a recipe's size in evaluation mode: shipped weights, or random ones."""
-    if name == "micro":
+    if name == "mini":
         return load_checkpoint(name)
     torch.manual_seed(0)
     recipe = read_recipe(name)
@@ -284,7 +284,7 @@ def targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             target(name, value, limit, None if value is None else met(value), unit="" if value is None else unit)
         )
     for row in (row for row in rows if row["kind"] != "float32"):
-        share, trained = 100 * row["deviation"], row["size"] == "micro"
+        share, trained = 100 * row["deviation"], row["size"] == "mini"
         weights = "trained" if trained else "random"
         words = f"{row['size']}, {_device(row)}: deviation in {row['kind']}, {weights} weights"
         found.append(target(words, share, "<= 1 %", share <= 1, unit="%"))

@@ -1,7 +1,7 @@
 """The path behind a network: true depth with a network's errors, alone and with geometry, beside geometry alone.
 
     python benchmarks/pointmaps.py [--cases NAME ...] [--data ../shared/data] [--noise 0.02 0.04 0.08]
-        [--checkpoint micro] [--out results/pointmaps]
+        [--checkpoint mini] [--out results/pointmaps]
 
 Rendered worlds, and recorded scenes with depth, go through the mapper with backend two_view, with pointmaps made of
 their true depth, and with both. Depth is off by 2, 4 and 8 %, smoothly over each view of each pair, and by 0.3 % per
@@ -129,7 +129,7 @@ def main() -> int:
     """Exit code: 1 if a target is missed or a scene cannot be measured, else 0."""
     parser = case_options(__doc__, "pointmaps")
     parser.add_argument("--noise", nargs="+", type=float, default=[0.02, 0.04, 0.08], help="of depth, relative")
-    parser.add_argument("--checkpoint", default="micro", help="weights whose cost is measured")
+    parser.add_argument("--checkpoint", default="mini", help="weights whose cost is measured")
     arguments = parser.parse_args()
     rows: list[Row] = []
     judged: list[tuple[str, bool]] = []

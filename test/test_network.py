@@ -65,8 +65,8 @@ def test_a_mapping_run_asks_nothing_of_the_network(backend: str, tmp_path: Path)
     if backend == "mono":
         from depth_graphs import moge
 
-        moge(tmp_path / "micro", focal=0.83)
-    settings += ["checkpoint=micro"] if backend != "two_view" else []
+        moge(tmp_path / "mini", focal=0.83)
+    settings += ["checkpoint=mini"] if backend != "two_view" else []
     words = [word for setting in settings for word in ("--set", setting)]
     assert heard(tmp_path, "-m", "dust3r_ros.cli.map", "walk", "--out", "out", "--focal", "199.2", *words) == []
 

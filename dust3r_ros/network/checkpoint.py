@@ -119,7 +119,7 @@ _PUBLISHED = Dust3rConfig()
 def load_checkpoint(path: str | Path, device: str = "cpu") -> Dust3r:
     """The network of a ``.pth`` file, or of a folder with ``config.json`` and ``model.safetensors``.
 
-    ``path`` may also name weights shipped with the package, such as ``tiny``. The network is float32 whatever the
+    ``path`` may also name weights shipped with the package, such as ``mini``. The network is float32 whatever the
     stored type, in evaluation mode, on ``device`` ("cpu", "cuda", "cuda:1" or "auto"). The file must hold every
     tensor of the architecture and no other. For weights of the published sizes, the licence is logged.
 

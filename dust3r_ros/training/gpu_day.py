@@ -251,7 +251,7 @@ class _Leg:
             return
         back = make_folder(self.plan.out / "back")
         pieces = split(self._run / "model", back)
-        for name in ("MODEL_CARD.md",):
+        for name in ("MODEL_CARD.md", "picture.png"):
             if (self._run / name).exists():
                 shutil.copyfile(self._run / name, back / name)
         curve = [row for row in read_metrics(self._run / "metrics.jsonl") if row["kind"] == "held_out"]

@@ -74,10 +74,10 @@ def row(size: str, device: str, fast: float, **more: Any) -> dict[str, Any]:
 
 
 def test_figures_stand_beside_their_targets(benchmark: ModuleType) -> None:
-    rows = [row("tiny", "cpu", 39), row("micro", "cpu", 41, deviation=0.02)]
+    rows = [row("tiny", "cpu", 39), row("mini", "cpu", 41, deviation=0.02)]
     judged = {found["name"]: (found["measured"], found["met"]) for found in benchmark.targets(rows)}
-    assert judged["tiny, CPU: fast / plain"] == ("3.9", False) and judged["micro, CPU: fast / plain"] == ("4.1", True)
-    assert judged["micro, cpu: deviation in bfloat16, trained weights"] == ("2 %", False)
+    assert judged["tiny, CPU: fast / plain"] == ("3.9", False) and judged["mini, CPU: fast / plain"] == ("4.1", True)
+    assert judged["mini, cpu: deviation in bfloat16, trained weights"] == ("2 %", False)
     unknown = [found for name, found in judged.items() if "GPU" in name]
     assert len(unknown) == 4 and set(unknown) == {("not measured", None)}
     judged = {found["name"]: found["met"] for found in benchmark.targets([row("large", "cuda", 100)])}
@@ -102,8 +102,8 @@ def test_the_command_measures_and_writes(
 ) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{benchmark.BEGIN}\n{benchmark.END}\nafter\n")
-    monkeypatch.setitem(benchmark.SIZES, "micro", (64, 96))
-    options = ["--sizes", "micro", "--device", "cpu", "--threads", "1", "--rounds", "1"]
+    monkeypatch.setitem(benchmark.SIZES, "mini", (64, 96))
+    options = ["--sizes", "mini", "--device", "cpu", "--threads", "1", "--rounds", "1"]
     (tmp_path / "gpu.json").write_text(json.dumps({"rows": [row("large", "cuda", 100)]}))
     options += ["--out", str(tmp_path / "found.json"), "--page", str(page), "--also", str(tmp_path / "gpu.json")]
     monkeypatch.setattr(sys, "argv", ["inference", *options])
@@ -113,5 +113,5 @@ def test_the_command_measures_and_writes(
     assert found["pairs_per_second"]["plain"] > 0 and found["deviation"] < 0.01
     assert all(100 < held < 10_000 for held in found["memory_mb"].values())
     text = page.read_text()
-    assert text.startswith("before") and text.endswith("after\n") and "| micro, 8 M, linear | cpu | 96x64 |" in text
+    assert text.startswith("before") and text.endswith("after\n") and "| mini, 27 M, linear | cpu | 96x64 |" in text
     assert "Computed, not measured" in text and "H100" in text

@@ -42,6 +42,6 @@ def test_each_target_can_be_met_and_missed(bench: ModuleType) -> None:
 
 def test_a_scene_is_mapped_from_pointmaps_with_errors(bench: ModuleType, tmp_path: Path) -> None:
     write_folder(render_sequence("orbit", 12, 240, 180, rate_hz=8.0), tmp_path / "orbit")
-    row = bench.measured(tmp_path / "orbit", "network", 0.02, "micro")
+    row = bench.measured(tmp_path / "orbit", "network", 0.02, "mini")
     assert row.poses == 100 and row.pixels > 90 and row.delta > 95 and row.ate < 0.05 and abs(row.z) < 3
     assert "| orbit | network | 2% | 100 |" in bench.table([row])

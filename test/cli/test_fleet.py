@@ -301,7 +301,7 @@ def test_without_ray_the_extra_is_named(place: Path, tmp_path: Path, monkeypatch
 def test_nodes_with_other_working_folders_find_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "robot.yaml").touch()
-    given = argparse.Namespace(config="robot.yaml", checkpoint="micro", load=None, out="maps")
+    given = argparse.Namespace(config="robot.yaml", checkpoint="mini", load=None, out="maps")
     found = command.with_full_paths(given, "config", "checkpoint", "load")
     assert vars(found) == {**vars(given), "config": str(tmp_path / "robot.yaml")}, "what is no file is a name"
     assert given.config == "robot.yaml"

@@ -27,12 +27,12 @@ from dust3r_ros.scenes.export import write_folder
 from dust3r_ros.types import PairPrediction, View
 
 pytest.importorskip("torch", reason="torch is not installed")
-MICRO = MapperConfig(backend="dust3r", checkpoint="micro", device="cpu", precision="float32")
+MINI = MapperConfig(backend="dust3r", checkpoint="mini", device="cpu", precision="float32")
 
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    return make_network(MICRO)
+    return make_network(MINI)
 
 
 def views(seed: int, count: int = 3, height: int = 96) -> list[View]:
@@ -142,11 +142,11 @@ def test_a_network_that_ends_is_begun_again_and_has_its_views_sent_again(network
         with pytest.raises(CheckpointError, match="'nothing' does not exist"):
             begin_pool(cluster, MapperConfig(backend="dust3r", checkpoint="nothing", device="cpu"))
         with pytest.raises(BackendError, match="leave the cluster none for recordings"):
-            begin_pool(Cluster(networks=2), MICRO)
-        pool = begin_pool(cluster, MICRO)
+            begin_pool(Cluster(networks=2), MINI)
+        pool = begin_pool(cluster, MINI)
         assert pool.image_size == network.image_size
         shared = pool.network("walk")
-        backend = make_backend(MICRO, shared)
+        backend = make_backend(MINI, shared)
         assert backend is shared
         for view in given:
             backend.add(view)
@@ -169,7 +169,7 @@ def test_a_network_that_ends_is_begun_again_and_has_its_views_sent_again(network
 def test_recordings_that_share_a_network_are_mapped_as_alone(
     network: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--backend", "both", "--checkpoint", "micro", "--focal", "199.2"]
+    options = ["--backend", "both", "--checkpoint", "mini", "--focal", "199.2"]
     options += ["--set", "working_size=160", "--set", "tracking_size=240", "--set", "keyframe_motion_young=0.03"]
     for name in ("orbit", "corridor"):
         write_folder(cut(walk(name), 8), tmp_path / name)

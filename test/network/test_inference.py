@@ -84,8 +84,8 @@ def test_points_stay_close(networks: Mapping[str, Dust3r], head: str, precision:
 
 
 def test_trained_weights_in_bfloat16_stay_within_a_percent() -> None:
-    model = load_checkpoint("micro")
-    pair = images(112, 160)
+    model = load_checkpoint("mini")
+    pair = images(*reversed(model.config.img_size))
     output = both_ways(FastDust3r(model, CPU, "bfloat16"), pair)
     for order, exact in enumerate(exact_of(model, pair)):
         assert 0 < deviation(output.points_1[order], exact.points_1[0]) < 0.01

@@ -32,5 +32,5 @@ def test_the_packages_are_really_not_there(
     """The network's backend, which needs torch, says so and does not configure."""
     (tmp_path / "blocked").mkdir()
     monkeypatch.setenv("PYTHONPATH", python_path(tmp_path / "blocked", OPTIONAL))
-    bench = start_node(backend="dust3r", checkpoint="micro")
+    bench = start_node(backend="dust3r", checkpoint="mini")
     bench.node.wait_for_log("pip install 'dust3r_ros[network]'")
