@@ -317,9 +317,8 @@ def table(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
         lines += ["", f"Cores used by other programs meanwhile: {about['others_cores']:.1f}. {where_and_when(about)}."]
     lines += [""]
     lines += target_lines(targets(rows))
-    return "\n".join(
-        [*lines, "", f"What is not measured here: `{COMMAND}`, on a GPU, with a torch for CUDA.", "", *_computed()]
-    )
+    lines += ["", f"On a GPU, with a torch for CUDA: `{COMMAND}`.", "", *_computed()]
+    return "\n".join(lines)
 
 
 def _computed() -> list[str]:

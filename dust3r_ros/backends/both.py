@@ -153,7 +153,7 @@ class GeometryWithNetwork(ABC):
 
     The network is trusted as far as it has been right so far, so the result of a pair depends on earlier pairs;
     the same calls in the same order give the same results. It is asked only for views of which geometry leaves
-    pixels unknown, and rarely while it is not believed (``TrackRecord.asks``). The pair's unit of length, its relative
+    pixels unknown, and rarely while it does not help (``TrackRecord.asks``). The pair's unit of length, its relative
     pose and focals come from geometry; a pair unknown to geometry stays unknown, since a network's depth has no unit
     then.
     """
@@ -190,7 +190,7 @@ class GeometryWithNetwork(ABC):
     ) -> list[PairPrediction]:
         """Pointmaps of ordered pairs, in the order asked. Raises what the network raises."""
         found = self._geometry.depths(pairs, focals, poses, landmarks)
-        views = [each for depths in found if depths for each in _views(depths)] if self._record.believed else []
+        views = [each for depths in found if depths for each in _views(depths)] if self._record.helps else []
         self._expect([order for order, view in views if worth_asking(view)])
         return [
             self._geometry.nothing_known(*pair, focals)

@@ -36,8 +36,11 @@ _WORST = 2.0
 _REMEMBERED = 4000  # tiles, about a hundred views: a network that is right about rooms may be wrong about woods
 _CONTRADICTION = 3.0  # standard deviations
 _LEAST_UNKNOWN = 0.03  # share of a view's pixels that geometry must leave to the network
-# Views between two for which a network is asked only to judge it: while it is believed; at most, while it is not.
-_BELIEVED_PAUSE, _LONGEST_PAUSE = 15, 127
+# Share of what geometry leaves that the network must fill to be worth its time, in the mean of recent views; a network
+# may be believed and still be too imprecise to count.
+_LEAST_FILLED, _RECENT = 0.1, 8
+# Views between two for which a network is asked only to judge it: while it helps; at most, while it does not.
+_HELPING_PAUSE, _LONGEST_PAUSE = 15, 127
 _MAX_GAIN = 99.0
 
 
@@ -69,6 +72,7 @@ class TrackRecord:
 
     def __init__(self) -> None:
         self._tiles, self._network, self._plane = 0.0, 0.0, 0.0
+        self._filled = 1.0
         self._passed = self._pause = 0  # views since the last that the network was asked for; and until the next
 
     def add(self, tiles: int, network: float, plane: float) -> None:
@@ -77,6 +81,10 @@ class TrackRecord:
         self._tiles = kept * self._tiles + tiles
         self._network = kept * self._network + tiles * min(network, _WORST * plane)
         self._plane = kept * self._plane + tiles * plane
+
+    def add_filled(self, share: float) -> None:
+        """Add a view of which the network filled this ``share`` of what geometry had left unknown."""
+        self._filled += (share - self._filled) / _RECENT
 
     @property
     def left(self) -> float:
@@ -91,25 +99,34 @@ class TrackRecord:
         """Whether the network's depth counts."""
         return self.left <= _MOST_LEFT
 
+    @property
+    def helps(self) -> bool:
+        """Whether asking the network is worth its time: it is believed, and fills enough."""
+        return self.believed and self._filled > _LEAST_FILLED
+
     def asks(self, stereo: StereoDepth) -> bool:
         """Whether to ask the network for the next view, which geometry knows as ``stereo``.
 
-        While it is believed, wherever geometry leaves enough unknown, and for a few other views; otherwise only to
-        judge it again, each time after twice as many views. Never where geometry is too little to judge by.
+        While it helps, wherever geometry leaves enough unknown, and for a few other views; otherwise only to judge it
+        again, each time after twice as many views. Never where geometry is too little to judge by.
         """
         if not _judges(stereo):
             return False
         self._passed += 1
-        if self._passed <= self._pause and not (self.believed and worth_asking(stereo)):
+        if self._passed <= self._pause and not (self.helps and worth_asking(stereo)):
             return False
         self._passed = 0
-        self._pause = _BELIEVED_PAUSE if self.believed else min(2 * self._pause + 1, _LONGEST_PAUSE)
+        self._pause = _HELPING_PAUSE if self.helps else min(2 * self._pause + 1, _LONGEST_PAUSE)
         return True
 
 
 def worth_asking(stereo: StereoDepth) -> bool:
     """Whether geometry leaves enough of a view unknown, and knows enough of it to judge a network by."""
-    return bool(np.mean(stereo.confidence - 1 < _LEAST_GAIN) > _LEAST_UNKNOWN) and _judges(stereo)
+    return bool(np.mean(_unknown(stereo)) > _LEAST_UNKNOWN) and _judges(stereo)
+
+
+def _unknown(stereo: StereoDepth) -> np.ndarray:
+    return np.asarray(stereo.confidence - 1 < _LEAST_GAIN)
 
 
 def _judges(stereo: StereoDepth) -> bool:
@@ -141,11 +158,14 @@ def with_prior(stereo: StereoDepth, network: NetworkDepth, record: TrackRecord) 
     ``record``: of this network, to which this view is added.
     """
     sure = _evidence(stereo, network)
-    prior = None if sure is None else _prior(sure, stereo, network, record)
-    if prior is None:
+    if sure is None:
         return stereo
-    depth, confidence = _joined(stereo, *prior)
-    return StereoDepth(depth, confidence)
+    prior = _prior(sure, stereo, network, record)
+    found = stereo if prior is None else StereoDepth(*_joined(stereo, *prior))
+    unknown = _unknown(stereo)
+    if record.believed and unknown.any():
+        record.add_filled(float(np.mean(~_unknown(found)[unknown])))
+    return found
 
 
 def _evidence(stereo: StereoDepth, network: NetworkDepth) -> _Evidence | None:

@@ -300,6 +300,22 @@ def test_a_network_that_is_believed_is_asked_wherever_geometry_leaves_something(
     assert asked(right, 40, known=0.02) == [], "nobody can judge it"
 
 
+def test_a_network_that_is_believed_and_fills_nothing_is_asked_ever_more_rarely() -> None:
+    """It knows the scene, but too roughly for its depth to count anywhere; once it is right it is asked for again."""
+    record, (true, geometry) = TrackRecord(), some_view(0.7)
+    rough = cv2.resize(np.random.default_rng(2).normal(0, 0.15, (12, 16)), true.shape[::-1]).astype(np.float32)
+    good, found = 400, []
+    for view in range(800):
+        if record.asks(geometry):
+            found.append(view)
+            depth = true * np.exp(rough) if view < good else true
+            with_prior(geometry, NetworkDepth(depth, np.full_like(true, 3.0)), record)
+        assert view < 9 or record.believed
+    before = [view for view in found if view < good]
+    assert before[1:12] == list(range(2, 13)) and len(before) < 35
+    assert found[-50:] == list(range(750, 800))
+
+
 def test_it_is_asked_again_and_believed_once_it_is_right() -> None:
     record = TrackRecord()
     true, geometry = some_view(0.7)
