@@ -31,7 +31,7 @@ def test_keyframes_are_pooled_up_to_the_error_they_have_in_common() -> None:
         deviations.append(pool.value(*SHAPE)[1])
     focal, deviation = pool.value(*SHAPE)
     assert focal == pytest.approx(70, rel=0.01)
-    assert deviations[0] == np.inf and deviation == pytest.approx(70 * np.hypot(0.03, 2 * 0.02), rel=0.2)
+    assert deviations[0] == np.inf and deviation == pytest.approx(70 * np.hypot(0.03, 3.5 * 0.02), rel=0.2)
     assert deviation < max(deviations[1:])
 
 
@@ -39,7 +39,7 @@ def test_an_error_common_to_all_keyframes_is_in_the_deviation() -> None:
     """Good networks and bad ones: errors are as large as deviations."""
     rng, z = np.random.default_rng(0), []
     for count, scatter in product(np.tile([3, 5, 10, 30, 100], 40), (0.01, 0.02, 0.03)):
-        common = np.hypot(0.03, 1.8 * scatter)
+        common = np.hypot(0.03, 3.2 * scatter)
         logs = common * rng.standard_normal() + scatter * rng.standard_normal(count)
         votes = [(70 * np.exp(log), 1.0) for log in logs]
         focal, deviation = FocalPool.of({"given": None, "votes": votes}).value(*SHAPE)
