@@ -36,6 +36,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 from targets import Machine, errors_said, leave, target, target_lines, where_and_when  # noqa: E402
 
 from dust3r_ros.cli.command import positive  # noqa: E402
+from dust3r_ros.errors import InputError  # noqa: E402
 from dust3r_ros.network import Dust3r, Dust3rConfig, PairOutput, Tokens, load_checkpoint  # noqa: E402
 from dust3r_ros.network.checkpoint import pick_device  # noqa: E402
 from dust3r_ros.network.config import PATCH  # noqa: E402
@@ -351,6 +352,14 @@ def _shown(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Of a file that ``--out`` wrote. Raises ``InputError``."""
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8"))["rows"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"'{path}' is no file that this benchmark wrote with --out ({error})") from error
+
+
 @errors_said("inference")
 def main() -> int:
     """Exit code: 1 if a size could not be measured, else 0."""
@@ -373,6 +382,7 @@ def main() -> int:
         return 0
     named = [options.device] if options.device else ["cpu", "cuda"][: 1 + torch.cuda.is_available()]
     machine, rows = Machine(), []
+    others = [row for path in options.also for row in _rows(path)]
     for device in map(pick_device, named):
         for name in options.sizes:
             onnx = options.onnx and device.type == "cpu" and prod(SIZES[name]) < 100_000
@@ -381,8 +391,7 @@ def main() -> int:
             rows.append(row)
             print(json.dumps(row), flush=True)
     about = machine.about()
-    for path in options.also:
-        rows += json.loads(path.read_text(encoding="utf-8"))["rows"]
+    rows += others
     report = {"machine": about, "rows": rows, "targets": targets(rows)}
     leave(options.out, report, table(rows, about), options.page, (BEGIN, END))
     return 0

@@ -115,3 +115,12 @@ def test_the_command_measures_and_writes(
     text = page.read_text()
     assert text.startswith("before") and text.endswith("after\n") and "| mini, 27 M, linear | cpu | 96x64 |" in text
     assert "Computed, not measured" in text and "H100" in text
+
+
+def test_a_file_of_another_kind_is_refused_before_anything_is_measured(
+    benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.json").write_text("[]")
+    monkeypatch.setattr(sys, "argv", ["inference", "--also", str(tmp_path / "other.json")])
+    assert benchmark.main() == 1
+    assert "is no file that this benchmark wrote" in capsys.readouterr().err
