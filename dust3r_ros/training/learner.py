@@ -126,7 +126,6 @@ class Learner:
             if not self._compiled or is_out_of_memory(error):
                 raise
             self.uncompiled = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        self._compiled = False
         uncompile(self.task.model)
         torch.random.set_rng_state(before)
         return self._backward(batch)

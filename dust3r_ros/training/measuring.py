@@ -69,8 +69,6 @@ def batches(device: torch.device) -> dict[str, Any]:
 
 def network(device: torch.device) -> dict[str, Any]:
     """Compare a small network's points and confidence, in float32 and in training precision, with the processor's."""
-    from dust3r_ros.training.start import new_model
-
     recipe = read_recipe("mini", {"network": _NETWORK, "head": "linear"})
     model = new_model(recipe.architecture(recipe.stages[0]), 0).eval()
     batch = _batch(torch.device("cpu"))
@@ -87,9 +85,6 @@ def network(device: torch.device) -> dict[str, Any]:
 
 def losses(device: torch.device) -> dict[str, Any]:
     """Compare the loss and gradient norm of one step with the processor's."""
-    from dust3r_ros.training.learner import Learner
-    from dust3r_ros.training.start import new_model
-
     changes = {"network": _NETWORK, "precision": "float32", "stride": 1}
     recipe = read_recipe("mini", changes)
     batch, rows = _batch(torch.device("cpu")), []
@@ -224,8 +219,6 @@ def inference(recipe: Recipe, device: torch.device, over: Callable[[], bool], sh
     sizes = [(224, 224), (384, 512)]
     networks = {recipe.name: recipe.architecture(recipe.stages[-1])}
     if device.type == "cuda":
-        from dust3r_ros.training.recipe import read_recipe
-
         large = read_recipe("large")
         networks["large"] = large.architecture(large.stages[0])
     found: dict[str, Any] = {}
