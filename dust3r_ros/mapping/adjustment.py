@@ -269,7 +269,7 @@ class MapAdjuster:
 
     def adjust_last(self) -> None:
         """Adjust the whole map for the last time, measured in its images."""
-        with self._stage("refine"), self._keypoints.measured():
+        with self._stage("refine"), self._keypoints.measured(self._state.sparse):
             self._follow(self._calibrator.adjust_last)
             streams = {record.stream.index: record.stream for record in self._state.records}
             self._calibrator.consider_lens(*streams.values())

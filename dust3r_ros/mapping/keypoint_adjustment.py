@@ -50,14 +50,17 @@ class KeypointAdjustment:
     """
 
     def __init__(self, state: Reconstruction) -> None:
-        self._state = state
+        self._state, self._sparse = state, state.sparse
         self._references: _Observations | None = None
         self._rough = 0.0
 
     @contextmanager
-    def measured(self) -> Iterator[None]:
-        """Move observations to where they are measured; adjustments inside weigh each by its standard deviation."""
-        sparse = self._state.sparse
+    def measured(self, sparse: SparseMap) -> Iterator[None]:
+        """Move observations to where they are measured; adjustments inside weigh each by its standard deviation.
+
+        The views of ``sparse`` are the keyframes.
+        """
+        self._sparse = sparse
         self._rough = _ROUGH * scatter_of(sparse, problem_of(sparse))
         seen = _Observations.of(sparse, [v for v in sparse.posed() if self._state.records[v].gray is not None])
         pixels, std = self._found(seen, self._state.records, sparse.views)
@@ -86,7 +89,7 @@ class KeypointAdjustment:
         return found
 
     def _poses(self, frames: Sequence[LocatedFrame]) -> list[Array | None]:
-        sparse, records, references = self._state.sparse, self._state.records, self._references
+        sparse, records, references = self._sparse, self._state.records, self._references
         assert references is not None, "keyframes are measured first"
         views = [self._view(frame, references) for frame in frames]
         view = np.repeat(np.arange(len(frames)), [len(one.seen.ids) for one in views])
@@ -105,7 +108,7 @@ class KeypointAdjustment:
 
     def _view(self, frame: LocatedFrame, references: _Observations) -> SparseView:
         """What a frame sees, and what else those keyframes see from which most of it comes, at NaN."""
-        sparse = self._state.sparse
+        sparse = self._sparse
         seen = sparse.known(sparse.resolved(frame.tracks)).unique()
         count = np.bincount(references.view[np.isin(references.ids, seen.ids)])
         beside = [sparse.known_in(index).ids for index in np.argsort(-count)[:_BESIDE].tolist()]
@@ -117,7 +120,7 @@ class KeypointAdjustment:
         good = np.isfinite(std)
         if np.count_nonzero(good) < self._state.config.track_min_inliers:
             return None
-        sparse, start = self._state.sparse, invert(view.pose)
+        sparse, start = self._sparse, invert(view.pose)
         intrinsics = sparse.intrinsics[view.camera]
         points, pixels = sparse.points[ids[good]], intrinsics.lens.ideal(offset[good])
         try:
@@ -167,7 +170,7 @@ class KeypointAdjustment:
         ``others`` each is in. ``centers`` (M, 2): pixels from which offsets are measured.
         """
         of_reference, center = seen.reference[rows], centers[rows]
-        shape = _shape(self._state.sparse, views, seen, rows)
+        shape = _shape(self._sparse, views, seen, rows)
         start = np.concatenate([shape, (seen.offset[rows] + center)[:, :, None]], axis=2)
         found = find_patches(reference, seen.offset[of_reference] + centers[of_reference], others, which, start)
         offsets, size = found.pixels - center, np.array([image.shape[::-1] for image in others])[which]

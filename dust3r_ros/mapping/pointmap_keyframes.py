@@ -16,6 +16,7 @@ from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.types import Array, Array32, Keyframe
 
 _HALF_MAX = 6e4
+_ENOUGH = 60  # landmarks that locate a frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,10 +130,16 @@ class PointmapKeyframes:
         return np.where(known, depth[rows, columns].astype(np.float64), np.nan)
 
     def points(self, ids: np.ndarray) -> Array:
-        """(N, 3) positions of corners in the map, by ids; NaN where depth is unknown."""
+        """(N, 3) positions of corners in the map, by ids; NaN where depth is unknown.
+
+        Depth is hardly ever as exact as landmarks: where there are enough of these, they are all.
+        """
         points = np.full((len(ids), 3), np.nan)
         if not len(ids):
             return points
+        better = points if self.refined is None else self.refined.positions[ids]
+        if np.count_nonzero(np.isfinite(better[:, 0])) >= _ENOUGH:
+            return better
         owners = np.searchsorted([corners.first_id for corners in self._corners], ids, side="right") - 1
         for index in np.unique(owners).tolist():
             mine = owners == index
@@ -141,10 +148,7 @@ class PointmapKeyframes:
                 offsets, self._state.sparse.intrinsics[self._state.records[index].stream.index].focal, (0.0, 0.0)
             )
             points[mine] = transform(self._aligner.pose(index), self.sampled(index, offsets)[:, None] * seen)
-        if self.refined is not None:
-            better = self.refined.positions[ids]
-            points = np.where(np.isfinite(better), better, points)
-        return points
+        return np.where(np.isfinite(better), better, points)
 
     def ideal(self, stream: CameraStream, offsets: Array) -> Array:
         """Offsets (N, 2) in a camera's tracked image, as a pinhole with its focal would see them."""

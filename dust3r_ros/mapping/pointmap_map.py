@@ -25,11 +25,12 @@ from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.covisibility import Neighbourhood
+from dust3r_ros.mapping.keypoint_adjustment import KeypointAdjustment
 from dust3r_ros.mapping.localization import locate_corners
 from dust3r_ros.mapping.pointmap_keyframes import PointmapKeyframes
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.saving import PointmapSaving
-from dust3r_ros.mapping.submap import Submap
+from dust3r_ros.mapping.submap import LocatedFrame, Submap
 from dust3r_ros.timing import StageTimer, Tick, no_tick
 from dust3r_ros.tracking import Tracks, join, no_tracks
 from dust3r_ros.types import Array, Image, Keyframe, PairPrediction, View
@@ -153,6 +154,7 @@ class PointmapBuilder(Submap):
         self._config, self._backend, self._stage = state.config, backend, stage
         self._aligner = IncrementalAligner(state.config.window)
         self._keyframes = PointmapKeyframes(self.state, self._aligner)
+        self._keypoints = KeypointAdjustment(self.state)
         self.saving = PointmapSaving(self.state, self._aligner, self._keyframes)
         self._near = Neighbourhood(self.state)
         self._doubtful: dict[tuple[int, int], float] = {}  # weights of loop pairs not accepted yet
@@ -217,7 +219,7 @@ class PointmapBuilder(Submap):
             self._attempts += 1
             return None
         self.graph.add(global_descriptor, near)
-        self._record(stamp_ns, stream, image, features, tracks)
+        self._record(stamp_ns, stream, image, gray, features, tracks)
         self._connect(pairs, loops, update)
         self._take(update, {index, *near})
         self._backend.forget(index - self._config.window)
@@ -237,23 +239,29 @@ class PointmapBuilder(Submap):
         with self._stage("refine"):
             self._refine()
 
+    def exact_poses(self, frames: Sequence[LocatedFrame]) -> Sequence[Array | None]:
+        return super().exact_poses(frames) if self._keyframes.refined is None else self._keypoints.poses(frames)
+
     def _refine(self) -> None:
         """Bundle adjustment of keyframes with landmarks; the others follow the nearest of these."""
         edges = [(first, second) for first, second, _ in self.graph.edges]
         posed = [self._keyframes.posed(index) for index in range(len(self))]
-        refined = bundle(posed, edges, self.intrinsics, self._config.min_parallax_deg)
+        self._keyframes.refined = None
+        refined = bundle(posed, edges, self.intrinsics, self._config.min_parallax_deg, self._keypoints.measured)
         if refined is None:
             return
+        growth = {index: self._growth(index, keyframe) for index, keyframe in refined.keyframes.items()}
+        if not np.isfinite(list(growth.values())).any():
+            return
+        usual = float(np.nanmedian(list(growth.values())))
         moved = {}
         for index, keyframe in refined.keyframes.items():
-            factor = self._growth(index, keyframe)
-            if np.isfinite(factor):
-                moved[index] = keyframe.w_T_c @ np.diag([*[factor * self._aligner.scale(index)] * 3, 1.0])
-        if not moved:
-            return
+            factor = growth[index] if np.isfinite(growth[index]) else usual
+            moved[index] = keyframe.w_T_c @ np.diag([*[factor * self._aligner.scale(index)] * 3, 1.0])
         before, misfit = self._aligner.map.similarities.copy(), self._aligner.map.misfit()
         self._aligner.move(moved)
-        if self._aligner.map.misfit() ** 2 > _CONTRADICTED * misfit**2 + _COMMON**2:
+        contradicted = self._aligner.map.misfit() ** 2 > _CONTRADICTED * misfit**2 + _COMMON**2
+        if contradicted and not refined.certain:
             self._aligner.map.restore(before)
             return
         self._keyframes.refined = refined
@@ -276,7 +284,9 @@ class PointmapBuilder(Submap):
             std = 0.0 if intrinsics.fixed else intrinsics.prior_std
             self._aligner.set_focal(stream.name, stream.focal_to_working(intrinsics.focal), std)
 
-    def _record(self, stamp_ns: int, stream: CameraStream, image: Image, features: Features, followed: Tracks) -> None:
+    def _record(
+        self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, features: Features, followed: Tracks
+    ) -> None:
         """Record a keyframe and follow its corners from here: its features; between them followed and new ones."""
         count, known = self._config.track_corners, len(features.pixels)
         kept = followed.select(_apart(followed.pixels, features.pixels))
@@ -284,7 +294,7 @@ class PointmapBuilder(Submap):
         taken = np.concatenate([features.pixels, kept.pixels])
         corners = stream.corners(max(0, count - len(taken)), taken)
         tracks = self._keyframes.new_ids(np.concatenate([features.pixels, corners]), followed)
-        record = KeyframeRecord(stamp_ns, stream, image, features, tracks.ids[:known], masked=stream.masked)
+        record = KeyframeRecord(stamp_ns, stream, image, features, tracks.ids[:known], masked=stream.masked, gray=gray)
         self.state.append(record)
         self.state.initialised = len(self) > 1
         spread = np.linspace(0, len(tracks.ids) - 1, min(len(tracks.ids), count - len(kept.ids))).astype(int)

@@ -41,7 +41,7 @@ def test_observations_move_to_where_they_agree_and_count_by_how_exact_they_are(b
     sparse = builder.state.sparse
     before, snapshot = scatter_of(sparse, problem_of(sparse)), sparse.snapshot()
     ids = [view.seen.ids for view in sparse.views]
-    with KeypointAdjustment(builder.state).measured():
+    with KeypointAdjustment(builder.state).measured(builder.state.sparse):
         spread = sparse.spread
         assert spread is not None
         problem = problem_of(sparse)
@@ -78,7 +78,7 @@ def test_measured_observations_are_nearer_to_the_truth(builder: MapBuilder, sequ
         return float(np.median(np.concatenate(found)))
 
     before = off()
-    with KeypointAdjustment(state).measured():
+    with KeypointAdjustment(state).measured(state.sparse):
         assert off() < 0.6 * before
     sparse.restore(snapshot)
 
@@ -90,13 +90,13 @@ def test_keyframes_without_an_image_are_left_as_they_are(builder: MapBuilder) ->
     for record in state.records[::2]:
         record.gray = None
     seen = [view.seen for view in sparse.views]
-    with KeypointAdjustment(state).measured():
+    with KeypointAdjustment(state).measured(state.sparse):
         changed = [now is not was for now, was in zip([view.seen for view in sparse.views], seen, strict=True)]
         assert not any(changed[::2]) and any(changed[1::2])
     for record in state.records:
         record.gray = None
     sparse.restore(snapshot)
-    with KeypointAdjustment(state).measured():
+    with KeypointAdjustment(state).measured(state.sparse):
         assert all(now.seen is was for now, was in zip(sparse.views, seen, strict=True))
         assert refine(sparse, sharp=True, iterations=2) is not None
     for record, image in zip(state.records, images, strict=True):
@@ -116,7 +116,7 @@ def test_frames_are_posed_by_the_patches_of_keyframes(builder: MapBuilder, seque
     nearby[:3, 3] += 0.002
     frame = LocatedFrame(stream, seen, nearby, gray)
     assert adjustment.poses([frame]) == [None], "no keyframe was measured"
-    with adjustment.measured():
+    with adjustment.measured(sparse):
         refine(sparse, sharp=True, iterations=20)
     exact, other, dark, far = adjustment.poses(
         [

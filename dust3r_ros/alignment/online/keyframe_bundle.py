@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
 
 from dust3r_ros.alignment.moments import inverse, scale_of
 from dust3r_ros.alignment.objective import EdgeReport
@@ -15,7 +17,7 @@ from dust3r_ros.alignment.online.loop_verification import Tolerance
 from dust3r_ros.features.features import Features, matched
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.lens_refinement import consider_lenses, refine_lenses
-from dust3r_ros.sparse.refinement import refine
+from dust3r_ros.sparse.refinement import place_landmarks, refine
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.types import Array, Array32
@@ -107,6 +109,10 @@ def _still(old: Array, new: Array) -> NDArray[np.bool_]:
 _MIN_LANDMARKS = 40  # a keyframe that sees fewer stays where its pointmaps put it
 _PRUNING_PX = (20.0, 8.0, 4.0)  # poses from pointmaps are off by some pixels
 _LENS_ROUNDS = 2
+# Landmarks of a keyframe that determine its pose better than any pointmap, the share of keyframes that must see so
+# many, and the deviation of a focal, relative, that says little: networks are off by that.
+_PLENTY, _MOST, _VAGUE = 250, 0.9, 0.1
+_SHARED, _BESIDE = 20, 8  # keyframes with so many landmarks in common may have more; with so many others, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,11 +141,15 @@ class RefinedKeyframe:
 
 @dataclass(frozen=True, eq=False)
 class RefinedMap:
-    """Refined ``keyframes`` by index, ``intrinsics`` with lenses, and ``positions`` (N, 3) of corners by id, or NaN."""
+    """Refined ``keyframes`` by index, ``intrinsics`` with lenses, and ``positions`` (N, 3) of corners by id, or NaN.
+
+    ``certain``: there are so many landmarks that pointmaps that contradict them are wrong.
+    """
 
     keyframes: Mapping[int, RefinedKeyframe]
     intrinsics: Sequence[Intrinsics]
     positions: Array
+    certain: bool
 
 
 def bundle(
@@ -147,23 +157,17 @@ def bundle(
     edges: Sequence[tuple[int, int]],
     intrinsics: Sequence[Intrinsics],
     min_parallax_deg: float,
+    measured: Callable[[SparseMap], AbstractContextManager[object]] = nullcontext,
 ) -> RefinedMap | None:
     """The refined map; keyframes with too few landmarks are left out. None if nothing became better.
 
     ``edges`` (first, second) say which keyframes are searched for common features. The scale of the
     map is free; the first keyframe stays where it is. Focals have those of ``intrinsics`` as priors, with their
-    deviations. Lenses are free, because what looks like distortion would bend focals and poses.
+    deviations. Lenses are free, because what looks like distortion would bend focals and poses. The last adjustment is
+    of what is ``measured`` in the images, view by view that of ``keyframes``.
     """
-    sparse = SparseMap(min_parallax_deg, focal_prior_sigma=np.array([given.std for given in intrinsics]))
-    sparse.intrinsics = [replace(given, prior=given.focal) for given in intrinsics]
-    for keyframe in keyframes:
-        index = sparse.add(keyframe.camera, no_tracks(), keyframe.w_T_c)
-        sparse.landmarks.new(len(keyframe.corners.ids))
-        sparse.observe(index, keyframe.corners)
-        sparse.observe(index, keyframe.followed)
-    for first, second in edges:
-        pairs = matched(keyframes[first].features, keyframes[second].features)
-        sparse.merge(keyframes[first].corners.ids[pairs[:, 0]], keyframes[second].corners.ids[pairs[:, 1]])
+    sparse = _observed(keyframes, intrinsics, min_parallax_deg)
+    _link(sparse, keyframes, edges)
     before = sparse.misfit()
     for limit in _PRUNING_PX:
         sparse.extend(max_error_px=limit)
@@ -172,13 +176,59 @@ def bundle(
                 view.w_T_c = None
         refine(sparse, free_focal=True, rounds=1, iterations=20, max_error_px=limit)
     refine_lenses(sparse, rounds=_LENS_ROUNDS, fewest_views=1)
-    consider_lenses(sparse)
     if not sparse.misfit() < before:
         return None
+    _link(sparse, keyframes, _covisible(sparse, edges))
+    sparse.unprune()  # poses were too far off to tell what is wrong
+    place_landmarks(sparse)
+    with measured(sparse):
+        refine_lenses(sparse, fewest_views=1)
+        consider_lenses(sparse)
     positions = sparse.points[sparse.landmarks.resolved(np.arange(len(sparse.points)))]
     refined = {index: _refined_keyframe(sparse, index) for index in sparse.posed()}
     found = [replace(own, prior=given.prior) for own, given in zip(sparse.intrinsics, intrinsics, strict=True)]
-    return RefinedMap(refined, found, positions)
+    return RefinedMap(refined, found, positions, _is_certain(sparse))
+
+
+def _observed(keyframes: Sequence[Posed], intrinsics: Sequence[Intrinsics], min_parallax_deg: float) -> SparseMap:
+    sparse = SparseMap(min_parallax_deg, focal_prior_sigma=np.array([given.std for given in intrinsics]))
+    sparse.intrinsics = [replace(given, prior=given.focal) for given in intrinsics]
+    for keyframe in keyframes:
+        index = sparse.add(keyframe.camera, no_tracks(), keyframe.w_T_c)
+        sparse.landmarks.new(len(keyframe.corners.ids))
+        sparse.observe(index, keyframe.corners)
+        sparse.observe(index, keyframe.followed)
+    return sparse
+
+
+def _link(sparse: SparseMap, keyframes: Sequence[Posed], pairs: Iterable[tuple[int, int]]) -> None:
+    """Merge landmarks of features that match in pairs of keyframes."""
+    for first, second in pairs:
+        rows = matched(keyframes[first].features, keyframes[second].features)
+        sparse.merge(keyframes[first].corners.ids[rows[:, 0]], keyframes[second].corners.ids[rows[:, 1]])
+
+
+def _covisible(sparse: SparseMap, known: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Pairs of keyframes that share landmarks, other than the ``known`` ones."""
+    posed = sparse.posed()
+    seen = [sparse.known_in(view).ids for view in posed]
+    view = np.repeat(posed, [len(ids) for ids in seen])
+    shape = len(sparse.views), len(sparse.points)
+    shows = coo_array((np.ones(len(view)), (view, np.concatenate(seen))), shape=shape).tocsr()
+    shared = (shows @ shows.T).toarray()
+    np.fill_diagonal(shared, 0)
+    for first, second in known:
+        shared[first, second] = shared[second, first] = 0
+    beside = {view: np.argsort(-shared[view], kind="stable")[:_BESIDE].tolist() for view in posed}
+    return sorted({(min(v, o), max(v, o)) for v in posed for o in beside[v] if shared[v, o] >= _SHARED})
+
+
+def _is_certain(sparse: SparseMap) -> bool:
+    """Whether landmarks alone determine a map: most keyframes see plenty, and these determine the focals."""
+    posed = sparse.posed()
+    plenty = sum(len(sparse.known_in(view).ids) >= _PLENTY for view in posed)
+    std = max(sparse.intrinsics[sparse.views[view].camera].std for view in posed)
+    return plenty >= _MOST * len(sparse.views) and std < _VAGUE
 
 
 def _refined_keyframe(sparse: SparseMap, index: int) -> RefinedKeyframe:

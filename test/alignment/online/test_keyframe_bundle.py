@@ -140,6 +140,37 @@ def test_a_keyframe_without_landmarks_is_left_out() -> None:
     assert found is not None and sorted(found.keyframes) == [0, 1, 2, 3, 5]
 
 
+@pytest.mark.parametrize(("points", "blind", "certain"), [(400, None, True), (150, None, False), (400, 4, False)])
+def test_a_map_of_plenty_of_landmarks_is_certain(points: int, blind: int | None, certain: bool) -> None:
+    found = bundle(posed(arc(points=points), blind=blind), EDGES, [Intrinsics(306.0, 306.0, std=0.02)], 1.0)
+    assert found is not None and found.certain == certain
+
+
+def test_two_keyframes_do_not_tell_an_unknown_focal() -> None:
+    found = bundle(posed(arc(views=2, points=400, degrees=10)), [(0, 1)], [Intrinsics(306.0, 306.0)], 1.0)
+    assert found is None or not found.certain
+
+
+def test_keyframes_that_share_landmarks_are_searched_for_more() -> None:
+    """Only neighbours are paired, but each lacks a sixth of the points, which the next one shows again."""
+    whole, shown = posed(arc(points=300)), [np.flatnonzero((np.arange(300) + view) % 6 > 0) for view in range(6)]
+    keyframes = [
+        replace(
+            one,
+            features=Features(one.features.pixels[some], one.features.descriptors[some]),
+            corners=Tracks(250 * view + np.arange(250), one.corners.pixels[some]),
+        )
+        for view, (one, some) in enumerate(zip(whole, shown, strict=True))
+    ]
+    found = bundle(keyframes, list(pairwise(range(6))), [Intrinsics(306.0, 306.0, std=0.02)], 1.0)
+    assert found is not None
+    for view in range(4):
+        _, mine, other = np.intersect1d(shown[view], shown[view + 2], return_indices=True)
+        one, same = found.positions[250 * view + mine], found.positions[250 * (view + 2) + other]
+        gone = ~np.isin(shown[view][mine], shown[view + 1])
+        assert np.count_nonzero(gone) == 50 and np.mean(np.all(one[gone] == same[gone], axis=1)) > 0.9
+
+
 def test_without_common_features_nothing_changes() -> None:
     assert bundle(posed(arc(points=250)), [], [Intrinsics(310.0, 310.0, std=0.1)], 1.0) is None
 
