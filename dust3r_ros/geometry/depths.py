@@ -1,4 +1,4 @@
-"""Depth maps: from the pointmaps of one image or a scene; edges, reprojection, fusion."""
+"""Depth maps: from the pointmaps of one image or a scene; edges, reprojection, fusion, known points."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array, csc_array, diags_array
+from scipy.sparse.csgraph import laplacian
+from scipy.sparse.linalg import splu
+from scipy.spatial import cKDTree
 
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.compiled import LIBRARY, address
@@ -220,3 +224,56 @@ def robust_scale(reference: Array | Array32, depth: Array | Array32, weight: Arr
     order = np.argsort(logs, kind="stable")
     cumulative = np.cumsum(weight[order])
     return float(np.exp(logs[order][np.searchsorted(cumulative, 0.5 * cumulative[-1])]))
+
+
+_STEP = 8  # pixels between those at which a correction is computed
+_JUMP = np.float32(0.02)  # of log depth between two of these, across which corrections differ freely
+_AROUND, _OUTLIER = 16, 2.0  # nearest points by which one is judged, and its largest deviation from them
+_HOLD, _LOOSE = 0.1, 1e-4  # weights of a point at equal shares of signal and noise, and of the mean where none is near
+_SIGMA = 1.4826  # standard deviations of a normal distribution in its median absolute deviation
+
+
+def held_to(depth: Array32, at: Array, z: Array) -> Array32:
+    """A depth map (H, W), 0 = none, changed smoothly towards points of known ``z`` (N,) at pixels ``at`` (N, 2).
+
+    The change of log depth is the one that differs least from pixel to pixel, in the sense of least squares; where
+    depth jumps, it may jump too. Points count by what neighbouring ones say alike against by how much they differ;
+    those that contradict the points around them are ignored, as those outside the image and where nothing is known.
+    With hardly any others, depth stays as it is.
+    """
+    height, width = depth.shape
+    columns, rows = np.round(at).astype(np.int64).reshape(-1, 2).T
+    good = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height) & (z > 0)
+    good[good] = depth[rows[good], columns[good]] > 0
+    if np.count_nonzero(good) <= _AROUND:
+        return depth
+    place, change = np.stack([rows[good], columns[good]], axis=1), np.log(z[good] / depth[rows[good], columns[good]])
+    near, hold = _credible(at[good], change)
+    known, middle = depth > 0, np.median(change)
+    log_depth = np.log(np.where(known, depth, np.median(depth[known])))[::_STEP, ::_STEP]
+    node = np.minimum(np.round(place[near] / _STEP).astype(np.int64), np.array(log_depth.shape) - 1)
+    node = np.ravel_multi_index((node[:, 0], node[:, 1]), log_depth.shape)
+    weight = hold * np.bincount(node, minlength=log_depth.size) + _LOOSE
+    pull = hold * np.bincount(node, change[near], log_depth.size) + _LOOSE * middle
+    field = splu((_smoothness(log_depth) + diags_array(weight)).tocsc()).solve(pull).reshape(log_depth.shape)
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32) / _STEP, np.arange(height, dtype=np.float32) / _STEP)
+    return depth * np.exp(cv2.remap(field.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+
+
+def _credible(at: Array, change: Array) -> tuple[NDArray[np.bool_], float]:
+    """(N,) which changes of points ``at`` (N, 2) agree with those around them, and the weight of one."""
+    around = cKDTree(at).query(at, _AROUND + 1)[1][:, 1:]
+    off = np.abs(change - np.median(change[around], axis=1))
+    noise = _SIGMA * float(np.median(off)) + 1e-6
+    spread = _SIGMA * float(np.median(np.abs(change - np.median(change))))
+    return off < _OUTLIER * noise, _HOLD * max((spread / noise) ** 2 - 1.0, 0.0)
+
+
+def _smoothness(log_depth: Array32) -> csc_array:
+    """(P, P) Laplacian of neighbouring pixels, each pair of them weighted by how alike their depths are."""
+    number = np.arange(log_depth.size).reshape(log_depth.shape)
+    first = np.concatenate([number[:, :-1].ravel(), number[:-1].ravel()])
+    second = np.concatenate([number[:, 1:].ravel(), number[1:].ravel()])
+    jump = (log_depth.ravel()[first] - log_depth.ravel()[second]) / _JUMP
+    alike = coo_array((1.0 / (1.0 + jump**2), (first, second)), shape=(log_depth.size, log_depth.size))
+    return laplacian((alike + alike.T).tocsc())

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dust3r_ros.alignment.online.incremental import IncrementalAligner
-from dust3r_ros.alignment.online.keyframe_bundle import KeyframeUpdate, Posed, RefinedMap
+from dust3r_ros.alignment.online.keyframe_bundle import KeyframeUpdate, Posed, RefinedKeyframe, RefinedMap
+from dust3r_ros.geometry.depths import held_to
 from dust3r_ros.geometry.pinhole import rays
 from dust3r_ros.geometry.rigid import transform
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
@@ -88,6 +89,12 @@ class PointmapKeyframes:
         """Keep the final depth that an update brings, if any."""
         if change.depth is not None and change.confidence is not None:
             self._settle(change.index, change.depth, np.minimum(change.confidence, _HALF_MAX))
+
+    def hold(self, index: int, seen: RefinedKeyframe) -> None:
+        """Hold a keyframe's depth, which is final, to its landmarks."""
+        depth, confidence = self.depth(index)
+        held = held_to(depth, self._state.records[index].stream.to_working(seen.offsets), seen.depths)
+        self._settle(index, held / np.float32(self._aligner.scale(index)), confidence)
 
     def _settle(self, index: int, depth: Array32, confidence: Array32) -> None:
         keep = self._state.pages.keep

@@ -265,6 +265,8 @@ class PointmapBuilder(Submap):
             self._aligner.map.restore(before)
             return
         self._keyframes.refined = refined
+        for index, keyframe in refined.keyframes.items():
+            self._keyframes.hold(index, keyframe)
         # Neither images nor pointmaps are rectified, so keyframes have no lens
         lenses = [given.lens for given in self.intrinsics]
         self.intrinsics = [replace(own, lens=lens) for own, lens in zip(refined.intrinsics, lenses, strict=True)]

@@ -11,7 +11,7 @@ import pytest
 from dust3r_ros.alignment import Alignment, EdgeReport, align
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.evaluation.errors import depth_errors
-from dust3r_ros.geometry.depths import depth_edges, monocular_depth, multi_view_depth
+from dust3r_ros.geometry.depths import depth_edges, held_to, monocular_depth, multi_view_depth
 from dust3r_ros.geometry.pinhole import unproject
 from dust3r_ros.types import PairPrediction
 
@@ -108,3 +108,52 @@ def test_depth_of_an_aligned_scene_is_nearer_to_the_truth_than_that_of_its_pairs
         alone += [depth_errors(truth, in_units_of(monocular_depth(pair).depth, truth)).rel for pair in own]
         assert np.median(confidence) > 5 * np.median(own[0].confidence_first)
     assert np.mean(together) < 0.9 * np.mean(alone)
+
+
+def steps(points: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """True depth of a slope before a wall, and (``points``, 2) pixels in it with their z, off by 1 %."""
+    rng = np.random.default_rng(0)
+    truth = np.broadcast_to(np.linspace(2.0, 3.0, 160), (120, 160)).astype(np.float32).copy()
+    truth[:, 90:] = 6.0
+    at = rng.uniform(0, [159, 119], (points, 2))
+    columns, rows = np.round(at).astype(int).T
+    return truth, at, truth[rows, columns] * np.exp(0.01 * rng.standard_normal(points))
+
+
+def off(depth: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.log(depth / truth) ** 2)))
+
+
+def test_depth_that_is_wrong_smoothly_follows_points() -> None:
+    truth, at, z = steps()
+    rows, columns = np.mgrid[:120, :160]
+    wrong = (truth * np.exp(0.2 * np.sin(columns / 30) + 0.1 * np.cos(rows / 25))).astype(np.float32)
+    wrong[:, 90:] *= 1.3
+    held = held_to(wrong, at, z)
+    assert off(wrong, truth) > 0.14 and off(held, truth) < 0.04
+    assert held.dtype == np.float32
+
+
+def test_points_that_contradict_those_around_them_are_ignored() -> None:
+    truth, at, z = steps()
+    z[::9] *= 2.0
+    held = held_to(1.2 * truth, at, z)
+    assert off(held, truth) < 0.02
+
+
+def test_good_depth_is_not_bent_to_noisy_points() -> None:
+    truth, at, z = steps()
+    noisy = z * np.exp(0.05 * np.random.default_rng(1).standard_normal(len(z)))
+    assert off(held_to(truth, at, noisy), truth) < 0.01
+
+
+def test_what_is_unknown_stays_unknown_and_points_there_or_outside_say_nothing() -> None:
+    truth, at, z = steps()
+    depth = 1.1 * truth
+    depth[40:60, 20:50] = 0
+    strange = np.concatenate([at, [[-5.0, 3.0], [500.0, 7.0], [30.0, 50.0], [100.0, 60.0]]])
+    held = held_to(depth, strange, np.concatenate([z, [9.0, 9.0, 9.0, -1.0]]))
+    np.testing.assert_array_equal(held > 0, depth > 0)
+    np.testing.assert_array_equal(held, held_to(depth, at, z))
+    np.testing.assert_array_equal(held_to(depth, at[:5], z[:5]), depth)
+    np.testing.assert_array_equal(held_to(depth, np.zeros((0, 2)), np.zeros(0)), depth)

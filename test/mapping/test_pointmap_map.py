@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from oracle import Nonsense, Oracle
@@ -48,6 +49,17 @@ class Driver:
         self.stream.follow(gray)
         stamp = int(self.sequence.stamps_ns[frame])
         return self.builder.add(stamp, self.stream, self.stream.resize.apply(image), gray, no_tracks(), None)
+
+    def depth_error(self) -> float:
+        """Median of the median deviations of log depth from the truth, of keyframes two frames apart."""
+        found = []
+        for index in range(len(self.builder)):
+            depth = self.builder.keyframe(index).depth
+            true = cv2.resize(self.sequence.depths[2 * index], depth.shape[::-1], interpolation=cv2.INTER_NEAREST)
+            known = (depth > 0) & (true > 0)
+            off = np.log(depth[known] / true[known])
+            found.append(np.median(np.abs(off - np.median(off))))
+        return float(np.median(found))
 
     def error(self) -> float:
         """Root mean square distance of keyframes from the truth, as a part of the path."""
@@ -308,8 +320,10 @@ def test_pointmaps_that_plenty_of_landmarks_contradict_are_overruled(sequence: R
         driver.add(frame)
     intrinsics = driver.builder.intrinsics
     before, off = driver.error(), abs(np.log(intrinsics[0].focal / sequence.focal))
+    depth_before = driver.depth_error()
     driver.builder.adjust_last()
     assert driver.error() < 0.1 * before
+    assert driver.depth_error() < 0.6 * depth_before, "depth follows the landmarks"
     assert abs(np.log(driver.builder.intrinsics[0].focal / sequence.focal)) < 0.2 * off
 
 
