@@ -11,7 +11,7 @@ import numpy as np
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.consistency import REBUILT
 from dust3r_ros.mapping.reconstruction import MOST_UNSURE, TRUSTED, Reconstruction
-from dust3r_ros.sparse.consistency import average, contradicted, rebuild
+from dust3r_ros.sparse.consistency import consider_contradictions, rebuild
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, Outcome, PairFromLandmarks, bootstrap, differ, score
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.lens_refinement import ENOUGH_VIEWS, consider_lenses, look_off_center, refine_lenses
@@ -272,9 +272,7 @@ class Calibrator:
     def consider_lens(self, *streams: CameraStream) -> None:
         """Set the deviations of all focals; measure those of ``streams`` that were given from the images."""
         consider_lenses(self._state.sparse)
-        doubt = average(contradicted(self._state.sparse))
-        for intrinsics in self._state.sparse.intrinsics:
-            intrinsics.contradicted = doubt
+        consider_contradictions(self._state.sparse)
         for stream in streams:
             if self._state.sparse.intrinsics[stream.index].given:
                 self._ask_images(stream)

@@ -78,6 +78,13 @@ def average(shares: Array) -> float:
     return float(known.mean()) if len(known) else 0.0
 
 
+def consider_contradictions(sparse: SparseMap) -> None:
+    """Set by how much the map is in doubt, which widens the deviations of its focals."""
+    doubt = average(contradicted(sparse))
+    for intrinsics in sparse.intrinsics:
+        intrinsics.contradicted = doubt
+
+
 def worst(shares: Array) -> float:
     """The largest share of some keyframes in a row, 0 while none is known."""
     return float(np.nanmax(in_a_row(shares), initial=0.0))

@@ -15,6 +15,7 @@ from dust3r_ros.alignment.objective import EdgeReport
 from dust3r_ros.alignment.online.keyframe_start import rigid
 from dust3r_ros.alignment.online.loop_verification import Tolerance
 from dust3r_ros.features.features import Features, matched
+from dust3r_ros.sparse.consistency import consider_contradictions
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.lens_refinement import consider_lenses, refine_lenses
 from dust3r_ros.sparse.refinement import place_landmarks, refine
@@ -184,6 +185,7 @@ def bundle(
     with measured(sparse):
         refine_lenses(sparse, fewest_views=1)
         consider_lenses(sparse)
+    consider_contradictions(sparse)
     positions = sparse.points[sparse.landmarks.resolved(np.arange(len(sparse.points)))]
     refined = {index: _refined_keyframe(sparse, index) for index in sparse.posed()}
     found = [replace(own, prior=given.prior) for own, given in zip(sparse.intrinsics, intrinsics, strict=True)]

@@ -135,6 +135,21 @@ def test_errors_of_focals_are_as_large_as_their_deviations() -> None:
     assert 0.6 < np.mean(np.less(z, 1)) < 0.9 and np.mean(np.less(z, 2)) > 0.93 and max(z) < 4
 
 
+@pytest.mark.parametrize("drifted", [0, 120])
+def test_a_map_that_contradicts_what_keyframes_see_is_in_doubt(drifted: int) -> None:
+    """Of what each keyframe follows, a fifth has drifted away, or nothing; no features tell."""
+    rng, followed = np.random.default_rng(0), []
+    for one in posed(arc(points=600)):
+        pixels, nothing = one.corners.pixels.copy(), Features(np.zeros((0, 2)), np.zeros((0, 128), np.uint8))
+        pixels[:drifted] += rng.normal(0, 15, (drifted, 2))
+        tracks = Tracks(np.arange(600), pixels)
+        first = not followed
+        followed.append(replace(one, features=nothing, corners=one.corners.select(slice(600 * first)), followed=tracks))
+    found = bundle(followed, [], [Intrinsics(306.0, 306.0, std=0.02)], 1.0)
+    assert found is not None
+    assert found.intrinsics[0].contradicted == pytest.approx(drifted / 600, abs=0.05)
+
+
 def test_a_keyframe_without_landmarks_is_left_out() -> None:
     found = bundle(posed(arc(points=250), blind=4), EDGES, [Intrinsics(300.0, 300.0, fixed=True)], 1.0)
     assert found is not None and sorted(found.keyframes) == [0, 1, 2, 3, 5]
