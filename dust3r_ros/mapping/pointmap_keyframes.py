@@ -95,6 +95,7 @@ class PointmapKeyframes:
         depth, confidence = self.depth(index)
         held = held_to(depth, self._state.records[index].stream.to_working(seen.offsets), seen.depths)
         self._settle(index, held / np.float32(self._aligner.scale(index)), confidence)
+        self._restored.discard(index)  # it is no longer as it was saved
 
     def _settle(self, index: int, depth: Array32, confidence: Array32) -> None:
         keep = self._state.pages.keep
@@ -119,7 +120,7 @@ class PointmapKeyframes:
 
     def depth(self, index: int) -> tuple[Array32, Array32]:
         """Depth of a keyframe in map units, 0 where unknown, and its confidence, each (H, W)."""
-        found = self._aligner.depth(index) or self._settled.get(index)
+        found = self.canonical(index)
         if found is None:
             shape = self._state.records[index].image.shape[:2]
             return np.zeros(shape, np.float32), np.ones(shape, np.float32)

@@ -250,14 +250,14 @@ class PointmapBuilder(Submap):
         refined = bundle(posed, edges, self.intrinsics, self._config.min_parallax_deg, self._keypoints.measured)
         if refined is None:
             return
-        growth = {index: self._growth(index, keyframe) for index, keyframe in refined.keyframes.items()}
-        if not np.isfinite(list(growth.values())).any():
+        growth = np.array([self._growth(index, keyframe) for index, keyframe in refined.keyframes.items()])
+        if not np.isfinite(growth).any():
             return
-        usual = float(np.nanmedian(list(growth.values())))
-        moved = {}
-        for index, keyframe in refined.keyframes.items():
-            factor = growth[index] if np.isfinite(growth[index]) else usual
-            moved[index] = keyframe.w_T_c @ np.diag([*[factor * self._aligner.scale(index)] * 3, 1.0])
+        growth = np.where(np.isfinite(growth), growth, np.nanmedian(growth))
+        moved = {
+            index: keyframe.w_T_c @ np.diag([*[factor * self._aligner.scale(index)] * 3, 1.0])
+            for (index, keyframe), factor in zip(refined.keyframes.items(), growth.tolist(), strict=True)
+        }
         before, misfit = self._aligner.map.similarities.copy(), self._aligner.map.misfit()
         self._aligner.move(moved)
         contradicted = self._aligner.map.misfit() ** 2 > _CONTRADICTED * misfit**2 + _COMMON**2

@@ -255,18 +255,21 @@ class TestContinued:
         assert len(set(again._atlas.active.names) & set(again._atlas.asleep[0].names)) == 0
 
     def test_pointmaps(self, sequence: RenderedSequence, tmp_path: Path) -> None:
-        backend = Oracle(sequence, DENSE.working_size)
+        backend = Oracle(sequence, DENSE.working_size, warp=0.05)
         mapper, path = Mapper(DENSE, backend=backend), tmp_path / "map.db"
         with MapJournal(path) as journal:
             grow(mapper, journal, sequence, range(8))
             equal(path, mapper)
-        again = resumed(path, backend=Oracle(sequence, DENSE.working_size))
+        again = resumed(path, backend=Oracle(sequence, DENSE.working_size, warp=0.05))
         assert again.edges == mapper.edges
         for one, other in zip(mapper.keyframes, again.keyframes, strict=True):
             assert one.w_T_c.tobytes() == other.w_T_c.tobytes()
         with MapJournal(path, fresh=False) as journal:
             updates = grow(again, journal, sequence, range(8, 14), LATER_NS)
             equal(path, again)
+            again.finish()
+            journal.update(again.live)
+        equal(path, again)  # depth of the earlier session's keyframes too, which now follows landmarks
         assert all(update.state is TrackingState.TRACKING for update in updates)
         frame_of = {int(stamp) + later: i for i, stamp in enumerate(sequence.stamps_ns) for later in (0, LATER_NS)}
         assert error(again, sequence, frame_of) < 0.02
