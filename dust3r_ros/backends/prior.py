@@ -37,10 +37,11 @@ _REMEMBERED = 4000  # tiles, about a hundred views: a network that is right abou
 _CONTRADICTION = 3.0  # standard deviations
 _LEAST_UNKNOWN = 0.03  # share of a view's pixels that geometry must leave to the network
 # Share of what geometry leaves that the network must fill to be worth its time, in the mean of recent views; a network
-# may be believed and still be too imprecise to count.
-_LEAST_FILLED, _RECENT = 0.1, 8
-# Views between two for which a network is asked only to judge it: while it helps; at most, while it does not.
-_HELPING_PAUSE, _LONGEST_PAUSE = 15, 127
+# may be believed and still be too imprecise to count. ``_HOPED`` before the first view.
+_LEAST_FILLED, _RECENT, _HOPED = 0.1, 8, 0.5
+# Views between two for which a network is asked only to judge it: while it helps; while it does not, each time so many
+# times as many, up to so many.
+_HELPING_PAUSE, _GROWTH, _LONGEST_PAUSE = 15, 3, 127
 _MAX_GAIN = 99.0
 
 
@@ -72,7 +73,7 @@ class TrackRecord:
 
     def __init__(self) -> None:
         self._tiles, self._network, self._plane = 0.0, 0.0, 0.0
-        self._filled = 1.0
+        self._filled, self._counted = _HOPED, 1
         self._passed = self._pause = 0  # views since the last that the network was asked for; and until the next
 
     def add(self, tiles: int, network: float, plane: float) -> None:
@@ -84,7 +85,8 @@ class TrackRecord:
 
     def add_filled(self, share: float) -> None:
         """Add a view of which the network filled this ``share`` of what geometry had left unknown."""
-        self._filled += (share - self._filled) / _RECENT
+        self._counted = min(self._counted + 1, _RECENT)
+        self._filled += (share - self._filled) / self._counted
 
     @property
     def left(self) -> float:
@@ -108,7 +110,7 @@ class TrackRecord:
         """Whether to ask the network for the next view, which geometry knows as ``stereo``.
 
         While it helps, wherever geometry leaves enough unknown, and for a few other views; otherwise only to judge it
-        again, each time after twice as many views. Never where geometry is too little to judge by.
+        again, each time after three times as many views. Never where geometry is too little to judge by.
         """
         if not _judges(stereo):
             return False
@@ -116,7 +118,7 @@ class TrackRecord:
         if self._passed <= self._pause and not (self.helps and worth_asking(stereo)):
             return False
         self._passed = 0
-        self._pause = _HELPING_PAUSE if self.helps else min(2 * self._pause + 1, _LONGEST_PAUSE)
+        self._pause = _HELPING_PAUSE if self.helps else min(_GROWTH * (self._pause + 1) - 1, _LONGEST_PAUSE)
         return True
 
 

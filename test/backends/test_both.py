@@ -288,7 +288,7 @@ def test_a_network_that_is_not_believed_is_asked_ever_more_rarely() -> None:
         lambda true: NetworkDepth(np.ones_like(true), np.full_like(true, 3.0)),
         lambda true: NetworkDepth(true, np.ones_like(true)),  # it says itself that it knows nothing
     ):
-        assert asked(nothing, 400) == [0, 2, 6, 14, 30, 62, 126, 254, 382]
+        assert asked(nothing, 400) == [0, 3, 12, 39, 120, 248, 376]
 
 
 def test_a_network_that_is_believed_is_asked_wherever_geometry_leaves_something() -> None:
@@ -296,7 +296,7 @@ def test_a_network_that_is_believed_is_asked_wherever_geometry_leaves_something(
         return NetworkDepth(0.3 * true, np.full_like(true, 3.0))
 
     assert asked(right, 40) == list(range(40))
-    assert asked(right, 40, known=1.0) == [0, 2, 18, 34], "only to judge it"
+    assert asked(right, 40, known=1.0) == [0, 3, 19, 35], "only to judge it"
     assert asked(right, 40, known=0.02) == [], "nobody can judge it"
 
 
@@ -312,7 +312,7 @@ def test_a_network_that_is_believed_and_fills_nothing_is_asked_ever_more_rarely(
             with_prior(geometry, NetworkDepth(depth, np.full_like(true, 3.0)), record)
         assert view < 9 or record.believed
     before = [view for view in found if view < good]
-    assert before[1:12] == list(range(2, 13)) and len(before) < 35
+    assert len(before) < 14 and before[-1] > 250, before
     assert found[-50:] == list(range(750, 800))
 
 

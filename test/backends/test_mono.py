@@ -153,7 +153,7 @@ def test_a_network_without_use_changes_nothing(views, alone, tmp_path: Path, kin
 
 def test_a_metric_variant_is_reported(views, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     backend = MonoBackend(graph_of("depth_anything", tmp_path, gives="metric"))
-    for _ in range(3):
+    for _ in range(6):
         predict(backend, views, [LITTLE, WIDE])
     assert caplog.text.count("gave depth in place of inverse depth") == 1
 
