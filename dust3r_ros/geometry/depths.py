@@ -248,13 +248,13 @@ def held_to(depth: Array32, at: Array, z: Array) -> Array32:
     if np.count_nonzero(good) <= _AROUND:
         return depth
     place, change = np.stack([rows[good], columns[good]], axis=1), np.log(z[good] / depth[rows[good], columns[good]])
-    near, hold = _credible(at[good], change)
-    known, middle = depth > 0, np.median(change)
-    log_depth = np.log(np.where(known, depth, np.median(depth[known])))[::_STEP, ::_STEP]
-    node = np.minimum(np.round(place[near] / _STEP).astype(np.int64), np.array(log_depth.shape) - 1)
+    credible, hold = _credible(at[good], change)
+    coarse = depth[::_STEP, ::_STEP]
+    log_depth = np.log(np.where(coarse > 0, coarse, np.median(depth[depth > 0])))
+    node = np.minimum(np.round(place[credible] / _STEP).astype(np.int64), np.array(log_depth.shape) - 1)
     node = np.ravel_multi_index((node[:, 0], node[:, 1]), log_depth.shape)
     weight = hold * np.bincount(node, minlength=log_depth.size) + _LOOSE
-    pull = hold * np.bincount(node, change[near], log_depth.size) + _LOOSE * middle
+    pull = hold * np.bincount(node, change[credible], log_depth.size) + _LOOSE * np.median(change)
     field = splu((_smoothness(log_depth) + diags_array(weight)).tocsc()).solve(pull).reshape(log_depth.shape)
     x, y = np.meshgrid(np.arange(width, dtype=np.float32) / _STEP, np.arange(height, dtype=np.float32) / _STEP)
     return depth * np.exp(cv2.remap(field.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))

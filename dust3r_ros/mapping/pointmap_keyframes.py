@@ -95,11 +95,11 @@ class PointmapKeyframes:
         depth, confidence = self.depth(index)
         held = held_to(depth, self._state.records[index].stream.to_working(seen.offsets), seen.depths)
         self._settle(index, held / np.float32(self._aligner.scale(index)), confidence)
-        self._restored.discard(index)  # it is no longer as it was saved
 
     def _settle(self, index: int, depth: Array32, confidence: Array32) -> None:
         keep = self._state.pages.keep
         self._settled[index] = keep(depth.astype(np.float16)), keep(confidence.astype(np.float16))
+        self._restored.discard(index)  # no longer as it was saved
 
     def keyframe(self, index: int) -> Keyframe:
         """The current state of a keyframe."""
@@ -145,9 +145,9 @@ class PointmapKeyframes:
         points = np.full((len(ids), 3), np.nan)
         if not len(ids):
             return points
-        better = points if self.refined is None else self.refined.positions[ids]
-        if np.count_nonzero(np.isfinite(better[:, 0])) >= _ENOUGH:
-            return better
+        landmarks = np.full_like(points, np.nan) if self.refined is None else self.refined.positions[ids]
+        if np.count_nonzero(np.isfinite(landmarks[:, 0])) >= _ENOUGH:
+            return landmarks
         owners = np.searchsorted([corners.first_id for corners in self._corners], ids, side="right") - 1
         for index in np.unique(owners).tolist():
             mine = owners == index
@@ -156,7 +156,7 @@ class PointmapKeyframes:
                 offsets, self._state.sparse.intrinsics[self._state.records[index].stream.index].focal, (0.0, 0.0)
             )
             points[mine] = transform(self._aligner.pose(index), self.sampled(index, offsets)[:, None] * seen)
-        return np.where(np.isfinite(better), better, points)
+        return np.where(np.isfinite(landmarks), landmarks, points)
 
     def ideal(self, stream: CameraStream, offsets: Array) -> Array:
         """Offsets (N, 2) in a camera's tracked image, as a pinhole with its focal would see them."""

@@ -71,12 +71,17 @@ def oracle(sequence: RenderedSequence, **errors: Any) -> Oracle:
     return Oracle(sequence, SMALL.working_size, **errors)
 
 
-@pytest.fixture(scope="module")
-def built(sequence: RenderedSequence) -> Driver:
-    driver = Driver(sequence, oracle(sequence, warp=0.05))
+def driven(sequence: RenderedSequence, **errors: Any) -> Driver:
+    """Every second frame as a keyframe."""
+    driver = Driver(sequence, oracle(sequence, **errors))
     for frame in range(0, 24, 2):
         driver.add(frame)
     return driver
+
+
+@pytest.fixture(scope="module")
+def built(sequence: RenderedSequence) -> Driver:
+    return driven(sequence, warp=0.05)
 
 
 def test_keyframes_stand_where_they_were(built: Driver) -> None:
@@ -103,9 +108,7 @@ def test_frames_are_located_by_the_depth_of_keyframes(built: Driver) -> None:
 
 
 def test_reprojection_makes_poses_and_focal_better(sequence: RenderedSequence) -> None:
-    driver = Driver(sequence, oracle(sequence, warp=0.08))
-    for frame in range(0, 24, 2):
-        driver.add(frame)
+    driver = driven(sequence, warp=0.08)
     before = driver.error()
     driver.builder.adjust_last()
     assert driver.error() < 0.7 * before
@@ -303,9 +306,7 @@ def bent_bundle(certain: bool) -> Callable[..., Any]:
 def test_few_landmarks_that_contradict_the_pointmaps_are_not_believed(
     sequence: RenderedSequence, monkeypatch, certain: bool
 ) -> None:
-    driver = Driver(sequence, oracle(sequence, warp=0.02))
-    for frame in range(0, 24, 2):
-        driver.add(frame)
+    driver = driven(sequence, warp=0.02)
     before = driver.error()
     monkeypatch.setattr(pointmap_map, "bundle", bent_bundle(certain))
     driver.builder.adjust_last()
@@ -315,9 +316,7 @@ def test_few_landmarks_that_contradict_the_pointmaps_are_not_believed(
 
 def test_pointmaps_that_plenty_of_landmarks_contradict_are_overruled(sequence: RenderedSequence) -> None:
     """A network that has learned little: depth is off by 10 %, and all focals by as much, the same way."""
-    driver = Driver(sequence, oracle(sequence, warp=0.1, zoom=(0.2, 0.02), turn_deg=1.0, shift=0.03, seed=3))
-    for frame in range(0, 24, 2):
-        driver.add(frame)
+    driver = driven(sequence, warp=0.1, zoom=(0.2, 0.02), turn_deg=1.0, shift=0.03, seed=3)
     intrinsics = driver.builder.intrinsics
     before, off = driver.error(), abs(np.log(intrinsics[0].focal / sequence.focal))
     depth_before = driver.depth_error()
@@ -328,9 +327,7 @@ def test_pointmaps_that_plenty_of_landmarks_contradict_are_overruled(sequence: R
 
 
 def test_keyframes_without_certain_depth_are_moved_to_their_landmarks_too(sequence: RenderedSequence) -> None:
-    driver = Driver(sequence, oracle(sequence, warp=0.02))
-    for frame in range(0, 24, 2):
-        driver.add(frame)
+    driver = driven(sequence, warp=0.02)
     sampled = driver.builder._keyframes.sampled
     driver.builder._keyframes.sampled = lambda index, offsets: sampled(index, offsets) * (np.nan if index == 5 else 1)
     driver.builder.adjust_last()

@@ -212,11 +212,9 @@ def _link(sparse: SparseMap, keyframes: Sequence[Posed], pairs: Iterable[tuple[i
 
 def _covisible(sparse: SparseMap, known: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Pairs of keyframes that share landmarks, other than the ``known`` ones."""
-    posed = sparse.posed()
-    seen = [sparse.known_in(view).ids for view in posed]
-    view = np.repeat(posed, [len(ids) for ids in seen])
-    shape = len(sparse.views), len(sparse.points)
-    shows = coo_array((np.ones(len(view)), (view, np.concatenate(seen))), shape=shape).tocsr()
+    posed, ids = sparse.posed(), np.flatnonzero(sparse.positioned)
+    view, point, _ = sparse.observations(posed, ids)
+    shows = coo_array((np.ones(len(view)), (view, point)), shape=(len(sparse.views), len(ids))).tocsr()
     shared = (shows @ shows.T).toarray()
     np.fill_diagonal(shared, 0)
     for first, second in known:
