@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -29,6 +30,8 @@ _BASIS = np.concatenate([SLOWEST[:, [0, 0]] / np.sqrt(np.float32(2.0)), SLOWEST[
 _DOUBT = 5.0 * np.sqrt(4.0 / 6.0)  # times a distance in steps: five deviations of its square by rounding
 _AT_ONCE = LIBRARY is not None and bool(LIBRARY.can_match())
 _ROWS = 256  # compared at once: the result stays in the cache
+
+Select = Callable[[np.ndarray], np.ndarray]  # rows (M, 2) of matching features -> which (M,) to keep
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +173,12 @@ def agreeing(a: Array, b: Array) -> np.ndarray:
     return inliers
 
 
-def matched(a: Features, b: Features) -> np.ndarray:
-    """(K, 2) indices of features of ``a`` and ``b`` that match and agree with one motion."""
+def matched(a: Features, b: Features, likely: Select | None = None) -> np.ndarray:
+    """(K, 2) indices of features of ``a`` and ``b`` that match and agree with one motion.
+
+    ``likely``: which (M,) of the pairs (M, 2) may be right, if something is known of the motion.
+    """
     pairs = match(a, b)
+    if likely is not None:
+        pairs = pairs[likely(pairs)]
     return pairs[agreeing(a.pixels[pairs[:, 0]], b.pixels[pairs[:, 1]])]

@@ -128,12 +128,12 @@ def _ransac(rays_a: Array, rays_b: Array, threshold: float, tries: int) -> tuple
     return best, front
 
 
-def _sampson(b_T_a: Array, rays_a: Array, rays_b: Array) -> Array:
-    """Signed first-order distances (N,) to the epipolar geometry (Hartley and Zisserman, eq. 11.9), focal 1."""
+def epipolar_distances(b_T_a: Array, rays_a: Array, rays_b: Array) -> Array:
+    """First-order distances (N,) to the epipolar geometry (Sampson's, Hartley and Zisserman, eq. 11.9), at focal 1."""
     E = np.cross(b_T_a[:3, 3], b_T_a[:3, :3], axisb=0, axisc=0)
     lines_b, lines_a = rays_a @ E.T, rays_b @ E
     slopes = np.sum(lines_b[:, :2] ** 2, axis=1) + np.sum(lines_a[:, :2] ** 2, axis=1)
-    return np.sum(rays_b * lines_b, axis=1) / np.sqrt(np.maximum(slopes, 1e-24))
+    return np.abs(np.sum(rays_b * lines_b, axis=1)) / np.sqrt(np.maximum(slopes, 1e-24))
 
 
 def _fitting(b_T_a: Array, rays_a: Array, rays_b: Array, threshold: float) -> NDArray[np.bool_]:
@@ -142,7 +142,7 @@ def _fitting(b_T_a: Array, rays_a: Array, rays_b: Array, threshold: float) -> ND
     normal = np.cross(turned, rays_b)
     depth_a = np.sum(np.cross(rays_b, t) * normal, axis=1)
     depth_b = np.sum(np.cross(turned, t) * normal, axis=1)
-    return (np.abs(_sampson(b_T_a, rays_a, rays_b)) < threshold) & (depth_a > 0) & (depth_b > 0)
+    return (epipolar_distances(b_T_a, rays_a, rays_b) < threshold) & (depth_a > 0) & (depth_b > 0)
 
 
 def _refined(b_T_a: Array, rays_a: Array, rays_b: Array, focal: float) -> Array:

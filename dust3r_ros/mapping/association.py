@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 
 import numpy as np
 
 from dust3r_ros.alignment.processes import each
-from dust3r_ros.features.features import Features, matched
+from dust3r_ros.features.features import Features, Select, matched
 from dust3r_ros.features.junctions import Junctions, find_junctions, match_junctions
+from dust3r_ros.geometry.essential import epipolar_distances
+from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.reconstruction import Reconstruction, renumbered
-from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX, SparseMap
 from dust3r_ros.tracking import Tracks, carried, join, no_tracks, shrink, wide_flow
 from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Image
@@ -114,6 +116,9 @@ def _junction_image(stream: CameraStream, gray: Image) -> _JunctionImage:
 
 _FEW_MATCHES = 12  # fewer are not evidence that two images show the same place
 _ENOUGH_LINKS = 150
+_FEW_FOLLOWED = 30
+_MOST = 0.5  # of the followed landmarks: a pose that these fit is right
+_ABOUT = 0.01  # of the long edge: as far features may be from where the map has their landmark
 _CELLS = (8, 6)  # of an image, columns and rows
 _ENOUGH_COVERAGE = 0.25  # of the image: links on a single poster say little about the camera's pose
 
@@ -131,22 +136,57 @@ class Linker:
         pairs = _verified(record.features, features, minimum)
         return Tracks(record.feature_ids[pairs[:, 0]], features.pixels[pairs[:, 1]])
 
-    def shared(self, index: int, other: KeyframeRecord, minimum: int) -> np.ndarray:
+    def shared(self, index: int, other: KeyframeRecord, minimum: int, likely: Select | None = None) -> np.ndarray:
         """(K, 2) landmarks with matching features, of keyframe ``index`` and of another one, of this map or not."""
         record = self._state.records[index]
-        pairs = _verified(record.features, other.features, minimum)
+        pairs = _verified(record.features, other.features, minimum, likely)
         return np.stack([record.feature_ids[pairs[:, 0]], other.feature_ids[pairs[:, 1]]], axis=1)
 
     def pairs(self, olds: Sequence[int], new: int, minimum: int = _FEW_MATCHES) -> list[np.ndarray]:
         """(K, 2) landmarks of features that match in each of keyframes ``olds`` and in ``new``."""
         return each(lambda old: self.shared(old, self._state.records[new], minimum), olds)
 
-    def link(self, olds: Sequence[int], new: int) -> list[int]:
-        """Merge landmarks of features that match in keyframe ``new`` and each of ``olds``; returns how many match."""
-        found = self.pairs(olds, new)
+    def link(self, olds: Sequence[int], new: int, tracks: Tracks) -> list[int]:
+        """Merge landmarks of features that match in keyframe ``new`` and each of ``olds``; returns how many match.
+
+        If most of ``tracks``, which ``new`` sees, fit its pose, features must fit it, too. Wrong matches on repeated
+        patterns may be many, and agree with one motion, that of the pattern by a period.
+        """
+        sure, record = self._is_sure(new, tracks), self._state.records[new]
+
+        def shared(old: int) -> np.ndarray:
+            known = sure and self._state.sparse.views[old].w_T_c is not None
+            return self.shared(old, record, _FEW_MATCHES, partial(self._likely, old, new) if known else None)
+
+        found = each(shared, olds)
         for pairs in found:
             self._state.sparse.merge(pairs[:, 0], pairs[:, 1])
         return [len(pairs) for pairs in found]
+
+    def _is_sure(self, index: int, tracks: Tracks) -> bool:
+        """Whether most of the followed landmarks fit the pose of keyframe ``index``."""
+        sparse = self._state.sparse
+        known = sparse.known(sparse.resolved(tracks))
+        if sparse.views[index].w_T_c is None or len(known.ids) < _FEW_FOLLOWED:
+            return False
+        errors = sparse.errors(np.full(len(known.ids), index), sparse.points[known.ids], known.pixels)
+        return bool(np.mean(errors < MAX_ERROR_PX) > _MOST)
+
+    def _likely(self, old: int, new: int, rows: np.ndarray) -> np.ndarray:
+        """(M,) which features (M, 2) of two posed keyframes lie about where the map and the poses have each other."""
+        sparse, records = self._state.sparse, [self._state.records[view] for view in (old, new)]
+        pixels = [record.features.pixels[rows[:, side]] for side, record in enumerate(records)]
+        seen_by = [sparse.intrinsics[record.stream.index] for record in records]
+        rays = [
+            np.column_stack([camera.lens.ideal(offsets) / camera.focal, np.ones(len(rows))])
+            for camera, offsets in zip(seen_by, pixels, strict=True)
+        ]
+        new_T_old = invert(sparse.views[new].pose) @ sparse.views[old].pose
+        near_line = seen_by[1].focal * epipolar_distances(new_T_old, *rays) < MAX_ERROR_PX
+        points = sparse.points[sparse.landmarks.resolved(records[0].feature_ids[rows[:, 0]])]
+        errors = sparse.errors(np.full(len(rows), new), points, pixels[1])
+        # Along its line, a match may be as far off as the position of a young landmark.
+        return near_line & (np.isnan(points[:, 0]) | (errors < _ABOUT * records[1].stream.long_edge))
 
     def connect(self, index: int, gray: Image, tracks: Tracks, neighbours: Sequence[int]) -> int:
         """Link keyframe ``index``, image (H, W) uint8, to landmarks of its ``neighbours``; returns how many.
@@ -154,7 +194,7 @@ class Linker:
         Matched features do not drift, unlike followed corners; corners and junctions are used
         where features are few or all in one part of the image.
         """
-        links = sum(self.link(neighbours, index))
+        links = sum(self.link(neighbours, index, tracks))
         if links < _ENOUGH_LINKS or self._coverage(index, gray) < _ENOUGH_COVERAGE:
             links += self._junctions.add(index, self._state.records[index].stream, gray, neighbours)
             self._state.sparse.observe(index, self._state.sparse.resolved(tracks))
@@ -248,6 +288,6 @@ def _ranks(offsets: np.ndarray, half_size: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _verified(a: Features, b: Features, minimum: int) -> np.ndarray:
-    pairs = matched(a, b)
+def _verified(a: Features, b: Features, minimum: int, likely: Select | None = None) -> np.ndarray:
+    pairs = matched(a, b, likely)
     return pairs if len(pairs) >= minimum else pairs[:0]

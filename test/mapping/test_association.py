@@ -151,6 +151,30 @@ def test_what_is_followed_is_spread_over_the_image(monkeypatch: pytest.MonkeyPat
     assert np.count_nonzero(followed[:, 0] > -0.25 * WIDTH) >= 180
 
 
+@pytest.mark.parametrize("followed", [200, 20], ids=["followed", "hardly followed"])
+def test_features_that_contradict_what_was_followed_are_no_matches(followed: int) -> None:
+    """Most features of a wall with a repeated pattern match those one period away."""
+    bench, rng = Bench(), np.random.default_rng(0)
+    wall = np.column_stack([rng.uniform(-1.4, 1.4, (400, 2)), rng.uniform(3.0, 6.0, 400)])
+    period, step = 40.0, np.array([0.15, 0.0, 0.0])
+    for k in range(2):
+        w_T_c = np.eye(4)
+        w_T_c[:3, 3] = k * step
+        pixels = FOCAL * (wall - k * step)[:, :2] / wall[:, 2:]
+        shifted = pixels + (k * period * np.array([0.6, 0.8])) * (np.arange(400) >= 100)[:, None]
+        features = Features(shifted, np.random.default_rng(1).integers(0, 90, (400, 128)).astype(np.uint8))
+        ids = bench.sparse.landmarks.new(400)
+        bench.records.append(KeyframeRecord(k, bench.stream, np.zeros((1, 1, 3), np.uint8), features, ids))
+        bench.sparse.observe(bench.sparse.add(0, no_tracks(), w_T_c), Tracks(ids, shifted))
+    # Every other landmark has a position; the rest can be told by epipolar lines only.
+    bench.sparse.points[np.arange(0, 400, 2)] = wall[::2]
+    tracks = Tracks(np.arange(0, 2 * followed, 2), pixels[: 2 * followed : 2])
+    bench.linker.link([0], 1, tracks)
+    linked = np.isin(bench.sparse.landmarks.resolved(bench.records[1].feature_ids), np.arange(400))
+    right, wrong = np.count_nonzero(linked[:100]), np.count_nonzero(linked[100:])
+    assert (right >= 90 and wrong == 0) if followed > 100 else wrong >= 250
+
+
 def test_several_are_linked_as_one_after_the_other() -> None:
     features, benches = spread(1.0), (Bench(), Bench())
     for bench in benches:
@@ -160,11 +184,11 @@ def test_several_are_linked_as_one_after_the_other() -> None:
             bench.records.append(KeyframeRecord(k, bench.stream, np.zeros((1, 1, 3), np.uint8), moved, ids))
             bench.sparse.observe(bench.sparse.add(0, no_tracks(), None), Tracks(ids, moved.pixels))
     one, other = (bench.linker for bench in benches)
-    counts = one.link([1, 0], 2)
-    assert counts == other.link([1], 2) + other.link([0], 2) and min(counts) > 200
+    counts = one.link([1, 0], 2, no_tracks())
+    assert counts == other.link([1], 2, no_tracks()) + other.link([0], 2, no_tracks()) and min(counts) > 200
     for a, b in zip(benches[0].sparse.views, benches[1].sparse.views, strict=True):
         np.testing.assert_array_equal(a.seen.ids, b.seen.ids)
-    assert one.link([], 2) == []
+    assert one.link([], 2, no_tracks()) == []
     assert [len(pairs) for pairs in one.pairs([0], 2, 10_000)] == [0], "fewer than asked for are none"
 
 
