@@ -12,7 +12,7 @@ data="../shared/data"; test -d "$$data" || echo "$@: no folder $$data: only rend
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint docs eval backends bench bench-network bench-peers bench-alignment bench-live bench-stay bench-fleet bench-join bench-pieces bench-inference soak kills fuzz calibration bent digests bench-training gpu-day env clean python
+.PHONY: help demo test test-long lint docs eval backends bench bench-network bench-peers bench-alignment bench-live bench-stay bench-fleet bench-join bench-pieces bench-inference soak kills fuzz calibration bent walks digests bench-training gpu-day env clean python
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -87,6 +87,9 @@ calibration: python  ## focal lengths of recordings and of two seconds of them: 
 
 bent: python  ## maps that would be bent or folded: prevented, repaired or said? Into docs/reliability.md (ARGS="--cases list")
 	@$(ENVIRONMENT) test -- python benchmarks/bent.py --page docs/reliability.md $(ARGS)
+
+walks: python  ## 64 random walks through rendered worlds of all kinds, none of which anything was chosen on, into docs/reliability.md (ARGS="--count 16")
+	@$(ENVIRONMENT) test -- python benchmarks/walks.py --page docs/reliability.md $(ARGS)
 
 digests: python  ## the same inputs as ever mapped, a digest of each product, into results/digests.txt (ARGS="--against FILE")
 	@$(ENVIRONMENT) test -- python benchmarks/digests.py $(ARGS)

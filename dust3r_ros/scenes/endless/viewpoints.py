@@ -100,7 +100,7 @@ def _group(world: World, rng: np.random.Generator, count: int, size: tuple[int, 
         K = _intrinsics(rng, size) if own else first[0].K
         eye = Eye(K, _aimed(rng, position, target), *size)
         seen = world.scenery.cast(eye)
-        if _worth(world, seen) > 0.3 * min(best, 1):
+        if worth_of(world, seen) > 0.3 * min(best, 1):
             found.append((eye, seen))
     return found
 
@@ -111,10 +111,10 @@ def _first(
     """The best of a few random cameras, with its place, its target and its worth."""
     best: tuple[tuple[Eye, Seen], tuple[Array, Array], float] | None = None
     for _ in range(_TRIES):
-        aim = _place(world, rng)
+        aim = free_place(world, rng)
         eye = Eye(_intrinsics(rng, size), _aimed(rng, *aim), *size)
         seen = world.scenery.cast(eye)
-        worth = _worth(world, seen)
+        worth = worth_of(world, seen)
         if best is None or worth > best[2]:
             best = (eye, seen), aim, worth
         if best[2] > 0.5:
@@ -123,7 +123,7 @@ def _first(
     return best
 
 
-def _place(world: World, rng: np.random.Generator) -> tuple[Array, Array]:
+def free_place(world: World, rng: np.random.Generator) -> tuple[Array, Array]:
     """A free place, and a target to look at from it."""
     stage, shapes = world.stage, world.scenery.shapes
     spots = rng.uniform(stage.room[0], stage.room[1], (24, 3))
@@ -183,7 +183,7 @@ def _intrinsics(rng: np.random.Generator, size: tuple[int, int]) -> Array:
     return np.array([[focal, 0, (width - 1) / 2 + offset[0]], [0, focal, (height - 1) / 2 + offset[1]], [0, 0, 1.0]])
 
 
-def _worth(world: World, seen: Seen) -> float:
+def worth_of(world: World, seen: Seen) -> float:
     """How good a view is, 0 to about 1: things at a distance, several of them, not all of it sky."""
     known = np.isfinite(seen.depth)
     share = float(known.mean())

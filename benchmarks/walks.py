@@ -1,0 +1,339 @@
+"""Walks through worlds nobody has seen: are they mapped, by an unknown camera, wherever it goes?
+
+    python benchmarks/walks.py [--cases NAME ...] [--count 64] [--out results/walks] [--page docs/reliability.md]
+
+World after world of the endless series (its own seed, so none that a network learns from), the kinds in turn: rooms,
+corridors, streets, parks, monuments, still lifes, jumbles and factories, with bare walls and endless repetition. In
+each, a camera of random size and field of view is carried along a random path, at a walking pace (1.5 to 5 % of the
+image from image to image) or briskly (5 to 13 %), and takes pictures with noise, blur and uneven exposure. Nothing is
+left out because it is hard, but views of nearly nothing. Every walk goes through the mapper as ``dust3r-map`` runs it,
+without dense depth. Writes walks.json and walks.jpg, and their table into ``--page``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from os import cpu_count
+from pathlib import Path
+
+import cv2
+import numpy as np
+from scipy.interpolate import CubicSpline
+from scipy.spatial.transform import Rotation, Slerp
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+
+from targets import Machine, case_options, chosen_cases, errors_said, leave, where_and_when  # noqa: E402
+
+from dust3r_ros.config import MapperConfig  # noqa: E402
+from dust3r_ros.errors import GeometryError, InputError  # noqa: E402
+from dust3r_ros.evaluation.errors import trajectory_errors  # noqa: E402
+from dust3r_ros.io.files import make_folder  # noqa: E402
+from dust3r_ros.mapping.mapper import Mapper  # noqa: E402
+from dust3r_ros.scenes.endless.casting import Eye  # noqa: E402
+from dust3r_ros.scenes.endless.photography import draw_exposure, photograph  # noqa: E402
+from dust3r_ros.scenes.endless.viewpoints import CLEAR, free_place, worth_of  # noqa: E402
+from dust3r_ros.scenes.endless.worlds import LAYOUTS, World, make_world  # noqa: E402
+from dust3r_ros.scenes.sequence import look_at  # noqa: E402
+from dust3r_ros.types import Array, Image, StampedPose  # noqa: E402
+
+_SEED = (9177, 4)
+_COUNT = 64
+_STEP_NS = 125_000_000
+_SIZES = [(640, 480)] * 4 + [(640, 360), (480, 640), (512, 384), (800, 600)]
+_FIELD = (40.0, 110.0)  # degrees along the longer side
+_PACES = {"calm": (0.015, 0.05), "brisk": (0.05, 0.13)}  # of the longer side, from image to image
+_IMAGES = (15, 100)
+_FINE = 241  # places of a path at which it is looked at, every 16th with the eyes
+_LOOK = 16
+_LEAST_WORTH = 0.3
+_LEAST_PARALLAX = 0.3  # of the longer side, over the whole path
+_TRIES = 300
+_RIGHT, _BENT = 0.01, 0.05  # of the path's extent
+BEGIN, END = "<!-- walks: begin, made by benchmarks/walks.py -->", "<!-- walks: end -->"
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """``images`` and their true poses, of a camera of ``focal`` pixels in a world of kind ``layout``."""
+
+    layout: str
+    motion: str
+    images: list[Image]
+    w_T_c: Array
+    focal: float
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What came of a walk. ``error``: ATE, as a share of the extent of the true path (root mean square), NaN without
+    a map; ``focal``: relative error, and its claimed deviation; ``said``: whether the map is said to be doubtful."""
+
+    name: str
+    layout: str
+    motion: str
+    pace: str
+    images: int
+    keyframes: int
+    posed: float
+    error: float
+    focal: float
+    std: float
+    said: bool
+    seconds: float
+
+    @property
+    def z(self) -> float:
+        """The focal's error in its deviations, whatever its sign."""
+        return abs(self.focal) / self.std
+
+
+def _sway(rng: np.random.Generator, time_s: Array, count: int, reach: float) -> Array:
+    """(N, count) unsteadiness of a hand, below 1.1 Hz."""
+    rates, phases = rng.uniform(0.3, 1.1, (6, count, 1)), rng.uniform(0, 2 * np.pi, (6, count, 1))
+    return np.asarray(reach * np.sin(2 * np.pi * rates * time_s + phases).mean(axis=0).T)
+
+
+def _turned(way: Array, angle: Array) -> Array:
+    """(N, 3): ``way`` turned by angles (N,) about the vertical."""
+    c, s = np.cos(angle), np.sin(angle)
+    return np.stack([c * way[0] - s * way[1], s * way[0] + c * way[1], np.full_like(c, way[2])], axis=1)
+
+
+Aims = tuple[Array, Array]  # (N, 3) positions, and what is looked at from there
+
+
+def _around(rng: np.random.Generator, world: World, at: Array, aim: Array, t: Array) -> Aims:
+    angle = np.radians(rng.uniform(40, 150)) * rng.choice([-1, 1])
+    nearer = 1 + rng.uniform(-0.3, 0.3) * np.sin(np.pi * t)
+    return aim - _turned(aim - at, angle * t) * nearer[:, None], np.tile(aim, (len(t), 1))
+
+
+def _sideways(rng: np.random.Generator, world: World, at: Array, aim: Array, t: Array) -> Aims:
+    way = aim - at
+    side = np.cross(way, [0, 0, 1])
+    side = (side / (np.linalg.norm(side) + 1e-9) * rng.choice([-1, 1]) + rng.normal(0, 0.3, 3)) * np.linalg.norm(way)
+    return at + t[:, None] * side * rng.uniform(0.5, 1.2), aim + t[:, None] * side * rng.uniform(0.2, 1.0)
+
+
+def _forward(rng: np.random.Generator, world: World, at: Array, aim: Array, t: Array) -> Aims:
+    way = aim - at
+    return at + t[:, None] * way * rng.uniform(0.4, 0.75), np.tile(aim + way, (len(t), 1))
+
+
+def _looking_about(rng: np.random.Generator, world: World, at: Array, aim: Array, t: Array) -> Aims:
+    way = aim - at
+    yaw = np.radians(60) * np.sin(2 * np.pi * t * rng.uniform(0.5, 1.2))
+    return at + _sway(rng, 3 * t, 3, 0.25 * float(np.linalg.norm(way))), at + _turned(way, yaw)
+
+
+def _strolling(rng: np.random.Generator, world: World, at: Array, aim: Array, t: Array) -> Aims:
+    far, stage = float(np.linalg.norm(aim - at)), world.stage
+    places, aims = [at], [aim]
+    for _ in range(int(rng.integers(2, 5))):
+        place = np.clip(places[-1] + rng.normal(0, 0.6 * far, 3) * [1, 1, 0.25], *stage.room)
+        way = _turned(aims[-1] - places[-1], rng.normal(0, 0.5, 1))[0] * [1, 1, 0.7]
+        places, aims = [*places, place], [*aims, place + way]
+    stops = np.linspace(0, 1, len(places))
+    return CubicSpline(stops, places)(t), CubicSpline(stops, aims)(t)
+
+
+_MOTIONS: dict[str, Callable[[np.random.Generator, World, Array, Array, Array], Aims]] = {
+    "around": _around,
+    "sideways": _sideways,
+    "forward": _forward,
+    "looking about": _looking_about,
+    "strolling": _strolling,
+}
+
+
+def _path(rng: np.random.Generator, world: World, motion: str) -> Array:
+    """(N, 4, 4) poses ``w_T_c``, close to each other."""
+    at, aim = free_place(world, rng)
+    t, far = np.linspace(0, 1, _FINE), float(np.linalg.norm(aim - at))
+    positions, aims = _MOTIONS[motion](rng, world, at, aim, t)
+    positions, aims = positions + _sway(rng, 8 * t, 3, 0.01 * far), aims + _sway(rng, 8 * t, 3, 0.015 * far)
+    roll = _sway(rng, 8 * t, 1, 0.03)[:, 0]
+    return np.stack([look_at(*place) for place in zip(positions, aims, roll, strict=True)])
+
+
+def _flow(world: World, eye: Eye, path: Array) -> tuple[Array, float] | None:
+    """How far (N,) the image has moved along a path, and the part due to its steps alone, as shares of the longer
+    side; None for a path through things, or where there is hardly anything to see."""
+    if world.scenery.shapes.holds(path[:, :3, 3], CLEAR * world.stage.reach[0]).any():
+        return None
+    places = np.arange(0, len(path), _LOOK)
+    seen = [world.scenery.cast(Eye(eye.K, path[at], eye.width, eye.height)) for at in places]
+    if min(worth_of(world, one) for one in seen) < _LEAST_WORTH:
+        return None
+    depth = np.interp(np.arange(len(path)), places, [np.median(one.depth[np.isfinite(one.depth)]) for one in seen])
+    R = Rotation.from_matrix(path[:, :3, :3])
+    angles, steps = (R[:-1].inv() * R[1:]).magnitude(), np.linalg.norm(np.diff(path[:, :3, 3], axis=0), axis=1)
+    unit = eye.focal / max(eye.width, eye.height)
+    parallax = unit * steps / depth[1:]
+    return np.concatenate([[0.0], np.cumsum(unit * angles + parallax)]), float(parallax.sum())
+
+
+def _resampled(path: Array, at: Array) -> Array:
+    """The poses at places (M,) of a path."""
+    places, found = np.arange(len(path)), np.tile(np.eye(4), (len(at), 1, 1))
+    found[:, :3, :3] = Slerp(places, Rotation.from_matrix(path[:, :3, :3]))(at).as_matrix()
+    found[:, :3, 3] = np.stack([np.interp(at, places, path[:, axis, 3]) for axis in range(3)], axis=1)
+    return found
+
+
+def _eye(width: int, height: int, focal: float, w_T_c: Array) -> Eye:
+    K = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
+    return Eye(K, w_T_c, width, height)
+
+
+def make_walk(number: int, pace: str) -> Walk:
+    """Walk ``number``. Raises ``InputError`` if none of many paths is possible in its world."""
+    rng = np.random.default_rng([*_SEED, number])
+    world = make_world(_SEED, number, list(LAYOUTS)[number % len(LAYOUTS)].__name__)
+    width, height = _SIZES[int(rng.integers(len(_SIZES)))]
+    focal = max(width, height) / 2 / np.tan(np.radians(rng.uniform(*_FIELD)) / 2)
+    small = _eye(width // 4, height // 4, focal / 4, np.eye(4))
+    for _ in range(_TRIES):
+        motion = str(rng.choice(list(_MOTIONS)))
+        path = _path(rng, world, motion)
+        flow = _flow(world, small, path)
+        if flow is not None and flow[1] > _LEAST_PARALLAX:
+            break
+    else:
+        raise InputError(f"world {number} has no room for a walk: {_TRIES} paths were tried")
+    count = int(np.clip(flow[0][-1] / rng.uniform(*_PACES[pace]), *_IMAGES))
+    poses = _resampled(path, np.interp(np.linspace(0, flow[0][-1], count), flow[0], np.arange(len(path))))
+    exposure = draw_exposure(rng)
+    views = (world.scenery.render(_eye(width, height, focal, w_T_c)).image for w_T_c in poses)
+    return Walk(world.layout, motion, [photograph(view, exposure, rng) for view in views], poses, float(focal))
+
+
+def _pace(number: int) -> str:
+    return list(_PACES)[number // len(LAYOUTS) % len(_PACES)]
+
+
+def measure(number: int) -> tuple[Row, Image]:
+    """The row of walk ``number``, and its middle image, small."""
+    cv2.setNumThreads(1)
+    walk, start = make_walk(number, _pace(number)), time.perf_counter()
+    mapper = Mapper(MapperConfig(dense=False))
+    for index, image in enumerate(walk.images):
+        mapper.process(index * _STEP_NS, "camera", image)
+    mapper.finish()
+    found, camera = mapper.trajectory(), mapper.cameras["camera"]
+    truth = [StampedPose(index * _STEP_NS, "camera", w_T_c) for index, w_T_c in enumerate(walk.w_T_c)]
+    centers = walk.w_T_c[:, :3, 3] - walk.w_T_c[:, :3, 3].mean(axis=0)
+    try:
+        error = trajectory_errors(truth, found).ate / float(np.sqrt((centers**2).sum(axis=1).mean()))
+    except GeometryError:
+        error = float("nan")
+    row = Row(
+        f"{number} {walk.layout.replace('_', ' ')}",
+        walk.layout.replace("_", " "),
+        walk.motion,
+        _pace(number),
+        len(walk.images),
+        mapper.counts.keyframes,
+        len(found) / len(walk.images),
+        error,
+        camera.focal / walk.focal - 1.0,
+        camera.focal_std / camera.focal,
+        bool(mapper.doubts),
+        time.perf_counter() - start,
+    )
+    return row, cv2.resize(walk.images[len(walk.images) // 2], (160, 120), interpolation=cv2.INTER_AREA)
+
+
+def table(rows: list[Row], about: dict[str, object]) -> str:
+    """Markdown, by kind of world and by pace; then the walks that went wrong."""
+    lines = [
+        "| walks | number | images with a pose, least | error, median | within 1 % | above 5 % | of these said "
+        "| focal, median error | of deviations below 1 (68 %) | below 2 (95 %) | largest |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    groups = [(pace, [row for row in rows if row.pace == pace]) for pace in _PACES]
+    groups += [(kind, [row for row in rows if row.layout == kind]) for kind in dict.fromkeys(r.layout for r in rows)]
+    for name, own in [*groups, ("all", rows)]:
+        if not own:
+            continue
+        error = np.nan_to_num([row.error for row in own], nan=np.inf)
+        z, bent = np.array([row.z for row in own]), error > _BENT
+        cells = (
+            len(own),
+            f"{min(row.posed for row in own):.0%}",
+            f"{np.median(error):.2%}",
+            f"{(error <= _RIGHT).mean():.0%}",
+            int(bent.sum()),
+            sum(row.said for row, wrong in zip(own, bent, strict=True) if wrong),
+            f"{np.median(np.abs([row.focal for row in own])):.2%}",
+            f"{(z < 1).mean():.0%}",
+            f"{(z < 2).mean():.0%}",
+            f"{z.max():.1f}",
+        )
+        lines.append(f"| {name} | " + " | ".join(map(str, cells)) + " |")
+    wrong = [row for row in rows if not row.error <= _RIGHT]
+    for row in sorted(wrong, key=lambda row: -np.nan_to_num(row.error, nan=np.inf)):
+        lines += [""] if row is wrong[0] or not lines[-1].startswith("-") else []
+        lines.append(
+            f"- {row.name}, {row.motion}, {row.pace}: error {row.error:.1%}, focal {row.focal:+.1%} ± {row.std:.1%}, "
+            f"{row.posed:.0%} posed{', said' if row.said else ''}"
+        )
+    return "\n".join([*lines, "", f"`dense=false`; {where_and_when(about)}."])
+
+
+def plot(shown: list[tuple[Row, Image]], path: Path) -> None:
+    """An image of every walk, with its error."""
+    from matplotlib.figure import Figure
+
+    columns = 8
+    figure = Figure(figsize=(12, 1.25 * -(-len(shown) // columns)), layout="constrained")
+    axes = figure.subplots(-(-len(shown) // columns), columns, squeeze=False).ravel()
+    for place in axes:
+        place.set_axis_off()
+    for place, (row, image) in zip(axes, shown, strict=False):
+        place.imshow(image)
+        color = "k" if row.error <= _RIGHT else "C1" if row.error <= _BENT else "C3"
+        place.set_title(f"{row.motion}, {row.pace}: {row.error:.2%}", fontsize=6.5, color=color, pad=2)
+    figure.savefig(path, dpi=100, pil_kwargs={"quality": 85})
+
+
+def _measured(numbers: list[int]) -> Iterator[tuple[Row, Image]]:
+    with get_context("spawn").Pool(min(cpu_count() or 1, len(numbers)), maxtasksperchild=8) as pool:
+        yield from pool.imap(measure, numbers)
+
+
+@errors_said("walks")
+def main() -> int:
+    """Exit code: 1 if a walk could not be measured, else 0."""
+    parser = case_options(__doc__, "walks")
+    parser.add_argument("--count", type=int, default=_COUNT, help="how many walks, if no cases are named")
+    arguments = parser.parse_args()
+    kinds = [layout.__name__.replace("_", " ") for layout in LAYOUTS]
+    names = {f"{number} {kinds[number % len(kinds)]}": number for number in range(max(arguments.count, 1))}
+    if arguments.cases == ["list"]:
+        print("\n".join(names))
+        return 0
+    out, shown = make_folder(arguments.out), []
+    for row, image in _measured([names[name] for name in chosen_cases(arguments.cases, names)]):
+        shown.append((row, image))
+        print(
+            f"{row.name}, {row.motion}, {row.pace}: {row.posed:.0%} of {row.images} images, {row.keyframes} keyframes, "
+            f"error {row.error:.2%}{' said' if row.said else ''}, focal {row.focal:+.2%}, {row.z:.1f} deviations, "
+            f"{row.seconds:.0f} s",
+            flush=True,
+        )
+    machine, rows = Machine().about(), [row for row, _ in shown]
+    plot(shown, out / "walks.jpg")
+    report = {"rows": [asdict(row) for row in rows], "machine": machine}
+    leave(out / "walks.json", report, table(rows, machine), arguments.page, (BEGIN, END), out / "walks.jpg")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""benchmarks/walks.py: its walks are possible, exact and of the pace they claim; its table hides nothing."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from scripts import script
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/walks.py"
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    return script(SCRIPT, "walks_benchmark")
+
+
+@pytest.fixture(scope="module")
+def world(bench: ModuleType) -> object:
+    return bench.make_world(bench._SEED, 0, "room")
+
+
+@pytest.mark.parametrize("motion", ["around", "sideways", "forward", "looking about", "strolling"])
+def test_paths_are_smooth_and_lead_through_nothing(bench: ModuleType, world: object, motion: str) -> None:
+    rng = np.random.default_rng(0)
+    eye = bench._eye(80, 60, 60.0, np.eye(4))
+    for _ in range(100):
+        path = bench._path(rng, world, motion)
+        flow = bench._flow(world, eye, path)
+        if flow is not None:
+            break
+    assert flow is not None, "a room is large enough"
+    assert not world.scenery.shapes.holds(path[:, :3, 3], 0.0).any()
+    assert np.all(np.diff(flow[0]) >= 0) and 0 < flow[1] < flow[0][-1]
+    assert np.diff(flow[0]).max() < 10 * np.diff(flow[0]).mean()
+    ends = bench._resampled(path, np.array([0.0, len(path) - 1.0]))
+    np.testing.assert_allclose(ends, path[[0, -1]], atol=1e-9)
+
+
+def test_a_walk_is_the_same_each_time_and_as_fast_as_it_says(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "_SIZES", [(120, 90)])
+    monkeypatch.setattr(bench, "_IMAGES", (15, 30))
+    calm, again, brisk = (bench.make_walk(0, pace) for pace in ("calm", "calm", "brisk"))
+    assert len(calm.images) == len(calm.w_T_c) >= 15 and calm.images[0].shape == (90, 120, 3)
+    assert all(np.array_equal(*pair) for pair in zip(calm.images, again.images, strict=True))
+    assert len(brisk.images) <= len(calm.images) and calm.layout == "room"
+
+
+def test_the_table_names_what_went_wrong(bench: ModuleType) -> None:
+    good = bench.Row("0 room", "room", "around", "calm", 40, 20, 1.0, 0.001, 0.002, 0.01, False, 5.0)
+    bent = replace(good, name="8 park", layout="park", pace="brisk", error=0.2, focal=-0.05, posed=0.9)
+    lost = replace(bent, name="9 park", error=float("nan"), said=True)
+    table = bench.table([good, bent, lost], {"cores": 2, "processor": "p"})
+    assert "| calm | 1 | 100% | 0.10% | 100% | 0 | 0 |" in table
+    assert "| park | 2 | 90% |" in table and "| 0% | 2 | 1 | 5.00% | 0% | 0% | 5.0 |" in table
+    assert table.index("- 9 park, around, brisk: error nan%") < table.index("- 8 park, around, brisk: error 20.0%")
+    assert "- 0 room" not in table and "2 cores of p" in table
+
+
+def test_a_walk_is_mapped_and_drawn(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
+    monkeypatch.setattr(bench, "_SIZES", [(320, 240)])
+    monkeypatch.setattr(bench, "_IMAGES", (10, 12))
+    (tmp_path / "pictures").mkdir()
+    monkeypatch.setattr(bench, "_measured", lambda numbers: map(bench.measure, numbers))
+    page = tmp_path / "page.md"
+    page.write_text(f"{bench.BEGIN}\n{bench.END}\n")
+    monkeypatch.setattr(sys, "argv", ["walks.py", "--cases", "0 room", "--out", str(tmp_path), "--page", str(page)])
+    assert bench.main() == 0
+    assert "| room | 1 |" in page.read_text() and (tmp_path / "pictures/walks.jpg").is_file()
