@@ -29,6 +29,7 @@ from dust3r_ros.geometry.similarity import robust_similarity
 from dust3r_ros.mapping.consistency import REBUILT
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.sparse.consistency import contradicted, worst
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.lens_refinement import consider_lenses
 from dust3r_ros.sparse.refinement import close_loop
 from dust3r_ros.sparse.sparse_map import SparseMap
@@ -169,6 +170,7 @@ _GAPS = 3  # of loops that say the same
 _LOOPS = 30  # newest ones that say the same: a place that only looks alike may be seen for ever
 _TORN = 0.25  # by which the share of contradicting observations of one keyframe may rise
 _EXPLAINED = 0.5  # of the matches
+_BENT = 6.0  # deviations by which a loop may change a focal
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,7 +308,9 @@ class LoopAdjustment:
             trial = deepcopy(sparse)
             trial.merge(claim.pairs[:, 0], claim.pairs[:, 1])
             self._close(trial, gaps, relaxed)
-            if _explains(trial, claim.loops) and not _tears(before, contradicted(trial)):
+            if not _explains(trial, claim.loops) or _tears(before, contradicted(trial)):
+                continue
+            if not _bends(sparse.intrinsics, trial.intrinsics):
                 return trial
         return None
 
@@ -363,3 +367,10 @@ def _tears(before: Array, after: Array) -> bool:
     """Whether more than before contradicts the map somewhere: the shares (V,) of the keyframes' observations."""
     rise = np.nan_to_num(after) - np.nan_to_num(before)
     return bool(worst(after) > max(worst(before), REBUILT) or rise.max(initial=0.0) > _TORN)
+
+
+def _bends(before: Sequence[Intrinsics], after: Sequence[Intrinsics]) -> bool:
+    """Whether a focal is far from what the map knew of it: another camera may close a false loop."""
+    return any(
+        abs(np.log(new.focal / old.focal)) > _BENT * old.total_std for old, new in zip(before, after, strict=True)
+    )

@@ -112,6 +112,18 @@ def test_a_camera_that_returns_closes_the_loop(drift: float) -> None:
     assert closed.ate < 0.3 * before
 
 
+@pytest.mark.parametrize(("std", "closes"), [(0.2, True), (0.001, False)], ids=["focal open", "focal known"])
+def test_a_loop_that_needs_another_camera_is_false(std: float, closes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing it takes a third off the focal, of which the map knows little, or much."""
+    walk = unlinked(ring(COUNT, 3e-3))
+    camera = walk.sparse.intrinsics[0]
+    right = camera.focal
+    camera.fixed, camera.focal, camera.prior, camera.std = False, 1.5 * right, 1.5 * right, std
+    trial = tried(loops_of(walk), claimed(walk, 0, COUNT - 1, PAIRS))
+    assert trial.accepted == ([0] if closes else [])
+    assert not closes or trial.sparse.intrinsics[0].focal < 1.1 * right
+
+
 def test_places_that_look_alike_are_not_joined_however_often() -> None:
     """Half round the block, all is as at the start. It is tried once, with three of such loops, with nine."""
     walk = ring(COUNT, 0.0, alike=36)
