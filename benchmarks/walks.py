@@ -39,7 +39,7 @@ from dust3r_ros.scenes.endless.casting import Eye  # noqa: E402
 from dust3r_ros.scenes.endless.photography import draw_exposure, photograph  # noqa: E402
 from dust3r_ros.scenes.endless.viewpoints import CLEAR, free_place, worth_of  # noqa: E402
 from dust3r_ros.scenes.endless.worlds import LAYOUTS, World, make_world  # noqa: E402
-from dust3r_ros.scenes.sequence import look_at  # noqa: E402
+from dust3r_ros.scenes.sequence import look_at, unsteadiness  # noqa: E402
 from dust3r_ros.types import Array, Image, StampedPose  # noqa: E402
 
 _SEED = (9177, 4)
@@ -49,11 +49,13 @@ _SIZES = [(640, 480)] * 4 + [(640, 360), (480, 640), (512, 384), (800, 600)]
 _FIELD = (40.0, 110.0)  # degrees along the longer side
 _PACES = {"calm": (0.015, 0.05), "brisk": (0.05, 0.13)}  # of the longer side, from image to image
 _IMAGES = (15, 100)
+_LAYOUTS = [layout.__name__ for layout in LAYOUTS]
 _FINE = 241  # places of a path at which it is looked at, every 16th with the eyes
 _LOOK = 16
 _LEAST_WORTH = 0.3
 _LEAST_PARALLAX = 0.3  # of the longer side, over the whole path
 _TRIES = 300
+_WAVES = 6  # of a hand
 _RIGHT, _BENT = 0.01, 0.05  # of the path's extent
 BEGIN, END = "<!-- walks: begin, made by benchmarks/walks.py -->", "<!-- walks: end -->"
 
@@ -93,12 +95,6 @@ class Row:
         return abs(self.focal) / self.std
 
 
-def _sway(rng: np.random.Generator, time_s: Array, count: int, reach: float) -> Array:
-    """(N, count) unsteadiness of a hand, below 1.1 Hz."""
-    rates, phases = rng.uniform(0.3, 1.1, (6, count, 1)), rng.uniform(0, 2 * np.pi, (6, count, 1))
-    return np.asarray(reach * np.sin(2 * np.pi * rates * time_s + phases).mean(axis=0).T)
-
-
 def _turned(way: Array, angle: Array) -> Array:
     """(N, 3): ``way`` turned by angles (N,) about the vertical."""
     c, s = np.cos(angle), np.sin(angle)
@@ -129,7 +125,7 @@ def _forward(rng: np.random.Generator, world: World, at: Array, aim: Array, t: A
 def _looking_about(rng: np.random.Generator, world: World, at: Array, aim: Array, t: Array) -> Aims:
     way = aim - at
     yaw = np.radians(60) * np.sin(2 * np.pi * t * rng.uniform(0.5, 1.2))
-    return at + _sway(rng, 3 * t, 3, 0.25 * float(np.linalg.norm(way))), at + _turned(way, yaw)
+    return at + 0.25 * float(np.linalg.norm(way)) * unsteadiness(rng, 3 * t, 3, _WAVES), at + _turned(way, yaw)
 
 
 def _strolling(rng: np.random.Generator, world: World, at: Array, aim: Array, t: Array) -> Aims:
@@ -157,8 +153,9 @@ def _path(rng: np.random.Generator, world: World, motion: str) -> Array:
     at, aim = free_place(world, rng)
     t, far = np.linspace(0, 1, _FINE), float(np.linalg.norm(aim - at))
     positions, aims = _MOTIONS[motion](rng, world, at, aim, t)
-    positions, aims = positions + _sway(rng, 8 * t, 3, 0.01 * far), aims + _sway(rng, 8 * t, 3, 0.015 * far)
-    roll = _sway(rng, 8 * t, 1, 0.03)[:, 0]
+    positions = positions + 0.01 * far * unsteadiness(rng, 8 * t, 3, _WAVES)
+    aims = aims + 0.015 * far * unsteadiness(rng, 8 * t, 3, _WAVES)
+    roll = 0.03 * unsteadiness(rng, 8 * t, 1, _WAVES)[:, 0]
     return np.stack([look_at(*place) for place in zip(positions, aims, roll, strict=True)])
 
 
@@ -195,7 +192,7 @@ def _eye(width: int, height: int, focal: float, w_T_c: Array) -> Eye:
 def make_walk(number: int, pace: str) -> Walk:
     """Walk ``number``. Raises ``InputError`` if none of many paths is possible in its world."""
     rng = np.random.default_rng([*_SEED, number])
-    world = make_world(_SEED, number, list(LAYOUTS)[number % len(LAYOUTS)].__name__)
+    world = make_world(_SEED, number, _LAYOUTS[number % len(_LAYOUTS)])
     width, height = _SIZES[int(rng.integers(len(_SIZES)))]
     focal = max(width, height) / 2 / np.tan(np.radians(rng.uniform(*_FIELD)) / 2)
     small = _eye(width // 4, height // 4, focal / 4, np.eye(4))
@@ -215,7 +212,11 @@ def make_walk(number: int, pace: str) -> Walk:
 
 
 def _pace(number: int) -> str:
-    return list(_PACES)[number // len(LAYOUTS) % len(_PACES)]
+    return list(_PACES)[number // len(_LAYOUTS) % len(_PACES)]
+
+
+def _kind(number: int) -> str:
+    return _LAYOUTS[number % len(_LAYOUTS)].replace("_", " ")
 
 
 def measure(number: int) -> tuple[Row, Image]:
@@ -234,8 +235,8 @@ def measure(number: int) -> tuple[Row, Image]:
     except GeometryError:
         error = float("nan")
     row = Row(
-        f"{number} {walk.layout.replace('_', ' ')}",
-        walk.layout.replace("_", " "),
+        f"{number} {_kind(number)}",
+        _kind(number),
         walk.motion,
         _pace(number),
         len(walk.images),
@@ -314,8 +315,7 @@ def main() -> int:
     parser = case_options(__doc__, "walks")
     parser.add_argument("--count", type=int, default=_COUNT, help="how many walks, if no cases are named")
     arguments = parser.parse_args()
-    kinds = [layout.__name__.replace("_", " ") for layout in LAYOUTS]
-    names = {f"{number} {kinds[number % len(kinds)]}": number for number in range(max(arguments.count, 1))}
+    names = {f"{number} {_kind(number)}": number for number in range(max(arguments.count, 1))}
     if arguments.cases == ["list"]:
         print("\n".join(names))
         return 0

@@ -12,6 +12,7 @@ from dust3r_ros.alignment.processes import each
 from dust3r_ros.features.features import Features, Select, matched
 from dust3r_ros.features.junctions import Junctions, find_junctions, match_junctions
 from dust3r_ros.geometry.essential import epipolar_distances
+from dust3r_ros.geometry.pinhole import rays
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.reconstruction import Reconstruction, renumbered
@@ -142,9 +143,18 @@ class Linker:
         pairs = _verified(record.features, other.features, minimum, likely)
         return np.stack([record.feature_ids[pairs[:, 0]], other.feature_ids[pairs[:, 1]]], axis=1)
 
-    def pairs(self, olds: Sequence[int], new: int, minimum: int = _FEW_MATCHES) -> list[np.ndarray]:
-        """(K, 2) landmarks of features that match in each of keyframes ``olds`` and in ``new``."""
-        return each(lambda old: self.shared(old, self._state.records[new], minimum), olds)
+    def pairs(self, olds: Sequence[int], new: int, minimum: int = _FEW_MATCHES, sure: bool = False) -> list[np.ndarray]:
+        """(K, 2) landmarks of features that match in each of keyframes ``olds`` and in ``new``.
+
+        ``sure``: the pose of ``new`` is, so what contradicts it is no match.
+        """
+        record = self._state.records[new]
+
+        def shared(old: int) -> np.ndarray:
+            known = sure and self._state.sparse.views[old].w_T_c is not None
+            return self.shared(old, record, minimum, partial(self._likely, old, new) if known else None)
+
+        return each(shared, olds)
 
     def link(self, olds: Sequence[int], new: int, tracks: Tracks) -> list[int]:
         """Merge landmarks of features that match in keyframe ``new`` and each of ``olds``; returns how many match.
@@ -152,13 +162,7 @@ class Linker:
         If most of ``tracks``, which ``new`` sees, fit its pose, features must fit it, too. Wrong matches on repeated
         patterns may be many, and agree with one motion, that of the pattern by a period.
         """
-        sure, record = self._is_sure(new, tracks), self._state.records[new]
-
-        def shared(old: int) -> np.ndarray:
-            known = sure and self._state.sparse.views[old].w_T_c is not None
-            return self.shared(old, record, _FEW_MATCHES, partial(self._likely, old, new) if known else None)
-
-        found = each(shared, olds)
+        found = self.pairs(olds, new, sure=self._is_sure(new, tracks))
         for pairs in found:
             self._state.sparse.merge(pairs[:, 0], pairs[:, 1])
         return [len(pairs) for pairs in found]
@@ -177,12 +181,12 @@ class Linker:
         sparse, records = self._state.sparse, [self._state.records[view] for view in (old, new)]
         pixels = [record.features.pixels[rows[:, side]] for side, record in enumerate(records)]
         seen_by = [sparse.intrinsics[record.stream.index] for record in records]
-        rays = [
-            np.column_stack([camera.lens.ideal(offsets) / camera.focal, np.ones(len(rows))])
+        first, second = (
+            rays(camera.lens.ideal(offsets), camera.focal, (0.0, 0.0))
             for camera, offsets in zip(seen_by, pixels, strict=True)
-        ]
+        )
         new_T_old = invert(sparse.views[new].pose) @ sparse.views[old].pose
-        near_line = seen_by[1].focal * epipolar_distances(new_T_old, *rays) < MAX_ERROR_PX
+        near_line = seen_by[1].focal * epipolar_distances(new_T_old, first, second) < MAX_ERROR_PX
         points = sparse.points[sparse.landmarks.resolved(records[0].feature_ids[rows[:, 0]])]
         errors = sparse.errors(np.full(len(rows), new), points, pixels[1])
         # Along its line, a match may be as far off as the position of a young landmark.

@@ -308,9 +308,8 @@ class LoopAdjustment:
             trial = deepcopy(sparse)
             trial.merge(claim.pairs[:, 0], claim.pairs[:, 1])
             self._close(trial, gaps, relaxed)
-            if not _explains(trial, claim.loops) or _tears(before, contradicted(trial)):
-                continue
-            if not _bends(sparse.intrinsics, trial.intrinsics):
+            false = _tears(before, contradicted(trial)) or _bends(sparse.intrinsics, trial.intrinsics)
+            if _explains(trial, claim.loops) and not false:
                 return trial
         return None
 

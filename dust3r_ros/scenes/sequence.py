@@ -113,11 +113,15 @@ def _checked(kind: str, frames: int, rate_hz: float) -> Path:
 
 
 def _hand_held(position: Array, target: Array, time: Array, sway: float, seed: int) -> Array:
-    rng = np.random.default_rng([seed, 3])
-    rates, phases = rng.uniform(0.3, 1.1, (2, 6, 1)), rng.uniform(0, 2 * np.pi, (2, 6, 1))
-    waves = np.sin(2 * np.pi * rates * time + phases).mean(axis=0).T  # (N, 6), smooth, below 1.1 Hz
+    waves = unsteadiness(np.random.default_rng([seed, 3]), time, 6, 2)
     position, target, roll = position + sway * waves[:, :3], target + 0.01 * waves[:, 3:], 0.02 * waves[:, 5]
     return np.stack([look_at(*frame) for frame in zip(position, target, roll, strict=True)])
+
+
+def unsteadiness(rng: np.random.Generator, time: Array, count: int, waves: int) -> Array:
+    """(N, count) smooth numbers from -1 to 1 at times (N,), seconds: means of ``waves`` sines below 1.1 Hz."""
+    rates, phases = rng.uniform(0.3, 1.1, (waves, count, 1)), rng.uniform(0, 2 * np.pi, (waves, count, 1))
+    return np.asarray(np.sin(2 * np.pi * rates * time + phases).mean(axis=0).T)
 
 
 def look_at(position: Array, target: Array, roll: float = 0.0) -> Array:
