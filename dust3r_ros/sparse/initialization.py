@@ -211,9 +211,10 @@ def bootstrap(
         sparse.restore(before)
         trial.place(sparse, few, camera)
         try:
+            placed = int(sparse.positioned.sum())
             _settle(sparse, _PRUNING_PX[1:], _WHOLE_STEPS)
             _locate_others(sparse, views, camera, options)
-            _require_parallax(sparse, options)
+            _require_parallax(sparse, placed, options)
         except GeometryError:
             continue
         start = Start(score(sparse, views, camera, options), sparse.intrinsics[camera].focal)
@@ -423,11 +424,12 @@ def _settle(sparse: SparseMap, limits: Sequence[float], iterations: int) -> None
         sparse.extend()
 
 
-def _require_parallax(sparse: SparseMap, options: Options) -> None:
-    # Rotation in place is explained by almost no motion: then almost nothing keeps its parallax.
-    before, kept = int(sparse.positioned.sum()), sparse.discard_flat()
-    if kept < max(options.min_inliers, _KEPT_PARALLAX * before):
-        raise GeometryError(f"only {kept} of {before} landmarks of the first views are seen under parallax")
+def _require_parallax(sparse: SparseMap, placed: int, options: Options) -> None:
+    # Rotation in place is explained by almost no motion, and much by a camera far away with a very long focal: then
+    # almost none of the landmarks first ``placed`` keeps its parallax.
+    kept = sparse.discard_flat()
+    if kept < max(options.min_inliers, _KEPT_PARALLAX * placed):
+        raise GeometryError(f"only {kept} of {placed} landmarks of the first views are seen under parallax")
 
 
 def _normalise(sparse: SparseMap, views: Sequence[int]) -> None:

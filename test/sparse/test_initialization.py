@@ -13,6 +13,7 @@ from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, angle_deg, invert
 from dust3r_ros.geometry.similarity import weighted_similarity
+from dust3r_ros.sparse import initialization
 from dust3r_ros.sparse.initialization import (
     FOCAL_STARTS,
     Options,
@@ -243,6 +244,24 @@ def test_a_start_that_cannot_be_built_is_passed_over() -> None:
     assert bootstrap(sparse, range(6), 0, [900.0, 300.0, 700.0], Options(first_pair)).starts
     assert sparse.intrinsics[0].focal == pytest.approx(330.0, rel=0.03)
     assert bootstrap(unposed(arc(points=150)), range(6), 0, [900.0], Options(first_pair)).starts == []
+
+
+@pytest.mark.parametrize(("lost", "starts_left"), [(0.5, 1), (0.8, 0)])
+def test_a_start_that_loses_most_of_its_landmarks_is_refused(
+    lost: float, starts_left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a very long focal, what slides by looks flat and far: an adjustment may give up all but a few landmarks."""
+    settle = initialization._settle
+
+    def losing(sparse: SparseMap, limits: Sequence[float], iterations: int) -> None:
+        settle(sparse, limits, iterations)
+        if iterations == initialization._WHOLE_STEPS:
+            ids = np.flatnonzero(sparse.positioned)
+            sparse.points[ids[: int(lost * len(ids))]] = np.nan
+
+    monkeypatch.setattr(initialization, "_settle", losing)
+    sparse = unposed(arc(points=150, focal=330.0))
+    assert len(bootstrap(sparse, range(6), 0, [330.0], Options()).starts) == starts_left
 
 
 def test_a_view_that_shares_too_little_is_left_out() -> None:
