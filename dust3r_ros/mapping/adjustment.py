@@ -9,17 +9,18 @@ import numpy as np
 
 from dust3r_ros.alignment.processes import MOST_NICE, Aside
 from dust3r_ros.mapping.camera_stream import CameraStream
-from dust3r_ros.mapping.consistency import Consistency
 from dust3r_ros.mapping.depth_schedule import DepthSchedule
 from dust3r_ros.mapping.keypoint_adjustment import KeypointAdjustment
 from dust3r_ros.mapping.localization import FrameFinder
 from dust3r_ros.mapping.loop_adjustment import LoopAdjustment, LoopGap, WideLoop
-from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.reconstruction import Consistency, Reconstruction
 from dust3r_ros.mapping.rig_placement import RigPlacement
+from dust3r_ros.mapping.rolling_shutters import RollingShutters
 from dust3r_ros.mapping.self_calibration import CalibrationSchedule, Calibrator, same_scale
 from dust3r_ros.mapping.submap import LocatedFrame
 from dust3r_ros.sparse.lens_refinement import consider_lenses
 from dust3r_ros.sparse.refinement import refine
+from dust3r_ros.sparse.rolling_shutter import Motions
 from dust3r_ros.sparse.transplant import Adjusted, adjusted_copy, transplant
 from dust3r_ros.timing import StageTimer
 from dust3r_ros.tracking.exchange import Renumbering
@@ -30,6 +31,7 @@ START, CALIBRATION, SEARCH, LOOP, WIDE_LOOP, REBUILD = ADJUSTMENTS = (
     "start", "calibration", "search", "loop", "wide loop", "rebuild",
 )  # fmt: skip
 _DROPPED = (START, REBUILD, WIDE_LOOP)  # if they are no better
+_READOUTS = 4  # times a camera's readout is measured: the map changes with it
 _ROUGHLY = 1e-3  # gain of a step at which the adjustment of a window ends: later ones continue from there
 _UNSURE_NICE = 5  # with two busy cores it gets part of one, but poses have priority
 
@@ -153,6 +155,7 @@ class MapAdjuster:
         self.consistency = Consistency(state)
         self.waiting = AdjustmentQueue()
         self._loops = LoopAdjustment(state)
+        self._shutters = RollingShutters(state)
 
     def start(self, stream: CameraStream) -> None:
         """Make first poses, if there are enough keyframes; live, again if those in progress fail."""
@@ -267,10 +270,19 @@ class MapAdjuster:
             self._calibrator.try_all_again()
             self._calibrate(self._state.records[0].stream)
 
-    def adjust_last(self) -> None:
-        """Adjust the whole map for the last time, measured in its images."""
+    def adjust_last(self, motions: Callable[[], Motions] = Motions) -> None:
+        """Adjust the whole map for the last time, measured in its images, and take out rolling shutters.
+
+        ``motions`` of the cameras, as of the current map.
+        """
+        self._shutters.put_back(motions())
         with self._stage("refine"), self._keypoints.measured(self._state.sparse):
             self._follow(self._calibrator.adjust_last)
+            for _ in range(_READOUTS):
+                if not self._shutters.take_out(motions()):
+                    break
+                self._follow(self._calibrator.adjust_last)
+            self._depth.retake(self._shutters.retake(motions()))
             streams = {record.stream.index: record.stream for record in self._state.records}
             self._calibrator.consider_lens(*streams.values())
 

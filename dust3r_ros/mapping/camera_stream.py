@@ -33,7 +33,8 @@ class KeyframeRecord:
     (H, W) are left out by the camera's mask and because they move; None: none. ``before``: the
     keyframe at which its camera was before, None for its first; ``visit``: the count of visits when it was made.
     ``lost``: how many of the landmarks it sees lost their position when others were culled. ``gray`` (H, W): the
-    tracked image; None for a keyframe of an older session.
+    tracked image; None for a keyframe of an older session. ``rolling`` (2,): the camera's readout that is taken out of
+    what it sees and of ``image``.
     """
 
     stamp_ns: int
@@ -48,6 +49,7 @@ class KeyframeRecord:
     visit: int = 0
     lost: int = 0
     gray: Image | None = None
+    rolling: tuple[float, float] = (0.0, 0.0)
 
     @property
     def left_out(self) -> Mask | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.mapping.covisibility import Neighbourhood
@@ -105,6 +105,12 @@ class DepthSchedule:
         for index in self._state.sparse.posed():
             self.add_late(index)
         self._state.changed.update(self._state.sparse.posed())
+
+    def retake(self, keyframes: Collection[int]) -> None:
+        """Compute the depth of keyframes again at the end: their images changed."""
+        for index in keyframes:
+            self.dense.depths.clear(index)
+            self.dense.backend.forget(index)
 
     def revise(self) -> None:
         """Live, update depth that no longer fits the poses, in a small map; others get it at the end."""

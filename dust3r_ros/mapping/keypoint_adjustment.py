@@ -18,7 +18,7 @@ import numpy as np
 from dust3r_ros.alignment.processes import THREADS, each
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.features.patches import HALF, find_patches, softened
-from dust3r_ros.geometry.pinhole import rays
+from dust3r_ros.geometry.pinhole import project, rays
 from dust3r_ros.geometry.reprojection import minimise
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.mapping.camera_stream import KeyframeRecord
@@ -95,15 +95,16 @@ class KeypointAdjustment:
         view = np.repeat(np.arange(len(frames)), [len(one.seen.ids) for one in views])
         ids, offset = np.concatenate([v.seen.ids for v in views]), np.concatenate([v.seen.pixels for v in views])
         expected = projections(views, sparse.intrinsics, view, sparse.points[ids])
+        carried = np.concatenate([_carried(sparse, *both) for both in zip(frames, views, strict=True)])
         std = np.where(np.linalg.norm(offset - expected, axis=1) < _MOST_PX, self._rough, np.nan)
         half_size = np.array([frame.stream.half_size for frame in frames])[view] - HALF
-        inside = np.all(np.abs(expected) < half_size, axis=1)
+        inside = np.all(np.abs(expected + carried) < half_size, axis=1)
         rows = np.flatnonzero(np.isin(ids, references.ids) & inside)
-        seen = references.and_others(len(records) + view[rows], ids[rows], expected[rows])
+        seen = references.and_others(len(records) + view[rows], ids[rows], (expected + carried)[rows])
         pixels, exact = self._found(seen, [*records, *frames], [*sparse.views, *views])
         good = np.flatnonzero(np.isfinite(exact) & (seen.view >= len(records)))
         at = rows[good - len(references.view)]
-        offset[at], std[at] = pixels[good], np.hypot(exact[good], _LEAST_STD_PX)
+        offset[at], std[at] = pixels[good] - carried[at], np.hypot(exact[good], _LEAST_STD_PX)
         return [self._pose(one, *(values[view == k] for values in (ids, offset, std))) for k, one in enumerate(views)]
 
     def _view(self, frame: LocatedFrame, references: _Observations) -> SparseView:
@@ -228,6 +229,16 @@ class _Observations:
         """(K,) rows that are no references, by the view of these, then by landmark."""
         rows = np.flatnonzero(self.reference != np.arange(len(self.view)))
         return rows[np.lexsort((self.ids[rows], self.view[self.reference[rows]]))]
+
+
+def _carried(sparse: SparseMap, frame: LocatedFrame, view: SparseView) -> Array:
+    """(K, 2) pixels by which what a frame sees was carried on until its image was read."""
+    intrinsics = sparse.intrinsics[view.camera]
+    if frame.motion is None or not any(intrinsics.rolling):
+        return np.zeros((len(view.seen.ids), 2))
+    points = transform(invert(view.pose), sparse.points[view.seen.ids])
+    offset = project(points, intrinsics.focal, (0.0, 0.0))
+    return frame.motion.carried(intrinsics, points, np.nan_to_num(offset), np.array(intrinsics.rolling))
 
 
 def _softened(image: KeyframeRecord | LocatedFrame) -> Array32:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from dust3r_ros.mapping.rig_placement import FocalVotes, RigPlacement
 from dust3r_ros.mapping.saving import LandmarkSaving
 from dust3r_ros.mapping.submap import BEGIN, CULL, DEPTH, PREVIEW, RENUMBER, TAKE, DeferredWork, LocatedFrame, Submap
 from dust3r_ros.sparse.consistency import Doubt
+from dust3r_ros.sparse.rolling_shutter import Motions
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.timing import StageTimer, Tick, no_tick
 from dust3r_ros.tracking import Tracks, join, no_tracks
@@ -260,7 +261,7 @@ class MapBuilder(Submap):
     def rest(self, stamp_ns: int) -> bool:
         return self._adjuster.rest(stamp_ns)
 
-    def adjust_last(self) -> None:
+    def adjust_last(self, motions: Callable[[], Motions] = Motions) -> None:
         self.deferred.settle()
         if not self.initialised:
             return
@@ -268,7 +269,7 @@ class MapBuilder(Submap):
         self._adjuster.calibrate_last()
         self._adjuster.rebuild(last=True)
         self.deferred.settle()
-        self._adjuster.adjust_last()
+        self._adjuster.adjust_last(motions)
 
     def exact_poses(self, frames: Sequence[LocatedFrame]) -> Sequence[Array | None]:
         return self._adjuster.exact_poses(frames)

@@ -26,8 +26,7 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.similarity import robust_similarity
-from dust3r_ros.mapping.consistency import REBUILT
-from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.reconstruction import REBUILT, Reconstruction
 from dust3r_ros.sparse.consistency import contradicted, worst
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.lens_refinement import consider_lenses

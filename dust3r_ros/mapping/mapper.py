@@ -276,9 +276,10 @@ class Mapper(MapView):
         if self._atlas.largest() is not self._active:
             removed = self._wake(self._atlas.largest())
         if self.mapping:  # if false, the map is fixed
-            self.submap.adjust_last()
+            self.submap.adjust_last(self._active.frames.motions)
         with self._stage("refine"):
-            self._active.frames.find_again(exactly=self.mapping)
+            frames = self._active.frames
+            frames.find_again(exactly=self.mapping, motions=frames.motions())
         if self.mapping:
             self.submap.finish(tick, depth)
             removed += self._take_culled()

@@ -6,7 +6,7 @@ arrive (``alignment/online/incremental.py``), frames between them are located ag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import reduce
 
@@ -31,6 +31,7 @@ from dust3r_ros.mapping.pointmap_keyframes import PointmapKeyframes
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.saving import PointmapSaving
 from dust3r_ros.mapping.submap import LocatedFrame, Submap
+from dust3r_ros.sparse.rolling_shutter import Motions
 from dust3r_ros.timing import StageTimer, Tick, no_tick
 from dust3r_ros.tracking import Tracks, join, no_tracks
 from dust3r_ros.types import Array, Image, Keyframe, PairPrediction, View
@@ -230,7 +231,7 @@ class PointmapBuilder(Submap):
     def finish(self, tick: Tick = no_tick, depth: bool = True) -> None:
         """Keyframes have their depth."""
 
-    def adjust_last(self) -> None:
+    def adjust_last(self, motions: Callable[[], Motions] = Motions) -> None:
         """Solve everything for the last time, by moments and then by reprojection of landmarks."""
         if not self.initialised:
             return

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from dust3r_ros.mapping.camera_stream import CameraStream
-from dust3r_ros.mapping.consistency import REBUILT
-from dust3r_ros.mapping.reconstruction import MOST_UNSURE, TRUSTED, Reconstruction
+from dust3r_ros.mapping.reconstruction import MOST_UNSURE, REBUILT, TRUSTED, Reconstruction
 from dust3r_ros.sparse.consistency import consider_contradictions, rebuild
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, Outcome, PairFromLandmarks, bootstrap, differ, score
 from dust3r_ros.sparse.landmarks import Intrinsics

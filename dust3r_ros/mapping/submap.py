@@ -20,6 +20,7 @@ from dust3r_ros.mapping.reconstruction import Culled, Reconstruction
 from dust3r_ros.mapping.state import LiveSubmap, SubmapState
 from dust3r_ros.sparse.consistency import Doubt
 from dust3r_ros.sparse.landmarks import Intrinsics
+from dust3r_ros.sparse.rolling_shutter import Motion, Motions
 from dust3r_ros.timing import Tick, no_tick
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import Renumbering
@@ -51,13 +52,15 @@ class Finder(Protocol):
 class LocatedFrame:
     """A frame that is no keyframe, at about ``w_T_c`` (4, 4), and the landmarks that it sees.
 
-    ``gray`` (H, W): the tracked image, where it was kept.
+    ``gray`` (H, W): the tracked image, where it was kept. ``motion``: of the camera, where that is known and its
+    shutter rolls; ``tracks`` are without it.
     """
 
     stream: CameraStream
     tracks: Tracks
     w_T_c: Array
     gray: Image | None
+    motion: Motion | None = None
 
 
 class Placement:
@@ -191,6 +194,13 @@ class Submap(ABC):
         seen = project(transform(invert(w_T_c), self.positions(tracks.ids)), intrinsics.focal, (0.0, 0.0))
         return intrinsics.lens.ideal(tracks.pixels) - seen
 
+    def unrolled(self, stream: CameraStream, w_T_c: Array, tracks: Tracks, motion: Motion) -> Tracks:
+        """Corners of an image of a camera at ``w_T_c`` (4, 4), as if its readout took no time."""
+        intrinsics = self.intrinsics[stream.index]
+        points = transform(invert(w_T_c), self.positions(tracks.ids))
+        carried = motion.carried(intrinsics, points, tracks.pixels, np.array(intrinsics.rolling))
+        return Tracks(tracks.ids, tracks.pixels - carried)
+
     def landmarks(self) -> Cloud:
         """The landmarks with a position, coloured."""
         return concatenate([])
@@ -263,8 +273,8 @@ class Submap(ABC):
         return False
 
     @abstractmethod
-    def adjust_last(self) -> None:
-        """Adjust everything for the last time."""
+    def adjust_last(self, motions: Callable[[], Motions] = Motions) -> None:
+        """Adjust everything for the last time; ``motions`` of the cameras, as of the current map."""
 
     def exact_poses(self, frames: Sequence[LocatedFrame]) -> Sequence[Array | None]:
         """``w_T_c`` (4, 4) of frames with an image, measured in it as keyframes were in the last adjustment.

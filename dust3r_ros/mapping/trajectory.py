@@ -8,7 +8,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Protocol
 
 import numpy as np
 
@@ -17,7 +16,8 @@ from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.reconstruction import Culled
 from dust3r_ros.mapping.state import FrameState
-from dust3r_ros.mapping.submap import Finder, LocatedFrame
+from dust3r_ros.mapping.submap import LocatedFrame, Submap
+from dust3r_ros.sparse.rolling_shutter import Motions
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array, Image, StampedPose
@@ -162,31 +162,11 @@ class _Rows:
 _KEPT, _KEPT_CORNERS = 1000, 700_000  # 12 bytes a corner
 
 
-class Keyframes(Protocol):
-    """The keyframes on which frames' poses depend."""
-
-    def pose(self, index: int) -> Array | None:
-        """``w_T_c`` (4, 4) of a keyframe, None while unknown."""
-
-    def unit(self, index: int) -> float:
-        """A length that scales with the surroundings of a keyframe; NaN while unknown."""
-
-    def drift(self, stream: CameraStream, w_T_c: Array, tracks: Tracks) -> Array:
-        """(N, 2) drift of corners in an image of a camera at ``w_T_c`` (4, 4), pixels; NaN where unknown."""
-
-    def exact_poses(self, frames: Sequence[LocatedFrame]) -> Sequence[Array | None]:
-        """``w_T_c`` (4, 4) of frames by their images; None where that fails."""
-
-    @property
-    def finder(self) -> Finder:
-        """Locates frames by their corners."""
-
-
 class FrameLog:
     """The frames of one map, in order of arrival: 128 bytes each. Methods read or change its columns."""
 
     def __init__(
-        self, keyframes: Keyframes, session: int = 0, put_away: Callable[[np.ndarray], np.ndarray] = np.asarray
+        self, keyframes: Submap, session: int = 0, put_away: Callable[[np.ndarray], np.ndarray] = np.asarray
     ) -> None:
         """``session`` counts how many times the map was continued: every session has its own clock.
 
@@ -223,36 +203,49 @@ class FrameLog:
             corners -= len(self._seen.popleft().narrow.tracks.ids)
         self._append(FrameState(seen.stamp_ns, stream.name, reference, r_T_f, unit, self._session))
 
-    def find_again(self, newest: int = _KEPT, exactly: bool = False) -> None:
+    def find_again(self, newest: int = _KEPT, exactly: bool = False, motions: Motions | None = None) -> None:
         """Locate frames again after the map was rebuilt or refined: so many, or all that can be.
 
-        ``exactly``: after the last adjustment, by their images, where these were kept.
+        ``exactly``: after the last adjustment, by their images, where these were kept. ``motions`` of the cameras, for
+        those whose shutters roll.
         """
         self.rewritten += 1
-        drifts = self._drifts()
+        motions = motions or Motions()
+        drifts = self._drifts(motions)
         placed: list[tuple[int, LocatedFrame]] = []
         for seen in islice(self._seen, max(0, len(self._seen) - newest), None):
             row = self._rows[seen.at]
             known = bool(_located(row)[0]) and self._keyframes.pose(int(row["keyframe"][0])) is not None
             guess = self._poses(row)[0] if known else None
-            tracks = without_drift(seen.image, drifts.get(seen.stream.name, ()))
+            image, motion = seen.image, motions.at(seen.stream.name, seen.narrow.stamp_ns)
+            if guess is not None and motion is not None:
+                image = replace(image, tracks=self._keyframes.unrolled(seen.stream, guess, image.tracks, motion))
+            tracks = without_drift(image, drifts.get(seen.stream.name, ()))
             found = self._keyframes.finder.locate(seen.stream, tracks, guess)
             if found is not None:
                 self._move(seen.at, found.w_T_c)
-                placed.append((seen.at, LocatedFrame(seen.stream, tracks, found.w_T_c, seen.narrow.gray)))
+                placed.append((seen.at, LocatedFrame(seen.stream, tracks, found.w_T_c, image.gray, motion)))
         if exactly:
             poses = self._keyframes.exact_poses([frame for _, frame in placed])
             for (at, _), w_T_c in zip(placed, poses, strict=True):
                 self._move(at, w_T_c)
 
-    def _drifts(self) -> dict[str, list[Drift]]:
+    def motions(self) -> Motions:
+        """How the cameras of this session moved at each frame."""
+        return Motions(self.trajectory(sessions=range(self._session, self._session + 1)))
+
+    def _drifts(self, motions: Motions) -> dict[str, list[Drift]]:
         """Of the corners in keyframes of each camera; in culled ones too, which are where they were beside others."""
         drifts: dict[str, list[Drift]] = {}
         for seen in self._seen_in_keyframes:
             row, image = self._rows[seen.at], seen.image
             if self._keyframes.pose(int(row["keyframe"][0])) is not None:
-                off = self._keyframes.drift(seen.stream, self._poses(row)[0], image.tracks)
-                drifts.setdefault(seen.stream.name, []).append(Drift(image.stamp_ns, image.tracks.ids, off))
+                w_T_c, tracks = self._poses(row)[0], image.tracks
+                motion = motions.at(seen.stream.name, image.stamp_ns)
+                if motion is not None:
+                    tracks = self._keyframes.unrolled(seen.stream, w_T_c, tracks, motion)
+                off = self._keyframes.drift(seen.stream, w_T_c, tracks)
+                drifts.setdefault(seen.stream.name, []).append(Drift(image.stamp_ns, tracks.ids, off))
         return drifts
 
     def since(self, count: int, rewritten: int) -> Iterator[tuple[int, FrameState]]:

@@ -173,8 +173,7 @@ def _keys(view: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 
 _CONTRADICTED = 0.02  # on average, at most, in maps that are right
-# Adjustments count an image as few measurements, so that they stay near what lenses are; deviations of focals that
-# follow are so many times the errors (`make calibration`, 162 recordings).
+# An image counts as few measurements; deviations of focals are so many times the errors (`make calibration`).
 _CAUTION = 1.7
 _LEAST_STD = 0.002  # of a focal: no lens is quite as models of it are
 
@@ -194,7 +193,8 @@ class Intrinsics:
     ``lens`` is plain until distortion is known. ``prior_std`` is that of the prior (of the log focal), infinite for
     a mere guess; ``guess_std`` that of a network's guess, infinite for the usual one. ``measured`` is a given focal as
     measured from the images alone (value, relative std), None until they determine it. ``center_prior``: standard
-    deviation of the lens's center, radii.
+    deviation of the lens's center, radii. ``rolling``: seconds from pixel to pixel, across and down, in which an image
+    is read out; ``rolling_std`` comes from not knowing that better.
     """
 
     focal: float
@@ -208,6 +208,8 @@ class Intrinsics:
     guess_std: float = float("inf")
     contradicted: float = 0.0
     center_prior: float = CENTER_PRIOR
+    rolling: tuple[float, float] = (0.0, 0.0)
+    rolling_std: float = 0.0
 
     @property
     def given(self) -> bool:
@@ -230,14 +232,13 @@ class Intrinsics:
 
     @property
     def total_std(self) -> float:
-        """Relative standard deviation from all known causes, 0 if the focal is held.
-
-        The variance of a map in doubt grows with the doubt.
-        """
+        """Relative standard deviation, from all causes, 0 if the focal is held; its variance grows with doubt."""
         if self.fixed:
             return 0.0
         doubt = math.sqrt(max(1.0, self.contradicted / _CONTRADICTED))
-        return math.hypot(_LEAST_STD, doubt * math.hypot(self.std / _CAUTION, self.rival_std))
+        return math.hypot(
+            _LEAST_STD, doubt * math.hypot(math.hypot(self.std, self.rolling_std) / _CAUTION, self.rival_std)
+        )
 
 
 _SPARSE = 100  # times as many numbers as ids: beyond this they are sorted

@@ -34,7 +34,7 @@ def refine_lenses(
     determine them, within a deviation of 0 (many images are rectified or rendered), or if they hardly move a pixel.
     Returns the last solution, None if there was nothing to adjust.
     """
-    free = _uncalibrated(sparse, fewest_views)
+    free = uncalibrated(sparse, fewest_views)
     solution = refine(sparse, free_focal=True, free_lens=free, rounds=rounds, iterations=iterations, sharp=True)
     while solution is not None and (held := _nothing(sparse, solution) & free).any():
         scatter = scatter_of(sparse, problem_of(sparse))  # now: without these terms errors are larger at first
@@ -48,7 +48,7 @@ def refine_lenses(
     return solution
 
 
-def _uncalibrated(sparse: SparseMap, fewest: int) -> np.ndarray:
+def uncalibrated(sparse: SparseMap, fewest: int) -> np.ndarray:
     """(F, 5) the lenses of cameras that are not calibrated and have at least so many posed views."""
     views = np.bincount([sparse.views[v].camera for v in sparse.posed()], minlength=len(sparse.intrinsics))
     free = [views[k] >= fewest and not intrinsics.given for k, intrinsics in enumerate(sparse.intrinsics)]
@@ -104,7 +104,7 @@ def look_off_center(sparse: SparseMap, solution: Solution | None) -> bool:
 
 def _refine_sample(sparse: SparseMap) -> None:
     """Adjust a sample of the map, from its own centers and from any, and keep what is likelier."""
-    _sample(sparse, sparse.posed())
+    sample(sparse, sparse.posed())
     sampled = sparse.snapshot()
     refine_lenses(sparse, rounds=2)
     scatter, usual = scatter_of(sparse, problem_of(sparse)), sparse.snapshot()
@@ -112,7 +112,7 @@ def _refine_sample(sparse: SparseMap) -> None:
     sparse.restore(sampled)
     for intrinsics in sparse.intrinsics:
         intrinsics.center_prior = _ANYWHERE
-    refine(sparse, free_focal=True, free_lens=_uncalibrated(sparse, ENOUGH_VIEWS), rounds=1, iterations=30, sharp=True)
+    refine(sparse, free_focal=True, free_lens=uncalibrated(sparse, ENOUGH_VIEWS), rounds=1, iterations=30, sharp=True)
     for intrinsics in sparse.intrinsics:
         intrinsics.center_prior = CENTER_PRIOR
     refine_lenses(sparse, rounds=2)
@@ -135,7 +135,7 @@ def _unlikelihood(sparse: SparseMap, scatter: float) -> float:
     return adjust(problem, huber_px=huber_px, iterations=0).cost + float(unusual.sum())
 
 
-def _sample(sparse: SparseMap, views: Sequence[int]) -> None:
+def sample(sparse: SparseMap, views: Sequence[int]) -> None:
     """Keep a few thousand observations of ``views``."""
     thin(sparse, views, max(_LEAST, _OBSERVATIONS // len(views)))
 
@@ -148,8 +148,8 @@ def consider_lenses(sparse: SparseMap) -> None:
     before, views = sparse.snapshot(), sparse.posed()
     if len(views) < 2:
         return
-    _sample(sparse, views)
-    built = problem_of(sparse, None, True, _uncalibrated(sparse, 1))
+    sample(sparse, views)
+    built = problem_of(sparse, None, True, uncalibrated(sparse, 1))
     sparse.restore(before)
     if built is None:
         return

@@ -267,7 +267,8 @@ def intrinsics_of(values: Mapping[str, Any]) -> Intrinsics:
     known = {entry.name for entry in fields(Intrinsics)} & values.keys()
     given = {name: values[name] for name in known}
     measured = None if given["measured"] is None else tuple(given["measured"])
-    return Intrinsics(**given | {"lens": lens_of(values["lens"]), "measured": measured})
+    rolling = tuple(given.get("rolling", (0.0, 0.0)))
+    return Intrinsics(**given | {"lens": lens_of(values["lens"]), "measured": measured, "rolling": rolling})
 
 
 def image_row(number: int, k: KeyframeState) -> dict[str, Any]:

@@ -20,8 +20,7 @@ from dust3r_ros.training import run_folder as states
 from dust3r_ros.training.batches import Sampling
 from dust3r_ros.training.card import card, code_version, hardware, write_picture
 from dust3r_ros.training.learner import precision
-from dust3r_ros.training.log import MetricLog, Progress, planned, read_metrics
-from dust3r_ros.training.pace import Pace
+from dust3r_ros.training.log import MetricLog, Pace, Progress, planned, read_metrics
 from dust3r_ros.training.processes import Processes, joined
 from dust3r_ros.training.recipe import Recipe, from_mapping, read_recipe
 from dust3r_ros.training.run_folder import RunFolder

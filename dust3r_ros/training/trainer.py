@@ -16,8 +16,7 @@ from dust3r_ros.network.model import Dust3r
 from dust3r_ros.training import run_folder as states
 from dust3r_ros.training.batches import PairBatch, PairBatches, Sampling, collate, load
 from dust3r_ros.training.learner import Learner, Step
-from dust3r_ros.training.log import MetricLog, Progress, Rare
-from dust3r_ros.training.pace import Pace
+from dust3r_ros.training.log import MetricLog, Pace, Progress, Rare
 from dust3r_ros.training.processes import Processes
 from dust3r_ros.training.recipe import Recipe, Stage
 from dust3r_ros.training.run_folder import RunFolder

@@ -20,8 +20,8 @@ from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pinhole import pixel_grid
 from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, angle_deg, invert
-from dust3r_ros.mapping.consistency import Consistency
 from dust3r_ros.mapping.mapper import Mapper
+from dust3r_ros.mapping.reconstruction import Consistency
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.sparse.consistency import Doubt
 from dust3r_ros.timing import Stopwatch

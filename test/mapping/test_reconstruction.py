@@ -1,15 +1,19 @@
-"""The state of a map: how sure it is of its cameras."""
+"""The state of a map: how sure it is of its cameras, when it is in doubt, and when a stretch of it is to be rebuilt."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from rings import ring
+from sequences import SMALL
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.features.features import Features
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
-from dust3r_ros.mapping.reconstruction import MOST_UNSURE, Reconstruction
+from dust3r_ros.mapping.reconstruction import MOST_UNSURE, Consistency, Reconstruction
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.tracking import no_tracks
 
@@ -70,3 +74,78 @@ def test_a_joined_map_is_as_settled_as_the_one_whose_focal_stays(settled: bool) 
     other.settled = not settled
     sure.absorb(other, Similarity.identity(), nothing)
     assert sure.settled is settled
+
+
+@pytest.fixture
+def torn() -> Reconstruction:
+    """Keyframes 20 to 29 of 40 see over a third elsewhere."""
+    walk, made = ring(40, 0.0), Reconstruction(SMALL)
+    made.sparse, stream = walk.sparse, SimpleNamespace(index=0)
+    for view in walk.sparse.views[20:30]:
+        view.seen.pixels[::3] += 50.0
+    for _ in range(40):
+        made.records.append(SimpleNamespace(stream=stream))  # type: ignore[arg-type]
+    made.initialised = made.settled = True
+    return made
+
+
+def test_doubt_is_where_keyframes_in_a_row_see_what_contradicts(torn: Reconstruction) -> None:
+    consistency = Consistency(torn)
+    assert consistency.doubt is None and consistency.worst == 0.0, "nobody asked yet"
+    consistency.renew()
+    doubt = consistency.doubt
+    assert doubt is not None and 17 <= doubt.first <= 20 and 29 <= doubt.last <= 32
+    assert doubt.share == consistency.worst > 0.25
+
+
+def test_what_was_adjusted_is_asked_again(torn: Reconstruction) -> None:
+    consistency, views = Consistency(torn), torn.sparse.views
+    consistency.renew(range(40))
+    for view in views[20:30]:
+        view.seen.pixels[::3] -= 50.0
+    consistency.renew(range(16, 24))
+    doubt = consistency.doubt
+    assert doubt is not None and doubt.first >= 22
+    consistency.renew()
+    assert consistency.doubt is None and consistency.worst < 0.01
+
+
+def test_it_follows_the_numbers_of_keyframes(torn: Reconstruction) -> None:
+    """The first four are culled, and the newest was not asked yet."""
+    consistency = Consistency(torn)
+    consistency.renew()
+    before = consistency.doubt
+    consistency.renumber(np.arange(-4, 37))
+    doubt = consistency.doubt
+    assert before is not None and doubt is not None
+    assert (doubt.first, doubt.last, doubt.share) == (before.first - 4, before.last - 4, before.share)
+
+
+def test_a_stretch_is_tried_again_when_the_map_has_grown(torn: Reconstruction) -> None:
+    consistency, records = Consistency(torn), torn.records
+    torn.records = records[:20]
+    assert not consistency.rebuild_due(), "nothing contradicts it yet"
+    consistency.renew()
+    assert consistency.rebuild_due()
+    consistency.rebuilding()
+    torn.records = records[:25]
+    assert not consistency.rebuild_due() and consistency.rebuild_due(last=True)
+    torn.records = records[:26]
+    assert consistency.rebuild_due()
+    consistency.rebuilding()
+    assert not consistency.rebuild_due(last=True), "this was tried"
+
+
+def test_calibration_comes_first_and_several_cameras_hold_each_other(torn: Reconstruction) -> None:
+    consistency = Consistency(torn)
+    consistency.renew()
+    torn.settled = False
+    torn.sparse.intrinsics[0].fixed = False
+    assert not consistency.rebuild_due() and consistency.rebuild_due(last=True)
+    torn.settled = True
+    torn.records[7] = SimpleNamespace(stream=SimpleNamespace(index=1))  # type: ignore[assignment]
+    assert not consistency.rebuild_due() and not consistency.rebuild_due(last=True)
+    torn.records[7] = torn.records[0]
+    torn.initialised = False
+    assert not consistency.rebuild_due(last=True)
+    assert np.isfinite(consistency.worst)

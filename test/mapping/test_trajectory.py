@@ -13,6 +13,7 @@ from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.submap import LocatedFrame
 from dust3r_ros.mapping.trajectory import Drift, FrameLog, TrackedImage, without_drift
+from dust3r_ros.sparse.rolling_shutter import Motion
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array
 
@@ -62,6 +63,9 @@ class Keyframes:
 
     def unit(self, index: int) -> float:
         return self.units[index]
+
+    def unrolled(self, stream: CameraStream, w_T_c: Array, tracks: Tracks, motion: Motion) -> Tracks:
+        return Tracks(tracks.ids, tracks.pixels - motion.step[:2])
 
     def drift(self, stream: CameraStream, w_T_c: Array, tracks: Tracks) -> Array:
         return self.off * np.ones_like(tracks.pixels)
@@ -136,6 +140,20 @@ def test_frames_with_an_image_are_measured_in_it_at_last() -> None:
     keyframes.answers, keyframes.exact = [found(float(x)) for x in (2, 3, 4)], [at(2.1), None]
     log.find_again(exactly=True)
     assert places(log) == pytest.approx([2.1, 3.0, 4.0]) and not keyframes.exact, "the last one is not found at all"
+
+
+def test_frames_are_found_by_corners_without_what_a_rolling_shutter_did() -> None:
+    """Each by its own motion, from the frames before and after it; keyframes alike, or that would pass for drift."""
+    keyframes = Keyframes(0.0)
+    log = FrameLog(keyframes)
+    for second, x in enumerate((0.0, 1.0, 3.0)):
+        log.add(0, LEFT, seen(second * 1_000_000_000), found(x))
+    log.add(0, RIGHT, seen(1_000_000_000), found(1.0))
+    log.find_again(motions=log.motions())
+    assert [pixels[0, 0] for pixels, _ in keyframes.asked] == [-1.0, -1.5, -2.0, 0.0]
+    keyframes.asked.clear()
+    log.find_again()
+    assert not any(pixels.any() for pixels, _ in keyframes.asked)
 
 
 def test_frames_are_found_by_corners_without_the_drift_that_keyframes_of_their_camera_tell() -> None:

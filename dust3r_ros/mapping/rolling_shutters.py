@@ -1,0 +1,95 @@
+"""Rolling shutters of a map's cameras: taken out of what keyframes see and of their images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+
+from dust3r_ros.geometry.pinhole import pixel_grid
+from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.sparse.rolling_shutter import Motion, Motions, measure_readout, roll
+from dust3r_ros.types import Image
+
+_COARSE = 16  # pixels between places of an image at which its shift is computed
+_NOTICED_PX = 0.25  # by which an image is shifted
+
+
+class RollingShutters:
+    """Measures how long cameras take to read an image out, and takes that out of keyframes of this session.
+
+    What they see stays as images show it in ``gray`` and ``features``.
+    """
+
+    def __init__(self, state: Reconstruction) -> None:
+        self._state = state
+
+    def put_back(self, motions: Motions) -> None:
+        """What keyframes see is as their images show it again; readouts are to be measured."""
+        for intrinsics in self._state.sparse.intrinsics:
+            intrinsics.rolling, intrinsics.rolling_std = (0.0, 0.0), 0.0
+        for index, motion in self._known(motions).items():
+            roll(self._state.sparse, index, motion, -np.array(self._state.records[index].rolling))
+
+    def take_out(self, motions: Motions) -> bool:
+        """Measure the readouts again and take out by how much they are longer; returns whether any is."""
+        sparse, known, longer = self._state.sparse, self._known(motions), False
+        for camera, intrinsics in enumerate(sparse.intrinsics):
+            own = {index: motion for index, motion in known.items() if sparse.views[index].camera == camera}
+            found = measure_readout(sparse, camera, own, np.array(intrinsics.rolling))
+            if found is None:
+                continue
+            intrinsics.rolling_std = found.focal_std
+            if found.rolling.any():
+                x, y = np.array(intrinsics.rolling) + found.rolling
+                intrinsics.rolling, longer = (float(x), float(y)), True
+                for index, motion in own.items():
+                    roll(sparse, index, motion, found.rolling)
+        if longer:
+            sparse.unprune()
+        return longer
+
+    def retake(self, motions: Motions) -> list[int]:
+        """Change the images of keyframes to what a camera would have taken at once; returns which changed."""
+        changed = []
+        for index, motion in self._known(motions).items():
+            record, rolling = self._state.records[index], self._state.intrinsics_of(index).rolling
+            if record.rolling != rolling:
+                image = self._retaken(index, motion, np.array(rolling) - np.array(record.rolling))
+                record.rolling = rolling
+                if image is not None:
+                    record.image = self._state.pages.keep(image)
+                    changed.append(index)
+        self._state.changed.update(changed)
+        return changed
+
+    def _known(self, motions: Motions) -> Mapping[int, Motion]:
+        """The motion at posed keyframes whose images are kept, where it is known."""
+        records = self._state.records
+        found = {
+            index: motions.at(records[index].stream.name, records[index].stamp_ns)
+            for index in self._state.sparse.posed()
+            if records[index].gray is not None
+        }
+        return {index: motion for index, motion in found.items() if motion is not None}
+
+    def _retaken(self, index: int, motion: Motion, rolling: np.ndarray) -> Image | None:
+        """The working image (H, W, 3) if the readout were shorter by ``rolling`` (2,); None if it is the same.
+
+        As if all it shows were equally far away.
+        """
+        record, depth = self._state.records[index], self._state.sparse.median_depth(index)
+        height, width = record.image.shape[:2]
+        rows, columns = -(-height // _COARSE) + 1, -(-width // _COARSE) + 1
+        places = record.stream.from_working(_COARSE * pixel_grid(rows, columns).reshape(-1, 2))
+        intrinsics = self._state.intrinsics_of(index)
+        ahead = np.column_stack([intrinsics.lens.ideal(places) / intrinsics.focal, np.ones(len(places))])
+        carried = motion.carried(intrinsics, depth * ahead, places, rolling)
+        if not np.abs(carried).max() > _NOTICED_PX:
+            return None
+        shift = record.stream.to_working(places + carried) - record.stream.to_working(places)
+        grid = pixel_grid(height, width).astype(np.float32)
+        shift = shift.reshape(rows, columns, 2).astype(np.float32)
+        at = grid + cv2.remap(shift, grid / _COARSE, None, cv2.INTER_LINEAR)
+        return np.asarray(cv2.remap(record.image, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))

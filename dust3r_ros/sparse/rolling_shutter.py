@@ -1,0 +1,176 @@
+"""Rolling shutters: a camera that moves while it reads its image out, row by row, shows each row from another place.
+
+To first order an image is what the camera would have taken at once, in the middle of the readout, with everything
+carried on by its own velocity in the image until its row was read (Hedborg et al., "Rolling shutter bundle adjustment",
+CVPR 2012). The time from row to row is one unknown of a camera, or that from column to column of one that is turned;
+velocities follow from the poses around an image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from dust3r_ros.geometry.pinhole import project, rays
+from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.sparse.bundle_adjustment import adjust
+from dust3r_ros.sparse.bundle_problem import BundleProblem
+from dust3r_ros.sparse.landmarks import Intrinsics, grouped
+from dust3r_ros.sparse.lens_refinement import ENOUGH_VIEWS, sample, uncalibrated
+from dust3r_ros.sparse.refinement import problem_of, scatter_of, weighed
+from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.types import Array, StampedPose
+
+_LONGEST = 1.5  # seconds between images whose poses tell a velocity
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """How a camera moved when it took an image, per second, in its optical frame: ``turn`` (3,) radians, ``step`` (3,)
+    in the map's unit."""
+
+    turn: Array
+    step: Array
+
+    @classmethod
+    def between(cls, before: Array, w_T_c: Array, after: Array, seconds: float) -> Motion:
+        """At pose ``w_T_c`` (4, 4), from those ``before`` and ``after`` it, which are ``seconds`` apart."""
+        earlier, later = (invert(w_T_c) @ other for other in (before, after))
+        turn = Rotation.from_matrix(np.stack([earlier[:3, :3], later[:3, :3]])).as_rotvec()
+        return cls((turn[1] - turn[0]) / seconds, (later[:3, 3] - earlier[:3, 3]) / seconds)
+
+    def carried(self, intrinsics: Intrinsics, points: Array, offset: Array, rolling: Array) -> Array:
+        """(K, 2) pixels by which what is seen at offsets (K, 2) was carried on until it was read.
+
+        ``points`` (K, 3): where it is in the optical frame, NaN where unknown: then as far away as the others;
+        ``rolling`` (2,): seconds from pixel to pixel, across and down.
+        """
+        if not len(points):
+            return np.zeros((0, 2))
+        known = points[:, 2] > 0
+        if not known.all():
+            far, lost = np.median(points[known, 2]) if known.any() else np.inf, offset[~known]
+            ahead = rays(intrinsics.lens.ideal(lost), intrinsics.focal, (0.0, 0.0))
+            points = points.copy()
+            points[~known] = (far if np.isfinite(far) else _FAR) * ahead
+        moved = points - (offset @ rolling)[:, None] * (self.step + np.cross(self.turn, points))
+        before, after = (intrinsics.lens.seen(project(at, intrinsics.focal, (0.0, 0.0))) for at in (points, moved))
+        return np.where(np.isfinite(after - before), after - before, 0.0)
+
+
+_FAR = 1e6
+
+
+class Motions:
+    """The motion of cameras at frames with a pose, from those before and after them."""
+
+    def __init__(self, poses: Iterable[StampedPose] = ()) -> None:
+        self._poses: dict[str, list[StampedPose]] = {}
+        for pose in sorted(poses, key=lambda pose: pose.stamp_ns):
+            self._poses.setdefault(pose.camera, []).append(pose)
+        self._stamps = {name: np.array([pose.stamp_ns for pose in own]) for name, own in self._poses.items()}
+
+    def at(self, camera: str, stamp_ns: int) -> Motion | None:
+        """The motion at a frame; None for one without a pose, or if those beside it are too long before or after."""
+        own = self._poses.get(camera, [])
+        here = int(np.searchsorted(self._stamps[camera], stamp_ns)) if own else 0
+        if here >= len(own) or own[here].stamp_ns != stamp_ns:
+            return None
+        before, after = own[max(here - 1, 0)], own[min(here + 1, len(own) - 1)]
+        seconds = 1e-9 * (after.stamp_ns - before.stamp_ns)
+        if not 0 < seconds < _LONGEST * min(here, 1) + _LONGEST * min(len(own) - 1 - here, 1):
+            return None
+        return Motion.between(before.w_T_c, own[here].w_T_c, after.w_T_c, seconds)
+
+
+def roll(sparse: SparseMap, index: int, motion: Motion, rolling: Array) -> None:
+    """Move what a posed view sees to where its camera would show it if its readout were shorter by ``rolling`` (2,)."""
+    view = sparse.views[index]
+    intrinsics, c_T_w = sparse.intrinsics[view.camera], invert(view.pose)
+    view.seen, view.pruned = (
+        replace(
+            tracks,
+            pixels=tracks.pixels
+            - motion.carried(intrinsics, transform(c_T_w, sparse.points[tracks.ids]), tracks.pixels, rolling),
+        )
+        for tracks in (view.seen, view.pruned)
+    )
+
+
+# Standard deviation, seconds over the longer side: many cameras read all at once, webcams and phones take up to 0.04.
+READOUT_STD = 0.02
+_TRIED, _FARTHEST, _BRIEFLY = 0.01, 0.04, 1e-3  # seconds
+_SURE = 3.0  # log likelihood that is no accident
+_STEPS, _TOLERANCE = 20, 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """``rolling`` (2,), seconds from pixel to pixel, by which a camera's readout seems to take longer; 0 if it does not
+    for sure. ``focal_std``: relative standard deviation of the focal from not knowing that better.
+    """
+
+    rolling: Array
+    focal_std: float
+
+
+def measure_readout(sparse: SparseMap, camera: int, motions: Mapping[int, Motion], known: Array) -> Readout | None:
+    """How much longer than the ``known`` (2,) a camera's readout takes, from views with ``motions``.
+
+    None if these are few, or nothing can be adjusted; the map is unchanged. A sample of it is adjusted, with focals and
+    lenses, to images read somewhat slower or faster: the cost of that is about a parabola.
+    """
+    if len(motions) < ENOUGH_VIEWS:
+        return None
+    before = sparse.snapshot()
+    sample(sparse, sparse.posed())
+    built = problem_of(sparse, None, True, uncalibrated(sparse, 1))
+    if built is None:
+        sparse.restore(before)
+        return None
+    problem, huber_px = weighed(built[0], scatter_of(sparse, built))
+    carried = [_carried(sparse, problem, built[1], camera, motions, axis) for axis in range(2)]
+    sparse.restore(before)
+    side = 2.0 * sparse.intrinsics[camera].lens.radius
+
+    def cost(axis: int, seconds: float) -> tuple[float, float]:
+        shifted = replace(problem, offset=problem.offset - seconds * carried[axis])
+        found = adjust(shifted, huber_px=huber_px, iterations=_STEPS, tolerance=_TOLERANCE)
+        total = side * known + seconds * np.eye(2)[axis]
+        return found.cost + 0.5 * float(total @ total) / READOUT_STD**2, math.log(found.focals[camera])
+
+    now = cost(0, 0.0)[0]
+    best, focal_std = (now, 0, 0.0), 0.0
+    for axis in np.flatnonzero(known).tolist() or range(2):
+        (less, short), (more, long) = cost(axis, -_TRIED), cost(axis, _TRIED)
+        best = min(best, (less, axis, -_TRIED), (more, axis, _TRIED))
+        bend = (less + more - 2.0 * now) / _TRIED**2
+        if bend > 0:
+            seconds = float(np.clip((less - more) / (2.0 * _TRIED * bend), -_FARTHEST, _FARTHEST))
+            best = min(best, (cost(axis, seconds)[0], axis, seconds))
+            focal_std = max(focal_std, abs(long - short) / (2.0 * _TRIED) / math.sqrt(bend))
+    rolling = np.zeros(2)
+    if best[0] < now - _SURE:
+        rolling[best[1]] = best[2] / side
+    return Readout(rolling, focal_std)
+
+
+def _carried(
+    sparse: SparseMap, problem: BundleProblem, views: list[int], camera: int, motions: Mapping[int, Motion], axis: int
+) -> Array:
+    """(M, 2) pixels by which observations of a problem are carried on per second that the readout of the longer side
+    takes, along an axis; 0 for those of other cameras, or of unknown motion.
+    """
+    carried, intrinsics = np.zeros_like(problem.offset), sparse.intrinsics[camera]
+    rolling = _BRIEFLY / (2.0 * intrinsics.lens.radius) * np.eye(2)[axis]
+    order = np.argsort(problem.view, kind="stable")
+    for local, mine in grouped(problem.view[order], order):
+        index = views[local]
+        if sparse.views[index].camera == camera and index in motions:
+            points = transform(invert(sparse.views[index].pose), problem.points[problem.point[mine]])
+            carried[mine] = motions[index].carried(intrinsics, points, problem.offset[mine], rolling) / _BRIEFLY
+    return carried

@@ -1,0 +1,143 @@
+"""How long a camera takes to read an image out, and what it would have shown at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+from synthetic import HEIGHT, WIDTH, past_a_wall
+
+from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.geometry.pinhole import project
+from dust3r_ros.geometry.rigid import invert, pose, transform
+from dust3r_ros.sparse.landmarks import Intrinsics
+from dust3r_ros.sparse.lens_refinement import consider_lenses, refine_lenses
+from dust3r_ros.sparse.rolling_shutter import Motion, Motions, measure_readout, roll
+from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.tracking import Tracks
+from dust3r_ros.types import Array, StampedPose
+
+FOCAL, RATE_HZ, VIEWS = 330.0, 10.0, 12
+SECOND = 1_000_000_000
+LENS = Lens(WIDTH / 2, -0.05, (3.0, -2.0))
+
+
+def rolled(w_T_c: Array, motion: Motion, points: Array, rolling: Array, lens: Lens) -> Array:
+    """(P, 2) where a camera shows points (P, 3) that reads each pixel when it is there: by iteration."""
+    seen = np.zeros((len(points), 2))
+    for _ in range(20):
+        seconds = seen @ rolling
+        turns = Rotation.from_rotvec(seconds[:, None] * motion.turn).as_matrix()
+        centers = seconds[:, None] * motion.step
+        local = np.einsum("nji,nj->ni", turns, transform(invert(w_T_c), points) - centers)
+        seen = lens.seen(project(local, FOCAL, (0.0, 0.0)))
+    return seen
+
+
+def walk(rolling: Array, lens: Lens = LENS, noise: float = 0.05) -> tuple[SparseMap, dict[int, Motion]]:
+    """A map of cameras that sway on their way past a wall, as ones that read at once explain it; their motion."""
+    rng, scene = np.random.default_rng(0), past_a_wall(3 * VIEWS)
+    sway = 0.04 * np.sin(np.arange(3 * VIEWS)[:, None] * [0.7, 0.9, 0.5])
+    path = scene.w_T_c @ np.stack([pose(Rotation.from_rotvec(turn).as_matrix(), np.zeros(3)) for turn in sway])
+    motions = Motions(StampedPose(int(k * SECOND / RATE_HZ), "camera", w_T_c) for k, w_T_c in enumerate(path))
+    sparse, known = SparseMap(1.0), dict[int, Motion]()
+    sparse.intrinsics.append(Intrinsics(FOCAL, 1.2 * FOCAL, lens=lens))
+    ids = sparse.landmarks.new(len(scene.points))
+    for view, frame in enumerate(range(1, 3 * VIEWS, 3)):
+        motion = motions.at("camera", int(frame * SECOND / RATE_HZ))
+        assert motion is not None
+        known[view] = motion
+        seen = rolled(path[frame], motion, scene.points, rolling, lens) + noise * rng.standard_normal((len(ids), 2))
+        inside = np.all(np.abs(seen) < [WIDTH / 2, HEIGHT / 2], axis=1)
+        sparse.add(0, Tracks(ids[inside], seen[inside]), path[frame].copy())
+    sparse.extend()
+    refine_lenses(sparse)
+    return sparse, known
+
+
+ROWS = np.array([0.0, 0.02 / HEIGHT])
+
+
+@pytest.mark.parametrize("rolling", [ROWS, -ROWS, np.array([0.025 / WIDTH, 0.0])])
+def test_what_is_carried_on_is_where_it_is_shown(rolling: Array) -> None:
+    rng = np.random.default_rng(1)
+    points = rng.uniform([-2.0, -1.5, 3.0], [2.0, 1.5, 7.0], (200, 3))
+    motion, intrinsics = (
+        Motion(np.array([0.3, -0.5, 0.2]), np.array([0.4, 0.1, -0.6])),
+        Intrinsics(FOCAL, FOCAL, lens=LENS),
+    )
+    shown = rolled(np.eye(4), motion, points, rolling, LENS)
+    at_once = LENS.seen(project(points, FOCAL, (0.0, 0.0)))
+    carried = motion.carried(intrinsics, points, shown, rolling)
+    assert np.linalg.norm(shown - at_once, axis=1).max() > 1.5
+    assert np.linalg.norm(shown - carried - at_once, axis=1).max() < 0.05
+
+
+def test_what_nothing_is_known_of_is_as_far_as_the_rest() -> None:
+    motion, intrinsics = (
+        Motion(np.array([0.0, 0.5, 0.0]), np.array([1.0, 0.0, 0.0])),
+        Intrinsics(FOCAL, FOCAL, lens=LENS),
+    )
+    points = np.array([[0.3, 1.0, 4.0], [0.3, 1.0, 6.0], [np.nan] * 3, [0.3, 1.0, -5.0]])
+    offset = LENS.seen(project(np.array([[0.3, 1.0, 5.0]] * 4), FOCAL, (0.0, 0.0)))
+    near, far, unknown, behind = motion.carried(intrinsics, points, offset, ROWS)
+    assert far[0] > near[0] and np.allclose(unknown, behind) and near[0] < unknown[0] < far[0]
+    assert motion.carried(intrinsics, points[:0], offset[:0], ROWS).shape == (0, 2)
+    alone = motion.carried(intrinsics, points[2:], offset[2:], ROWS)
+    still = Motion(motion.turn, np.zeros(3)).carried(intrinsics, points[2:], offset[2:], ROWS)
+    np.testing.assert_allclose(alone, still, atol=1e-3, err_msg="endlessly far, steps do not show")
+
+
+def test_motion_is_that_between_the_frames_before_and_after() -> None:
+    turn, step = np.array([0.1, 0.2, -0.3]), np.array([0.5, -0.2, 0.4])
+    start = pose(Rotation.from_rotvec([0.4, 0.8, 0.2]).as_matrix(), np.array([3.0, 2.0, 1.0]))
+
+    def after(seconds: float) -> Array:
+        return start @ pose(Rotation.from_rotvec(seconds * turn).as_matrix(), seconds * step)
+
+    stamps = {0: "left", SECOND // 10: "left", SECOND // 5: "left", 10 * SECOND: "left", SECOND // 7: "right"}
+    motions = Motions(StampedPose(stamp, name, after(stamp / SECOND)) for stamp, name in stamps.items())
+    for stamp in (0, SECOND // 10):
+        found = motions.at("left", stamp)
+        assert found is not None
+        np.testing.assert_allclose(found.turn, turn, atol=1e-6)
+        np.testing.assert_allclose(found.step, after(stamp / SECOND)[:3, :3].T @ start[:3, :3] @ step, atol=0.02)
+    assert motions.at("left", SECOND // 5) is None, "the next one is far away"
+    assert motions.at("left", 1) is None and motions.at("right", SECOND // 7) is None and motions.at("none", 0) is None
+
+
+@pytest.mark.parametrize("rolling", [ROWS, -ROWS, np.array([0.025 / WIDTH, 0.0])])
+def test_a_readout_is_found_whichever_way_it_goes_and_the_focal_is_right_without_it(rolling: Array) -> None:
+    sparse, motions = walk(rolling)
+    intrinsics, misfit, total = sparse.intrinsics[0], sparse.misfit(), np.zeros(2)
+    before = abs(intrinsics.focal / FOCAL - 1)
+    for _ in range(3):
+        found = measure_readout(sparse, 0, motions, total)
+        assert found is not None
+        total = total + found.rolling
+        for index, motion in motions.items():
+            roll(sparse, index, motion, found.rolling)
+        sparse.unprune()
+        refine_lenses(sparse)
+    np.testing.assert_allclose(total, rolling, atol=0.07 * np.abs(rolling).max())
+    assert sparse.misfit() < 0.2 * misfit
+    consider_lenses(sparse)
+    assert abs(intrinsics.focal / FOCAL - 1) < 0.004 < before
+
+
+def test_a_camera_that_reads_at_once_stays_one() -> None:
+    sparse, motions = walk(np.zeros(2))
+    points, seen = sparse.points.copy(), [view.seen for view in sparse.views]
+    found = measure_readout(sparse, 0, motions, np.zeros(2))
+    assert found is not None and not found.rolling.any() and 0 < found.focal_std < 0.01
+    np.testing.assert_array_equal(sparse.points, points)
+    assert all(view.seen is before for view, before in zip(sparse.views, seen, strict=True)), "the map is unchanged"
+
+
+def test_a_camera_that_hardly_moves_says_nothing() -> None:
+    sparse, motions = walk(ROWS)
+    still = {index: Motion(1e-6 * motion.turn, 1e-6 * motion.step) for index, motion in motions.items()}
+    found = measure_readout(sparse, 0, still, np.zeros(2))
+    assert found is not None and not found.rolling.any() and found.focal_std < 0.002
+    few = {index: motions[index] for index in range(4)}
+    assert measure_readout(sparse, 0, few, np.zeros(2)) is None
