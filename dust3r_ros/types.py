@@ -52,6 +52,8 @@ class Camera:
     ``principal_offset`` (pixels) is the principal point, from the middle of the image.
     ``distortion`` are the coefficients of ``distortion_model``, as in a ``Calibration``: plumb_bob, or equidistant for
     lenses so wide that it would miss. Keyframes are images of a pinhole, with the principal point in their middle.
+    ``readout`` (across, down): seconds from one end of the image to the other in which it is read; measured at the end,
+    0 for a shutter that does not seem to roll.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Camera:
     given_std: float = 0.0
     measured: float = 0.0
     measured_std: float = float("inf")
+    readout: tuple[float, float] = (0.0, 0.0)
 
     @property
     def disagreement(self) -> float:

@@ -357,6 +357,7 @@ class Cameras:
         native, lens = intrinsics.focal * scale, intrinsics.lens.scaled(scale)
         measured, measured_std = intrinsics.measured or (0.0, inf)
         given = intrinsics.prior if intrinsics.given else 0.0
+        across, down = stream.half_size.tolist()
         model, distortion = forward_model(lens, native, stream.width, stream.height)
         return Camera(
             stream.name,
@@ -373,4 +374,5 @@ class Cameras:
             given_std=0.0 if intrinsics.fixed else given * scale * intrinsics.prior_std if given else 0.0,
             measured=measured * scale,
             measured_std=measured * measured_std * scale if measured else inf,
+            readout=(2 * across * intrinsics.rolling[0], 2 * down * intrinsics.rolling[1]),
         )

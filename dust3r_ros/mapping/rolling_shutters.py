@@ -30,7 +30,8 @@ class RollingShutters:
         for intrinsics in self._state.sparse.intrinsics:
             intrinsics.rolling, intrinsics.rolling_std = (0.0, 0.0), 0.0
         for index, motion in self._known(motions).items():
-            roll(self._state.sparse, index, motion, -np.array(self._state.records[index].rolling))
+            if any(self._state.records[index].rolling):
+                roll(self._state.sparse, index, motion, -np.array(self._state.records[index].rolling))
 
     def take_out(self, motions: Motions) -> bool:
         """Measure the readouts again and take out by how much they are longer; returns whether any is."""

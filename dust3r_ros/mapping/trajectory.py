@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -232,7 +233,17 @@ class FrameLog:
 
     def motions(self) -> Motions:
         """How the cameras of this session moved at each frame."""
-        return Motions(self.trajectory(sessions=range(self._session, self._session + 1)))
+        frames = {}
+        for name in self._names:
+            own = self._placed_of(name)
+            rows = self._rows.take(own)
+            own, stamps = (values[rows["session"] == self._session] for values in (own, rows["stamp_ns"]))
+            order = np.argsort(stamps, kind="stable")
+            frames[name] = stamps[order], partial(self._poses_of, own[order])
+        return Motions(frames)
+
+    def _poses_of(self, indices: np.ndarray, chosen: np.ndarray) -> Array:
+        return self._poses(np.concatenate([self._rows[at] for at in indices[chosen].tolist()]))
 
     def _drifts(self, motions: Motions) -> dict[str, list[Drift]]:
         """Of the corners in keyframes of each camera; in culled ones too, which are where they were beside others."""
@@ -292,8 +303,7 @@ class FrameLog:
         """The poses of a camera in order of arrival, at most ``most``: every n-th one up to the newest."""
         if camera not in self._names:
             return []
-        code, placed = self._names.index(camera), self._placed()
-        own = self._rows.find(lambda block: (block["camera"] == code) & placed(block))
+        own = self._placed_of(camera)
         return self._stamped(self._rows.take(own[:: -max(1, -(-len(own) // most))][::-1]))
 
     def absorb(self, other: FrameLog, first: int) -> None:
@@ -385,6 +395,11 @@ class FrameLog:
         """(N,) which of N rows have a pose: their keyframe may lack one for a while, or for good."""
         posed = [index for index in self._located if self._keyframes.pose(index) is not None]
         return lambda rows: _located(rows) & np.isin(rows["keyframe"], posed)
+
+    def _placed_of(self, camera: str) -> np.ndarray:
+        """Indices of the rows of a camera with a pose."""
+        code, placed = self._names.index(camera), self._placed()
+        return self._rows.find(lambda block: (block["camera"] == code) & placed(block))
 
     def _stamped(self, rows: np.ndarray) -> list[StampedPose]:
         found = zip(rows["stamp_ns"].tolist(), rows["camera"].tolist(), self._poses(rows), strict=True)

@@ -141,9 +141,19 @@ def _cameras(cameras: Mapping[str, Mapping[str, Any]]) -> str:
                 ", ".join([camera["distortion_model"], *(f"{k:.4f}" for k in camera["distortion"])])
                 if camera["distortion"]
                 else "none",
+                f"{1000 * max(camera['readout'], key=abs):.0f} ms" if any(camera["readout"]) else "none",
             )
         )
-    head = ("camera", "size", "focal length", "standard deviation", "origin", "principal point", "distortion")
+    head = (
+        "camera",
+        "size",
+        "focal length",
+        "standard deviation",
+        "origin",
+        "principal point",
+        "distortion",
+        "rolling shutter",
+    )
     return _table(head, rows)
 
 

@@ -175,4 +175,5 @@ def _camera(camera: Camera) -> dict[str, Any]:
         "principal_point": [round(value, 3) for value in camera.center],
         "distortion_model": camera.distortion_model,
         "distortion": [round(value, 6) for value in camera.distortion],
+        "readout": [round(value, 4) for value in camera.readout],
     }

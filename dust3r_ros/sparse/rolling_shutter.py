@@ -9,7 +9,7 @@ velocities follow from the poses around an image.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,9 +23,9 @@ from dust3r_ros.sparse.landmarks import Intrinsics, grouped
 from dust3r_ros.sparse.lens_refinement import ENOUGH_VIEWS, sample, uncalibrated
 from dust3r_ros.sparse.refinement import problem_of, scatter_of, weighed
 from dust3r_ros.sparse.sparse_map import SparseMap
-from dust3r_ros.types import Array, StampedPose
+from dust3r_ros.types import Array
 
-_LONGEST = 1.5  # seconds between images whose poses tell a velocity
+_BESIDE, _LONGEST = 2, 1.5  # images on either side whose poses tell a velocity, if they are not so many seconds away
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +37,19 @@ class Motion:
     step: Array
 
     @classmethod
-    def between(cls, before: Array, w_T_c: Array, after: Array, seconds: float) -> Motion:
-        """At pose ``w_T_c`` (4, 4), from those ``before`` and ``after`` it, which are ``seconds`` apart."""
-        earlier, later = (invert(w_T_c) @ other for other in (before, after))
-        turn = Rotation.from_matrix(np.stack([earlier[:3, :3], later[:3, :3]])).as_rotvec()
-        return cls((turn[1] - turn[0]) / seconds, (later[:3, 3] - earlier[:3, 3]) / seconds)
+    def among(cls, w_T_c: Array, others: Array, seconds: Array) -> Motion:
+        """At pose ``w_T_c`` (4, 4), from ``others`` (K, 4, 4) so many ``seconds`` (K,) later.
+
+        The slope of the polynomial of least degree through them (Lagrange): a hand shakes faster than a difference of
+        two poses tells.
+        """
+        relative = invert(w_T_c) @ others
+        off = seconds - seconds[:, None]
+        np.fill_diagonal(off, 1.0)
+        factors = seconds / off
+        np.fill_diagonal(factors, 1.0)
+        weights = factors.prod(axis=1) / seconds
+        return cls(weights @ Rotation.from_matrix(relative[:, :3, :3]).as_rotvec(), weights @ relative[:, :3, 3])
 
     def carried(self, intrinsics: Intrinsics, points: Array, offset: Array, rolling: Array) -> Array:
         """(K, 2) pixels by which what is seen at offsets (K, 2) was carried on until it was read.
@@ -68,23 +76,23 @@ _FAR = 1e6
 class Motions:
     """The motion of cameras at frames with a pose, from those before and after them."""
 
-    def __init__(self, poses: Iterable[StampedPose] = ()) -> None:
-        self._poses: dict[str, list[StampedPose]] = {}
-        for pose in sorted(poses, key=lambda pose: pose.stamp_ns):
-            self._poses.setdefault(pose.camera, []).append(pose)
-        self._stamps = {name: np.array([pose.stamp_ns for pose in own]) for name, own in self._poses.items()}
+    def __init__(self, frames: Mapping[str, tuple[np.ndarray, Callable[[np.ndarray], Array]]] | None = None) -> None:
+        """``frames`` of each camera: stamps (N,), which rise, and what returns ``w_T_c`` (K, 4, 4) of K of them."""
+        self._frames = frames or {}
 
     def at(self, camera: str, stamp_ns: int) -> Motion | None:
         """The motion at a frame; None for one without a pose, or if those beside it are too long before or after."""
-        own = self._poses.get(camera, [])
-        here = int(np.searchsorted(self._stamps[camera], stamp_ns)) if own else 0
-        if here >= len(own) or own[here].stamp_ns != stamp_ns:
+        if camera not in self._frames:
             return None
-        before, after = own[max(here - 1, 0)], own[min(here + 1, len(own) - 1)]
-        seconds = 1e-9 * (after.stamp_ns - before.stamp_ns)
-        if not 0 < seconds < _LONGEST * min(here, 1) + _LONGEST * min(len(own) - 1 - here, 1):
+        stamps, poses = self._frames[camera]
+        here = int(np.searchsorted(stamps, stamp_ns))
+        near = np.arange(max(here - _BESIDE, 0), min(here + _BESIDE + 1, len(stamps)))
+        seconds = 1e-9 * (stamps[near] - stamp_ns)
+        near = near[np.abs(seconds) < _LONGEST]
+        if here == len(stamps) or stamps[here] != stamp_ns or len(near) < 2:
             return None
-        return Motion.between(before.w_T_c, own[here].w_T_c, after.w_T_c, seconds)
+        w_T_c, others = poses(near), near != here
+        return Motion.among(w_T_c[~others][0], w_T_c[others], 1e-9 * (stamps[near[others]] - stamp_ns))
 
 
 def roll(sparse: SparseMap, index: int, motion: Motion, rolling: Array) -> None:

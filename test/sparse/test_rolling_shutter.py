@@ -15,7 +15,7 @@ from dust3r_ros.sparse.lens_refinement import consider_lenses, refine_lenses
 from dust3r_ros.sparse.rolling_shutter import Motion, Motions, measure_readout, roll
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks
-from dust3r_ros.types import Array, StampedPose
+from dust3r_ros.types import Array
 
 FOCAL, RATE_HZ, VIEWS = 330.0, 10.0, 12
 SECOND = 1_000_000_000
@@ -34,12 +34,22 @@ def rolled(w_T_c: Array, motion: Motion, points: Array, rolling: Array, lens: Le
     return seen
 
 
+def motions_of(poses: dict[str, dict[int, Array]]) -> Motions:
+    """From poses by camera and stamp."""
+    return Motions(
+        {
+            name: (np.array(list(own)), lambda rows, own=own: np.stack([list(own.values())[row] for row in rows]))
+            for name, own in poses.items()
+        }
+    )
+
+
 def walk(rolling: Array, lens: Lens = LENS, noise: float = 0.05) -> tuple[SparseMap, dict[int, Motion]]:
     """A map of cameras that sway on their way past a wall, as ones that read at once explain it; their motion."""
     rng, scene = np.random.default_rng(0), past_a_wall(3 * VIEWS)
     sway = 0.04 * np.sin(np.arange(3 * VIEWS)[:, None] * [0.7, 0.9, 0.5])
     path = scene.w_T_c @ np.stack([pose(Rotation.from_rotvec(turn).as_matrix(), np.zeros(3)) for turn in sway])
-    motions = Motions(StampedPose(int(k * SECOND / RATE_HZ), "camera", w_T_c) for k, w_T_c in enumerate(path))
+    motions = motions_of({"camera": {int(k * SECOND / RATE_HZ): w_T_c for k, w_T_c in enumerate(path)}})
     sparse, known = SparseMap(1.0), dict[int, Motion]()
     sparse.intrinsics.append(Intrinsics(FOCAL, 1.2 * FOCAL, lens=lens))
     ids = sparse.landmarks.new(len(scene.points))
@@ -88,22 +98,24 @@ def test_what_nothing_is_known_of_is_as_far_as_the_rest() -> None:
     np.testing.assert_allclose(alone, still, atol=1e-3, err_msg="endlessly far, steps do not show")
 
 
-def test_motion_is_that_between_the_frames_before_and_after() -> None:
-    turn, step = np.array([0.1, 0.2, -0.3]), np.array([0.5, -0.2, 0.4])
-    start = pose(Rotation.from_rotvec([0.4, 0.8, 0.2]).as_matrix(), np.array([3.0, 2.0, 1.0]))
+def test_motion_is_the_slope_of_the_poses_around_a_frame() -> None:
+    """A hand that turns to and fro twice a second, and irregular stamps."""
+    times = np.array([0.0, 0.1, 0.2, 0.28, 0.4, 10.0])
 
-    def after(seconds: float) -> Array:
-        return start @ pose(Rotation.from_rotvec(seconds * turn).as_matrix(), seconds * step)
+    def at(seconds: float) -> Array:
+        hand = 0.02 * np.sin(4 * np.pi * seconds) * np.array([1.0, 0.5, 0.2])
+        return pose(Rotation.from_rotvec(hand).as_matrix(), np.array([0.5 * seconds, 0.1 * seconds**2, 1.0]))
 
-    stamps = {0: "left", SECOND // 10: "left", SECOND // 5: "left", 10 * SECOND: "left", SECOND // 7: "right"}
-    motions = Motions(StampedPose(stamp, name, after(stamp / SECOND)) for stamp, name in stamps.items())
-    for stamp in (0, SECOND // 10):
-        found = motions.at("left", stamp)
+    motions = motions_of({"left": {int(time * SECOND): at(time) for time in times}, "right": {3: np.eye(4)}})
+    for time in times[:-1]:
+        found, speed = motions.at("left", int(time * SECOND)), 0.02 * 4 * np.pi * np.cos(4 * np.pi * time)
+        step = at(time)[:3, :3].T @ [0.5, 0.2 * time, 0.0]
         assert found is not None
-        np.testing.assert_allclose(found.turn, turn, atol=1e-6)
-        np.testing.assert_allclose(found.step, after(stamp / SECOND)[:3, :3].T @ start[:3, :3] @ step, atol=0.02)
-    assert motions.at("left", SECOND // 5) is None, "the next one is far away"
-    assert motions.at("left", 1) is None and motions.at("right", SECOND // 7) is None and motions.at("none", 0) is None
+        inner = 0.0 < time < 0.4
+        np.testing.assert_allclose(found.turn, speed * np.array([1.0, 0.5, 0.2]), atol=0.04 if inner else 0.15)
+        np.testing.assert_allclose(found.step, step, atol=0.01 if inner else 0.03)
+    assert motions.at("left", 10 * SECOND) is None, "all others are far away"
+    assert motions.at("left", 1) is None and motions.at("right", 3) is None and motions.at("none", 0) is None
 
 
 @pytest.mark.parametrize("rolling", [ROWS, -ROWS, np.array([0.025 / WIDTH, 0.0])])
@@ -119,7 +131,7 @@ def test_a_readout_is_found_whichever_way_it_goes_and_the_focal_is_right_without
             roll(sparse, index, motion, found.rolling)
         sparse.unprune()
         refine_lenses(sparse)
-    np.testing.assert_allclose(total, rolling, atol=0.07 * np.abs(rolling).max())
+    np.testing.assert_allclose(total, rolling, atol=0.1 * np.abs(rolling).max())
     assert sparse.misfit() < 0.2 * misfit
     consider_lenses(sparse)
     assert abs(intrinsics.focal / FOCAL - 1) < 0.004 < before

@@ -20,11 +20,12 @@ def summary(**changes: Any) -> dict[str, Any]:
             "camera": {
                 "width": 640, "height": 480, "focal": 523.25, "focal_std": 1.5, "support": 42, "fixed": False,
                 "principal_point": [321.25, 240.0], "distortion_model": "plumb_bob",
-                "distortion": [0.0512, -0.003, 0.0, 0.0, 0.0],
+                "distortion": [0.0512, -0.003, 0.0, 0.0, 0.0], "readout": [0.0, 0.0305],
             },
             "rear": {
                 "width": 64, "height": 48, "focal": 50.0, "focal_std": None, "support": 0, "fixed": True,
                 "principal_point": [31.5, 23.5], "distortion_model": "plumb_bob", "distortion": [],
+                "readout": [0.0, 0.0],
             },
         },
         "seconds": 12.34,

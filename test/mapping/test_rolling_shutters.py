@@ -1,0 +1,73 @@
+"""Rolling shutters are taken out of maps: of focals and poses, of what keyframes see, and of their images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rolling import rolling_walk
+from scoring import trajectory_error
+
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.mapping.mapper import Mapper
+from dust3r_ros.mapping.rolling_shutters import RollingShutters
+from dust3r_ros.scenes.sequence import RenderedSequence
+
+READOUT = 0.03
+
+
+@pytest.fixture(scope="module")
+def sequence() -> RenderedSequence:
+    return rolling_walk(READOUT)
+
+
+def mapped(sequence: RenderedSequence) -> Mapper:
+    mapper = Mapper(MapperConfig(dense=False))
+    for stamp_ns, image in zip(sequence.stamps_ns.tolist(), sequence.images, strict=True):
+        mapper.process(stamp_ns, "camera", image)
+    mapper.finish()
+    assert len(mapper.trajectory()) == len(sequence.images)
+    return mapper
+
+
+@pytest.fixture(scope="module")
+def found(sequence: RenderedSequence) -> Mapper:
+    return mapped(sequence)
+
+
+def focal_error(mapper: Mapper, sequence: RenderedSequence) -> float:
+    return abs(mapper.cameras["camera"].focal / sequence.focal - 1)
+
+
+def test_focal_and_poses_are_several_times_as_exact_as_if_all_were_read_at_once(
+    sequence: RenderedSequence, found: Mapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RollingShutters, "take_out", lambda *_: False)
+    before = mapped(sequence)
+    assert before.cameras["camera"].readout == (0.0, 0.0)
+    across, down = found.cameras["camera"].readout
+    assert across == 0.0 and down == pytest.approx(READOUT, rel=0.15)
+    assert focal_error(found, sequence) < 0.004 < 0.01 < focal_error(before, sequence)
+    assert trajectory_error(found, sequence) < 0.35 * trajectory_error(before, sequence)
+
+
+def test_images_of_keyframes_are_as_if_read_at_once(sequence: RenderedSequence, found: Mapper) -> None:
+    at_once, stamps = rolling_walk(0.0), sequence.stamps_ns.tolist()
+    closer = []
+    for record in found.submap.state.records:
+        index = stamps.index(record.stamp_ns)
+        images = sequence.images[index], np.asarray(record.image), at_once.images[index]
+        before, after = (np.abs(image.astype(float) - images[2])[8:-8, 8:-8].mean() for image in images[:2])
+        closer.append(after / before)
+    assert np.median(closer) < 0.5 and max(closer) < 0.9
+
+
+def test_a_finished_map_is_finished_again_as_it_was(sequence: RenderedSequence, found: Mapper) -> None:
+    """What is taken out is not taken out twice."""
+    readout, error = found.cameras["camera"].readout, trajectory_error(found, sequence)
+    records = found.submap.state.records
+    images = [np.asarray(record.image).astype(float) for record in records]
+    found.finish()
+    assert found.cameras["camera"].readout == pytest.approx(readout, rel=0.1)
+    assert trajectory_error(found, sequence) < 1.2 * error
+    for before, record in zip(images, records, strict=True):
+        assert np.abs(before - record.image).mean() < 2.0
