@@ -5,9 +5,11 @@
 World after world of the endless series (its own seed, so none that a network learns from), the kinds in turn: rooms,
 corridors, streets, parks, monuments, still lifes, jumbles and factories, with bare walls and endless repetition. In
 each, a camera of random size and field of view is carried along a random path, at a walking pace (1.5 to 5 % of the
-image from image to image) or briskly (5 to 13 %), and takes pictures with noise, blur and uneven exposure. Nothing is
-left out because it is hard, but views of nearly nothing. Every walk goes through the mapper as ``dust3r-map`` runs it,
-without dense depth. Writes walks.json and walks.jpg, and their table into ``--page``.
+image from image to image) or briskly (5 to 13 %), and takes pictures with noise, blur and uneven exposure. Half of the
+cameras are pinholes that read an image at once, half have a lens, a centre that is off the middle and, most of them, a
+shutter that rolls, as phones do. Nothing is left out because it is hard, but views of nearly nothing. Every walk goes
+through the mapper as ``dust3r-map`` runs it, without dense depth. Writes walks.json and walks.jpg, and their table into
+``--page``.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation, Slerp
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolve().parent)]
 
+from rolling import read_out  # noqa: E402
 from targets import Machine, case_options, chosen_cases, errors_said, leave, where_and_when  # noqa: E402
 
 from dust3r_ros.config import MapperConfig  # noqa: E402
@@ -49,6 +52,11 @@ _SIZES = [(640, 480)] * 4 + [(640, 360), (480, 640), (512, 384), (800, 600)]
 _FIELD = (40.0, 110.0)  # degrees along the longer side
 _PACES = {"calm": (0.015, 0.05), "brisk": (0.05, 0.13)}  # of the longer side, from image to image
 _IMAGES = (15, 100)
+_PINHOLE, _PHONE = "pinhole", "phone"
+_AT_ONCE = 0.25  # of phones
+_READOUT_S = (0.005, 0.03)  # of the others, from the first to the last row
+_BANDS = 24  # of rows, each read at once
+_BARREL, _OFF = (-0.25, 0.05), 0.012  # OpenCV's k1 for 90 degrees; standard deviation of the centre, of the longer side
 _LAYOUTS = [layout.__name__ for layout in LAYOUTS]
 _FINE = 241  # places of a path at which it is looked at, every 16th with the eyes
 _LOOK = 16
@@ -72,6 +80,32 @@ class Walk:
 
 
 @dataclass(frozen=True, eq=False)
+class Phone:
+    """What is not as in a pinhole: OpenCV's ``k1``, the ``center`` (2,), pixels, and ``readout``, seconds."""
+
+    k1: float
+    center: Array
+    readout: float
+
+    def sources(self, eye: Eye) -> tuple[Eye, Array]:
+        """The pinhole that sees all that this camera does, in place of ``eye``, and where (H, W, 2) in its image."""
+        K = eye.K.copy()
+        K[:2, 2] += self.center
+        pixels = np.stack(np.meshgrid(np.arange(eye.width), np.arange(eye.height)), axis=-1).astype(np.float64)
+        rays = cv2.undistortPoints(pixels.reshape(-1, 1, 2), K, np.array([self.k1, 0.0, 0.0, 0.0])).reshape(-1, 2)
+        half = np.ceil(eye.focal * np.abs(rays).max(axis=0)).astype(int) + 2
+        wide = _eye(*(2 * half + 1).tolist(), eye.focal, eye.w_T_c)
+        return wide, (eye.focal * rays + half).reshape(*pixels.shape).astype(np.float32)
+
+
+def _draw_phone(rng: np.random.Generator, eye: Eye) -> Phone:
+    side = max(eye.width, eye.height)
+    k1 = rng.uniform(*_BARREL) * min(1.0, (2.0 * eye.focal / side) ** 2)  # wide lenses bend no more at the border
+    readout = 0.0 if rng.random() < _AT_ONCE else rng.uniform(*_READOUT_S)
+    return Phone(float(k1), side * _OFF * rng.normal(size=2), float(readout))
+
+
+@dataclass(frozen=True, eq=False)
 class Row:
     """What came of a walk. ``error``: ATE, as a share of the extent of the true path (root mean square), NaN without
     a map; ``focal``: relative error, and its claimed deviation; ``said``: whether the map is said to be doubtful."""
@@ -80,6 +114,7 @@ class Row:
     layout: str
     motion: str
     pace: str
+    camera: str
     images: int
     keyframes: int
     posed: float
@@ -189,8 +224,11 @@ def _eye(width: int, height: int, focal: float, w_T_c: Array) -> Eye:
     return Eye(K, w_T_c, width, height)
 
 
-def make_walk(number: int, pace: str) -> Walk:
-    """Walk ``number``. Raises ``InputError`` if none of many paths is possible in its world."""
+def make_walk(number: int, pace: str, camera: str = _PINHOLE) -> Walk:
+    """Walk ``number``, through a pinhole or as with a phone.
+
+    Raises ``InputError`` if none of many paths is possible in its world.
+    """
     rng = np.random.default_rng([*_SEED, number])
     world = make_world(_SEED, number, _LAYOUTS[number % len(_LAYOUTS)])
     width, height = _SIZES[int(rng.integers(len(_SIZES)))]
@@ -205,14 +243,30 @@ def make_walk(number: int, pace: str) -> Walk:
     else:
         raise InputError(f"world {number} has no room for a walk: {_TRIES} paths were tried")
     count = int(np.clip(flow[0][-1] / rng.uniform(*_PACES[pace]), *_IMAGES))
-    poses = _resampled(path, np.interp(np.linspace(0, flow[0][-1], count), flow[0], np.arange(len(path))))
-    exposure = draw_exposure(rng)
-    views = (world.scenery.render(_eye(width, height, focal, w_T_c)).image for w_T_c in poses)
-    return Walk(world.layout, motion, [photograph(view, exposure, rng) for view in views], poses, float(focal))
+    exposure, eye = draw_exposure(rng), _eye(width, height, focal, np.eye(4))
+    phone = _draw_phone(rng, eye) if camera == _PHONE else Phone(0.0, np.zeros(2), 0.0)
+    wide, sources = phone.sources(eye) if camera == _PHONE else (eye, None)
+    bands = (np.arange(_BANDS) + 0.5) / _BANDS - 0.5 if phone.readout else np.zeros(1)
+    # Each band at its own place: a camera that moves evenly, in its images, from each to the next
+    read = np.arange(count)[:, None] + bands * phone.readout * 1e9 / _STEP_NS
+    moved = np.clip(read, 0, count - 1) * flow[0][-1] / (count - 1)
+    places = _resampled(path, np.interp(moved.ravel(), flow[0], np.arange(len(path)))).reshape(count, -1, 4, 4)
+    middles = np.linspace(0, flow[0][-1], count)
+    poses = _resampled(path, np.interp(middles, flow[0], np.arange(len(path))))
+    images = []
+    for w_T_c in places:
+        view = read_out(world, wide.K, wide.width, wide.height, w_T_c)
+        view = view if sources is None else cv2.remap(view, sources, None, cv2.INTER_LINEAR)
+        images.append(photograph(view, exposure, rng))
+    return Walk(world.layout, motion, images, poses, float(focal))
 
 
 def _pace(number: int) -> str:
     return list(_PACES)[number // len(_LAYOUTS) % len(_PACES)]
+
+
+def _camera(number: int) -> str:
+    return (_PINHOLE, _PHONE)[number // (len(_LAYOUTS) * len(_PACES)) % 2]
 
 
 def _kind(number: int) -> str:
@@ -222,7 +276,7 @@ def _kind(number: int) -> str:
 def measure(number: int) -> tuple[Row, Image]:
     """The row of walk ``number``, and its middle image, small."""
     cv2.setNumThreads(1)
-    walk, start = make_walk(number, _pace(number)), time.perf_counter()
+    walk, start = make_walk(number, _pace(number), _camera(number)), time.perf_counter()
     mapper = Mapper(MapperConfig(dense=False))
     for index, image in enumerate(walk.images):
         mapper.process(index * _STEP_NS, "camera", image)
@@ -239,6 +293,7 @@ def measure(number: int) -> tuple[Row, Image]:
         _kind(number),
         walk.motion,
         _pace(number),
+        _camera(number),
         len(walk.images),
         mapper.counts.keyframes,
         len(found) / len(walk.images),
@@ -252,13 +307,14 @@ def measure(number: int) -> tuple[Row, Image]:
 
 
 def table(rows: list[Row], about: dict[str, object]) -> str:
-    """Markdown, by kind of world and by pace; then the walks that went wrong."""
+    """Markdown, by camera, by pace and by kind of world; then the walks that went wrong."""
     lines = [
         "| walks | number | images with a pose, least | error, median | within 1 % | above 5 % | of these said "
         "| focal, median error | of deviations below 1 (68 %) | below 2 (95 %) | largest |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    groups = [(pace, [row for row in rows if row.pace == pace]) for pace in _PACES]
+    groups = [(camera, [row for row in rows if row.camera == camera]) for camera in (_PINHOLE, _PHONE)]
+    groups += [(pace, [row for row in rows if row.pace == pace]) for pace in _PACES]
     groups += [(kind, [row for row in rows if row.layout == kind]) for kind in dict.fromkeys(r.layout for r in rows)]
     for name, own in [*groups, ("all", rows)]:
         if not own:
@@ -282,8 +338,8 @@ def table(rows: list[Row], about: dict[str, object]) -> str:
     for row in sorted(wrong, key=lambda row: -np.nan_to_num(row.error, nan=np.inf)):
         lines += [""] if row is wrong[0] or not lines[-1].startswith("-") else []
         lines.append(
-            f"- {row.name}, {row.motion}, {row.pace}: error {row.error:.1%}, focal {row.focal:+.1%} ± {row.std:.1%}, "
-            f"{row.posed:.0%} posed{', said' if row.said else ''}"
+            f"- {row.name}, {row.motion}, {row.pace}, {row.camera}: error {row.error:.1%}, "
+            f"focal {row.focal:+.1%} ± {row.std:.1%}, {row.posed:.0%} posed{', said' if row.said else ''}"
         )
     return "\n".join([*lines, "", f"`dense=false`; {where_and_when(about)}."])
 
@@ -323,9 +379,9 @@ def main() -> int:
     for row, image in _measured([names[name] for name in chosen_cases(arguments.cases, names)]):
         shown.append((row, image))
         print(
-            f"{row.name}, {row.motion}, {row.pace}: {row.posed:.0%} of {row.images} images, {row.keyframes} keyframes, "
-            f"error {row.error:.2%}{' said' if row.said else ''}, focal {row.focal:+.2%}, {row.z:.1f} deviations, "
-            f"{row.seconds:.0f} s",
+            f"{row.name}, {row.motion}, {row.pace}, {row.camera}: {row.posed:.0%} of {row.images} images, "
+            f"{row.keyframes} keyframes, error {row.error:.2%}{' said' if row.said else ''}, "
+            f"focal {row.focal:+.2%}, {row.z:.1f} deviations, {row.seconds:.0f} s",
             flush=True,
         )
     machine, rows = Machine().about(), [row for row, _ in shown]

@@ -53,14 +53,47 @@ def test_a_walk_is_the_same_each_time_and_as_fast_as_it_says(
     assert len(brisk.images) <= len(calm.images) and calm.layout == "room"
 
 
+def test_a_phone_shows_what_its_lens_and_its_shutter_make_of_the_world(bench: ModuleType, world: object) -> None:
+    """Straight lines bend, the centre is off, and what passes leans."""
+    eye, at_once = bench._eye(160, 120, 100.0, np.eye(4)), bench.Phone(-0.2, np.array([4.0, -3.0]), 0.0)
+    wide, sources = at_once.sources(eye)
+    assert sources.shape == (120, 160, 2) and wide.focal == eye.focal
+    middle = (np.array([wide.width, wide.height]) - 1) / 2
+    np.testing.assert_allclose(sources[56:58, 83:85].mean(axis=(0, 1)) - middle, [0.0, 0.0], atol=0.01)
+    bent = sources[0, 83] - middle
+    assert bent[1] < -60.0 and sources.min() >= 0 and np.all(sources.max(axis=(0, 1)) <= 2 * middle)
+    upwards = -bent[1] / 100.0
+    assert upwards * (1 - 0.2 * upwards**2) == pytest.approx(0.565, abs=0.001), "0.565 = 56.5 / 100, at the first row"
+    drawn = [bench._draw_phone(np.random.default_rng(k), eye) for k in range(40)]
+    assert 0.1 < np.mean([phone.readout == 0 for phone in drawn]) < 0.45
+    assert all(phone.readout == 0 or 0.005 <= phone.readout <= 0.03 for phone in drawn)
+
+
+def test_a_phone_on_a_walk_is_where_it_says_in_the_middle_of_the_readout(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "_SIZES", [(120, 90)])
+    monkeypatch.setattr(bench, "_IMAGES", (6, 6))
+    monkeypatch.setattr(bench, "_draw_phone", lambda rng, eye: bench.Phone(0.0, np.zeros(2), 0.04))
+    monkeypatch.setattr(bench, "photograph", lambda image, exposure, rng: image)
+    rolled, plain = bench.make_walk(1, "calm", "phone"), bench.make_walk(1, "calm")
+    np.testing.assert_array_equal(rolled.w_T_c, plain.w_T_c)
+    off = np.mean(
+        [np.abs(a.astype(float) - b) for a, b in zip(rolled.images, plain.images, strict=True)], axis=(0, 2, 3)
+    )
+    assert off[40:50].mean() < 0.6 * min(off[:15].mean(), off[-15:].mean())
+
+
 def test_the_table_names_what_went_wrong(bench: ModuleType) -> None:
-    good = bench.Row("0 room", "room", "around", "calm", 40, 20, 1.0, 0.001, 0.002, 0.01, False, 5.0)
+    good = bench.Row("0 room", "room", "around", "calm", "pinhole", 40, 20, 1.0, 0.001, 0.002, 0.01, False, 5.0)
     bent = replace(good, name="8 park", layout="park", pace="brisk", error=0.2, focal=-0.05, posed=0.9)
     lost = replace(bent, name="9 park", error=float("nan"), said=True)
     table = bench.table([good, bent, lost], {"cores": 2, "processor": "p"})
     assert "| calm | 1 | 100% | 0.10% | 100% | 0 | 0 |" in table
     assert "| park | 2 | 90% |" in table and "| 0% | 2 | 1 | 5.00% | 0% | 0% | 5.0 |" in table
-    assert table.index("- 9 park, around, brisk: error nan%") < table.index("- 8 park, around, brisk: error 20.0%")
+    assert table.index("- 9 park, around, brisk, pinhole: error nan%") < table.index(
+        "- 8 park, around, brisk, pinhole: error 20.0%"
+    )
     assert "- 0 room" not in table and "2 cores of p" in table
 
 
