@@ -56,7 +56,8 @@ _PINHOLE, _PHONE = "pinhole", "phone"
 _AT_ONCE = 0.25  # of phones
 _READOUT_S = (0.005, 0.03)  # of the others, from the first to the last row
 _BANDS = 24  # of rows, each read at once
-_BARREL, _OFF = (-0.25, 0.05), 0.012  # OpenCV's k1 for 90 degrees; standard deviation of the centre, of the longer side
+# Of the lens: OpenCV's k1 times the square of the corners' radius; standard deviation of the centre, of the longer side.
+_BENDS, _OFF = (-0.1, 0.02), 0.012
 _LAYOUTS = [layout.__name__ for layout in LAYOUTS]
 _FINE = 241  # places of a path at which it is looked at, every 16th with the eyes
 _LOOK = 16
@@ -99,8 +100,8 @@ class Phone:
 
 
 def _draw_phone(rng: np.random.Generator, eye: Eye) -> Phone:
-    side = max(eye.width, eye.height)
-    k1 = rng.uniform(*_BARREL) * min(1.0, (2.0 * eye.focal / side) ** 2)  # wide lenses bend no more at the border
+    side, corner = max(eye.width, eye.height), np.hypot(eye.width, eye.height) / (2.0 * eye.focal)
+    k1 = rng.uniform(*_BENDS) / corner**2
     readout = 0.0 if rng.random() < _AT_ONCE else rng.uniform(*_READOUT_S)
     return Phone(float(k1), side * _OFF * rng.normal(size=2), float(readout))
 

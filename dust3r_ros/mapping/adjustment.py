@@ -31,7 +31,7 @@ START, CALIBRATION, SEARCH, LOOP, WIDE_LOOP, REBUILD = ADJUSTMENTS = (
     "start", "calibration", "search", "loop", "wide loop", "rebuild",
 )  # fmt: skip
 _DROPPED = (START, REBUILD, WIDE_LOOP)  # if they are no better
-_READOUTS = 4  # times a camera's readout is measured: the map changes with it
+_READOUTS = 4  # times a camera's readout is measured at most: the map changes with it
 _ROUGHLY = 1e-3  # gain of a step at which the adjustment of a window ends: later ones continue from there
 _UNSURE_NICE = 5  # with two busy cores it gets part of one, but poses have priority
 

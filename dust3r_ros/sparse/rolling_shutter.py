@@ -112,6 +112,7 @@ def roll(sparse: SparseMap, index: int, motion: Motion, rolling: Array) -> None:
 # Standard deviation, seconds over the longer side: many cameras read all at once, webcams and phones take up to 0.04.
 READOUT_STD = 0.02
 _TRIED, _FARTHEST, _BRIEFLY = 0.01, 0.04, 1e-3  # seconds
+_MOST = 120  # views that are adjusted: in more, a sample would take minutes
 _SURE = 3.0  # log likelihood that is no accident
 _STEPS, _TOLERANCE = 20, 1e-5
 
@@ -134,9 +135,10 @@ def measure_readout(sparse: SparseMap, camera: int, motions: Mapping[int, Motion
     """
     if len(motions) < ENOUGH_VIEWS:
         return None
-    before = sparse.snapshot()
-    sample(sparse, sparse.posed())
-    built = problem_of(sparse, None, True, uncalibrated(sparse, 1))
+    before, posed = sparse.snapshot(), sparse.posed()
+    chosen = posed if len(posed) <= _MOST else _liveliest(motions)
+    sample(sparse, chosen)
+    built = problem_of(sparse, None if chosen is posed else chosen, True, uncalibrated(sparse, 1))
     if built is None:
         sparse.restore(before)
         return None
@@ -165,6 +167,14 @@ def measure_readout(sparse: SparseMap, camera: int, motions: Mapping[int, Motion
     if best[0] < now - _SURE:
         rolling[best[1]] = best[2] / side
     return Readout(rolling, focal_std)
+
+
+def _liveliest(motions: Mapping[int, Motion]) -> list[int]:
+    """Views in a row, of those with ``motions``: where the camera turns most."""
+    views = sorted(motions)
+    turned = np.concatenate([[0.0], np.cumsum([np.linalg.norm(motions[view].turn) for view in views])])
+    first = int(np.argmax(turned[_MOST:] - turned[:-_MOST])) if len(views) > _MOST else 0
+    return views[first : first + _MOST]
 
 
 def _carried(
