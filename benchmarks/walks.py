@@ -56,7 +56,7 @@ _PINHOLE, _PHONE = "pinhole", "phone"
 _AT_ONCE = 0.25  # of phones
 _READOUT_S = (0.005, 0.03)  # of the others, from the first to the last row
 _BANDS = 24  # of rows, each read at once
-# Of the lens: OpenCV's k1 times the square of the corners' radius; standard deviation of the centre, of the longer side.
+# OpenCV's k1 times the square of the corners' radius; the centre's standard deviation, of the longer side.
 _BENDS, _OFF = (-0.1, 0.02), 0.012
 _LAYOUTS = [layout.__name__ for layout in LAYOUTS]
 _FINE = 241  # places of a path at which it is looked at, every 16th with the eyes

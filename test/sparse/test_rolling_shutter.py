@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -10,6 +12,7 @@ from synthetic import HEIGHT, WIDTH, past_a_wall
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, pose, transform
+from dust3r_ros.sparse import rolling_shutter
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.lens_refinement import consider_lenses, refine_lenses
 from dust3r_ros.sparse.rolling_shutter import Motion, Motions, measure_readout, roll
@@ -153,3 +156,16 @@ def test_a_camera_that_hardly_moves_says_nothing() -> None:
     assert found is not None and not found.rolling.any() and found.focal_std < 0.002
     few = {index: motions[index] for index in range(4)}
     assert measure_readout(sparse, 0, few, np.zeros(2)) is None
+
+
+def test_of_a_large_map_the_liveliest_stretch_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    sparse, motions = walk(ROWS)
+    calm = {
+        index: replace(motion, turn=0.1 * motion.turn) if index > 8 else motion for index, motion in motions.items()
+    }
+    monkeypatch.setattr(rolling_shutter, "_MOST", 8)
+    assert rolling_shutter._liveliest(calm)[-1] <= 8 and len(rolling_shutter._liveliest(calm)) == 8
+    found = measure_readout(sparse, 0, motions, np.zeros(2))
+    assert found is not None and 0.2 * ROWS[1] < found.rolling[1] < 1.3 * ROWS[1] and found.rolling[0] == 0.0
+    few = {index: motions[index] for index in range(6)}
+    assert rolling_shutter._liveliest(few) == list(range(6))
