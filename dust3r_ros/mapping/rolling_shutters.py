@@ -14,6 +14,7 @@ from dust3r_ros.types import Image
 
 _COARSE = 16  # pixels between places of an image at which its shift is computed
 _NOTICED_PX = 0.25  # by which an image is shifted
+_FASTEST = 4.0  # long edges a second: nothing is followed then, so a pose beside is wrong
 
 
 class RollingShutters:
@@ -66,14 +67,15 @@ class RollingShutters:
         return changed
 
     def _known(self, motions: Motions) -> Mapping[int, Motion]:
-        """The motion at posed keyframes whose images are kept, where it is known."""
-        records = self._state.records
-        found = {
-            index: motions.at(records[index].stream.name, records[index].stamp_ns)
-            for index in self._state.sparse.posed()
-            if records[index].gray is not None
-        }
-        return {index: motion for index, motion in found.items() if motion is not None}
+        """The motion at posed keyframes whose images are kept, where it is known and possible."""
+        found = {}
+        for index in self._state.sparse.posed():
+            record, depth = self._state.records[index], self._state.sparse.median_depth(index)
+            motion = None if record.gray is None else motions.at(record.stream.name, record.stamp_ns)
+            fastest = _FASTEST * record.stream.long_edge
+            if motion is not None and motion.speed(self._state.intrinsics_of(index).focal, depth) < fastest:
+                found[index] = motion
+        return found
 
     def _retaken(self, index: int, motion: Motion, rolling: np.ndarray) -> Image | None:
         """The working image (H, W, 3) if the readout were shorter by ``rolling`` (2,); None if it is the same.

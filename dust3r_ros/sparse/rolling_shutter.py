@@ -40,16 +40,15 @@ class Motion:
     def among(cls, w_T_c: Array, others: Array, seconds: Array) -> Motion:
         """At pose ``w_T_c`` (4, 4), from ``others`` (K, 4, 4) so many ``seconds`` (K,) later.
 
-        The slope of the polynomial of least degree through them (Lagrange): a hand shakes faster than a difference of
-        two poses tells.
+        The slope of the polynomial of least degree through all: a hand shakes faster than two poses tell.
         """
         relative = invert(w_T_c) @ others
-        off = seconds - seconds[:, None]
-        np.fill_diagonal(off, 1.0)
-        factors = seconds / off
-        np.fill_diagonal(factors, 1.0)
-        weights = factors.prod(axis=1) / seconds
+        weights = np.linalg.pinv(seconds[:, None] ** np.arange(1, len(seconds) + 1))[0]
         return cls(weights @ Rotation.from_matrix(relative[:, :3, :3]).as_rotvec(), weights @ relative[:, :3, 3])
+
+    def speed(self, focal: float, depth: float) -> float:
+        """Pixels per second in the middle of the image, at most, of what is at a ``depth``."""
+        return focal * float(np.linalg.norm(self.turn) + np.linalg.norm(self.step) / depth)
 
     def carried(self, intrinsics: Intrinsics, points: Array, offset: Array, rolling: Array) -> Array:
         """(K, 2) pixels by which what is seen at offsets (K, 2) was carried on until it was read.

@@ -11,6 +11,7 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.mapping.rolling_shutters import RollingShutters
 from dust3r_ros.scenes.sequence import RenderedSequence
+from dust3r_ros.sparse.rolling_shutter import Motions
 
 READOUT = 0.03
 
@@ -71,3 +72,17 @@ def test_a_finished_map_is_finished_again_as_it_was(sequence: RenderedSequence, 
     assert trajectory_error(found, sequence) < 1.2 * error
     for before, record in zip(images, records, strict=True):
         assert np.abs(before - record.image).mean() < 2.0
+
+
+def test_a_pose_that_is_wrong_does_not_tell_how_fast_a_camera_was(found: Mapper) -> None:
+    """Faster than anything could have been followed."""
+    records = found.submap.state.records
+    truth = [pose.w_T_c for pose in found.trajectory()]
+    stamps = np.array([pose.stamp_ns for pose in found.trajectory()])
+    at = stamps.tolist().index(records[8].stamp_ns)
+    shutters = RollingShutters(found.submap.state)
+    for jump, known in ((0.0, True), (1.0, False)):
+        poses = np.stack(truth)
+        poses[at + 1, :3, 3] += jump
+        motions = Motions({"camera": (stamps, lambda rows, poses=poses: poses[rows])})
+        assert (8 in shutters._known(motions)) == known

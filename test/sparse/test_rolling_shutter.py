@@ -101,6 +101,12 @@ def test_what_nothing_is_known_of_is_as_far_as_the_rest() -> None:
     np.testing.assert_allclose(alone, still, atol=1e-3, err_msg="endlessly far, steps do not show")
 
 
+def test_how_fast_an_image_moves() -> None:
+    motion = Motion(np.array([0.0, 0.3, 0.4]), np.array([0.0, 2.0, 0.0]))
+    assert motion.speed(300.0, 4.0) == pytest.approx(300 * (0.5 + 0.5))
+    assert not motion.speed(300.0, float("nan")) < 1e9
+
+
 def test_motion_is_the_slope_of_the_poses_around_a_frame() -> None:
     """A hand that turns to and fro twice a second, and irregular stamps."""
     times = np.array([0.0, 0.1, 0.2, 0.28, 0.4, 10.0])
