@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "test/support")]
 
 from dust3r_ros.io.files import make_folder, write_bytes  # noqa: E402
 
@@ -36,6 +36,7 @@ def make_pictures() -> None:
     with tempfile.TemporaryDirectory() as folder:
         _save("demo.png", _preview(demo, Path(folder)))
     _save("keyframe.png", _keyframe_picture(demo))
+    _save("rolling_shutter.png", _rolling_picture())
     make_browser_pictures(demo)
     _save("pair_graph.png", _graph_picture(_mapped("mapping a whole round", frames=200, laps=1.1)))
 
@@ -129,6 +130,28 @@ def _keyframe_picture(mapper: Mapper) -> Image:
     words = f"keyframe {keyframe.index}", "depth: near red, far blue", "confidence: low violet, high yellow"
     depth = preview.colored_depth(keyframe.depth.astype(np.float64), _DARK)
     panels = zip((keyframe.image, depth, sure), words, strict=True)
+    return np.hstack([preview.label(np.ascontiguousarray(p), w, 15, _TEXT, _DARK) for p, w in panels])
+
+
+def _rolling_picture() -> Image:
+    """A keyframe of a camera whose shutter rolls, and how far it is from one read at once, before and after."""
+    import numpy as np
+    from rolling import rolling_walk
+
+    from dust3r_ros.config import MapperConfig
+    from dust3r_ros.mapping.mapper import Mapper
+    from dust3r_ros.products import preview
+
+    taken, at_once, mapper = rolling_walk(0.03), rolling_walk(0.0), Mapper(MapperConfig(dense=False))
+    for stamp_ns, image in zip(taken.stamps_ns.tolist(), taken.images, strict=True):
+        mapper.process(stamp_ns, "camera", image)
+    mapper.finish()
+    record = mapper.submap.state.records[1]
+    index = taken.stamps_ns.tolist().index(record.stamp_ns)
+    before, after, true = taken.images[index], np.asarray(record.image), at_once.images[index]
+    off = [np.abs(image.astype(np.int16) - true).astype(np.uint8) for image in (before, after)]
+    words = "taken in 30 ms", "minus one read at once", "after it is taken out"
+    panels = zip((before, *off), words, strict=True)
     return np.hstack([preview.label(np.ascontiguousarray(p), w, 15, _TEXT, _DARK) for p, w in panels])
 
 
