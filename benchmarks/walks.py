@@ -336,8 +336,8 @@ def table(rows: list[Row], about: dict[str, object]) -> str:
         )
         lines.append(f"| {name} | " + " | ".join(map(str, cells)) + " |")
     wrong = [row for row in rows if not row.error <= _RIGHT]
+    lines += [""] if wrong else []
     for row in sorted(wrong, key=lambda row: -np.nan_to_num(row.error, nan=np.inf)):
-        lines += [""] if row is wrong[0] or not lines[-1].startswith("-") else []
         lines.append(
             f"- {row.name}, {row.motion}, {row.pace}, {row.camera}: error {row.error:.1%}, "
             f"focal {row.focal:+.1%} ± {row.std:.1%}, {row.posed:.0%} posed{', said' if row.said else ''}"
