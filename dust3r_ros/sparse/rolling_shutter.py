@@ -160,7 +160,8 @@ def measure_readout(sparse: SparseMap, camera: int, motions: Mapping[int, Motion
         bend = (less + more - 2.0 * now) / _TRIED**2
         if bend > 0:
             seconds = float(np.clip((less - more) / (2.0 * _TRIED * bend), -_FARTHEST, _FARTHEST))
-            best = min(best, (cost(axis, seconds)[0], axis, seconds))
+            if bend * seconds**2 > _SURE:  # twice what there would be to gain
+                best = min(best, (cost(axis, seconds)[0], axis, seconds))
             focal_std = max(focal_std, abs(long - short) / (2.0 * _TRIED) / math.sqrt(bend))
     rolling = np.zeros(2)
     if best[0] < now - _SURE:

@@ -264,11 +264,10 @@ def _focal_fields(intrinsics: Intrinsics) -> dict[str, Any]:
 
 def intrinsics_of(values: Mapping[str, Any]) -> Intrinsics:
     """A focal of ``focals_text``."""
-    known = {entry.name for entry in fields(Intrinsics)} & values.keys()
-    given = {name: values[name] for name in known}
+    given = {entry.name: values[entry.name] for entry in fields(Intrinsics) if entry.name in values}
     measured = None if given["measured"] is None else tuple(given["measured"])
-    rolling = tuple(given.get("rolling", (0.0, 0.0)))
-    return Intrinsics(**given | {"lens": lens_of(values["lens"]), "measured": measured, "rolling": rolling})
+    given |= {"lens": lens_of(values["lens"]), "measured": measured, "rolling": tuple(given.get("rolling", (0.0, 0.0)))}
+    return Intrinsics(**given)
 
 
 def image_row(number: int, k: KeyframeState) -> dict[str, Any]:
