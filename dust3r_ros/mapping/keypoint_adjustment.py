@@ -234,7 +234,7 @@ class _Observations:
 def _carried(sparse: SparseMap, frame: LocatedFrame, view: SparseView) -> Array:
     """(K, 2) pixels by which what a frame sees was carried on until its image was read."""
     intrinsics = sparse.intrinsics[view.camera]
-    if frame.motion is None or not any(intrinsics.rolling):
+    if frame.motion is None:
         return np.zeros((len(view.seen.ids), 2))
     points = transform(invert(view.pose), sparse.points[view.seen.ids])
     offset = project(points, intrinsics.focal, (0.0, 0.0))

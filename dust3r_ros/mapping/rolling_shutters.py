@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
-from dust3r_ros.geometry.pinhole import pixel_grid
+from dust3r_ros.geometry.pinhole import pixel_grid, rays
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.sparse.rolling_shutter import Motion, Motions, measure_readout, roll
 from dust3r_ros.types import Image
@@ -31,8 +31,7 @@ class RollingShutters:
         for intrinsics in self._state.sparse.intrinsics:
             intrinsics.rolling, intrinsics.rolling_std = (0.0, 0.0), 0.0
         for index, motion in self._known(motions).items():
-            if any(self._state.records[index].rolling):
-                roll(self._state.sparse, index, motion, -np.array(self._state.records[index].rolling))
+            roll(self._state.sparse, index, motion, -np.array(self._state.records[index].rolling))
 
     def take_out(self, motions: Motions) -> bool:
         """Measure the readouts again and take out by how much they are longer; returns whether any is."""
@@ -87,8 +86,8 @@ class RollingShutters:
         rows, columns = -(-height // _COARSE) + 1, -(-width // _COARSE) + 1
         places = record.stream.from_working(_COARSE * pixel_grid(rows, columns).reshape(-1, 2))
         intrinsics = self._state.intrinsics_of(index)
-        ahead = np.column_stack([intrinsics.lens.ideal(places) / intrinsics.focal, np.ones(len(places))])
-        carried = motion.carried(intrinsics, depth * ahead, places, rolling)
+        points = depth * rays(intrinsics.lens.ideal(places), intrinsics.focal, (0.0, 0.0))
+        carried = motion.carried(intrinsics, points, places, rolling)
         if not np.abs(carried).max() > _NOTICED_PX:
             return None
         shift = record.stream.to_working(places + carried) - record.stream.to_working(places)

@@ -198,8 +198,7 @@ class Submap(ABC):
         """Corners of an image of a camera at ``w_T_c`` (4, 4), as if its readout took no time."""
         intrinsics = self.intrinsics[stream.index]
         points = transform(invert(w_T_c), self.positions(tracks.ids))
-        carried = motion.carried(intrinsics, points, tracks.pixels, np.array(intrinsics.rolling))
-        return Tracks(tracks.ids, tracks.pixels - carried)
+        return motion.unrolled(intrinsics, points, tracks, np.array(intrinsics.rolling))
 
     def landmarks(self) -> Cloud:
         """The landmarks with a position, coloured."""

@@ -18,7 +18,7 @@ from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.reconstruction import Culled
 from dust3r_ros.mapping.state import FrameState
 from dust3r_ros.mapping.submap import LocatedFrame, Submap
-from dust3r_ros.sparse.rolling_shutter import Motions
+from dust3r_ros.sparse.rolling_shutter import Motion, Motions
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array, Image, StampedPose
@@ -207,8 +207,7 @@ class FrameLog:
     def find_again(self, newest: int = _KEPT, exactly: bool = False, motions: Motions | None = None) -> None:
         """Locate frames again after the map was rebuilt or refined: so many, or all that can be.
 
-        ``exactly``: after the last adjustment, by their images, where these were kept. ``motions`` of the cameras, for
-        those whose shutters roll.
+        ``exactly``: after the last adjustment, by their images, where these were kept; ``motions``: if shutters roll.
         """
         self.rewritten += 1
         motions = motions or Motions()
@@ -218,9 +217,7 @@ class FrameLog:
             row = self._rows[seen.at]
             known = bool(_located(row)[0]) and self._keyframes.pose(int(row["keyframe"][0])) is not None
             guess = self._poses(row)[0] if known else None
-            image, motion = seen.image, motions.at(seen.stream.name, seen.narrow.stamp_ns)
-            if guess is not None and motion is not None:
-                image = replace(image, tracks=self._keyframes.unrolled(seen.stream, guess, image.tracks, motion))
+            image, motion = self._unrolled(seen, guess, motions)
             tracks = without_drift(image, drifts.get(seen.stream.name, ()))
             found = self._keyframes.finder.locate(seen.stream, tracks, guess)
             if found is not None:
@@ -249,15 +246,20 @@ class FrameLog:
         """Of the corners in keyframes of each camera; in culled ones too, which are where they were beside others."""
         drifts: dict[str, list[Drift]] = {}
         for seen in self._seen_in_keyframes:
-            row, image = self._rows[seen.at], seen.image
+            row = self._rows[seen.at]
             if self._keyframes.pose(int(row["keyframe"][0])) is not None:
-                w_T_c, tracks = self._poses(row)[0], image.tracks
-                motion = motions.at(seen.stream.name, image.stamp_ns)
-                if motion is not None:
-                    tracks = self._keyframes.unrolled(seen.stream, w_T_c, tracks, motion)
-                off = self._keyframes.drift(seen.stream, w_T_c, tracks)
-                drifts.setdefault(seen.stream.name, []).append(Drift(image.stamp_ns, tracks.ids, off))
+                w_T_c = self._poses(row)[0]
+                image, _ = self._unrolled(seen, w_T_c, motions)
+                off = self._keyframes.drift(seen.stream, w_T_c, image.tracks)
+                drifts.setdefault(seen.stream.name, []).append(Drift(image.stamp_ns, image.tracks.ids, off))
         return drifts
+
+    def _unrolled(self, seen: _Seen, w_T_c: Array | None, motions: Motions) -> tuple[TrackedImage, Motion | None]:
+        """An image at ``w_T_c`` (4, 4), without what a rolling shutter did to its corners; the motion of its camera."""
+        image, motion = seen.image, motions.at(seen.stream.name, seen.narrow.stamp_ns)
+        if w_T_c is not None and motion is not None:
+            image = replace(image, tracks=self._keyframes.unrolled(seen.stream, w_T_c, image.tracks, motion))
+        return image, motion
 
     def since(self, count: int, rewritten: int) -> Iterator[tuple[int, FrameState]]:
         """Place and state of each frame from place ``count``, and of those that changed after ``rewritten``."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.sparse.bundle_adjustment import Solution, adjust
+from dust3r_ros.sparse.bundle_problem import BundleProblem
 from dust3r_ros.sparse.landmarks import CENTER_PRIOR, TAIL
 from dust3r_ros.sparse.refinement import place_landmarks, problem_of, refine, scatter_of, thin, weighed
 from dust3r_ros.sparse.sparse_map import SparseMap
@@ -34,7 +35,7 @@ def refine_lenses(
     determine them, within a deviation of 0 (many images are rectified or rendered), or if they hardly move a pixel.
     Returns the last solution, None if there was nothing to adjust.
     """
-    free = uncalibrated(sparse, fewest_views)
+    free = _uncalibrated(sparse, fewest_views)
     solution = refine(sparse, free_focal=True, free_lens=free, rounds=rounds, iterations=iterations, sharp=True)
     while solution is not None and (held := _nothing(sparse, solution) & free).any():
         scatter = scatter_of(sparse, problem_of(sparse))  # now: without these terms errors are larger at first
@@ -48,7 +49,7 @@ def refine_lenses(
     return solution
 
 
-def uncalibrated(sparse: SparseMap, fewest: int) -> np.ndarray:
+def _uncalibrated(sparse: SparseMap, fewest: int) -> np.ndarray:
     """(F, 5) the lenses of cameras that are not calibrated and have at least so many posed views."""
     views = np.bincount([sparse.views[v].camera for v in sparse.posed()], minlength=len(sparse.intrinsics))
     free = [views[k] >= fewest and not intrinsics.given for k, intrinsics in enumerate(sparse.intrinsics)]
@@ -104,7 +105,7 @@ def look_off_center(sparse: SparseMap, solution: Solution | None) -> bool:
 
 def _refine_sample(sparse: SparseMap) -> None:
     """Adjust a sample of the map, from its own centers and from any, and keep what is likelier."""
-    sample(sparse, sparse.posed())
+    _sample(sparse, sparse.posed())
     sampled = sparse.snapshot()
     refine_lenses(sparse, rounds=2)
     scatter, usual = scatter_of(sparse, problem_of(sparse)), sparse.snapshot()
@@ -112,7 +113,7 @@ def _refine_sample(sparse: SparseMap) -> None:
     sparse.restore(sampled)
     for intrinsics in sparse.intrinsics:
         intrinsics.center_prior = _ANYWHERE
-    refine(sparse, free_focal=True, free_lens=uncalibrated(sparse, ENOUGH_VIEWS), rounds=1, iterations=30, sharp=True)
+    refine(sparse, free_focal=True, free_lens=_uncalibrated(sparse, ENOUGH_VIEWS), rounds=1, iterations=30, sharp=True)
     for intrinsics in sparse.intrinsics:
         intrinsics.center_prior = CENTER_PRIOR
     refine_lenses(sparse, rounds=2)
@@ -135,9 +136,22 @@ def _unlikelihood(sparse: SparseMap, scatter: float) -> float:
     return adjust(problem, huber_px=huber_px, iterations=0).cost + float(unusual.sum())
 
 
-def sample(sparse: SparseMap, views: Sequence[int]) -> None:
+def _sample(sparse: SparseMap, views: Sequence[int]) -> None:
     """Keep a few thousand observations of ``views``."""
     thin(sparse, views, max(_LEAST, _OBSERVATIONS // len(views)))
+
+
+def sampled(sparse: SparseMap, free: Sequence[int] | None = None) -> tuple[BundleProblem, float, list[int]] | None:
+    """The adjustment of a sample of the landmarks, with all focals and lenses free, even those that were held.
+
+    Of the ``free`` views, None: all posed ones. With the pixels at which errors stand out, and the problem's views;
+    None if there is next to nothing to adjust.
+    """
+    before = sparse.snapshot()
+    _sample(sparse, sparse.posed() if free is None else free)
+    built = problem_of(sparse, free, True, _uncalibrated(sparse, 1))
+    sparse.restore(before)
+    return None if built is None else (*weighed(built[0], scatter_of(sparse, built)), built[1])
 
 
 def consider_lenses(sparse: SparseMap) -> None:
@@ -145,15 +159,10 @@ def consider_lenses(sparse: SparseMap) -> None:
 
     A map hardly distinguishes radial distortion from focal length. Computed on a sample of the landmarks.
     """
-    before, views = sparse.snapshot(), sparse.posed()
-    if len(views) < 2:
-        return
-    sample(sparse, views)
-    built = problem_of(sparse, None, True, uncalibrated(sparse, 1))
-    sparse.restore(before)
+    built = sampled(sparse) if len(sparse.posed()) >= 2 else None
     if built is None:
         return
-    problem, huber_px = weighed(built[0], scatter_of(sparse, built))
+    problem, huber_px, _ = built
     solution = adjust(problem, huber_px=huber_px, iterations=0)
     for k, std in zip(np.flatnonzero(problem.free_focal), solution.focal_std, strict=True):
         sparse.intrinsics[k].std = float(std)

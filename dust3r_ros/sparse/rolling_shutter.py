@@ -20,11 +20,12 @@ from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.sparse.bundle_adjustment import adjust
 from dust3r_ros.sparse.bundle_problem import BundleProblem
 from dust3r_ros.sparse.landmarks import Intrinsics, grouped
-from dust3r_ros.sparse.lens_refinement import ENOUGH_VIEWS, sample, uncalibrated
-from dust3r_ros.sparse.refinement import problem_of, scatter_of, weighed
+from dust3r_ros.sparse.lens_refinement import ENOUGH_VIEWS, sampled
 from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array
 
+_FAR = 1e6
 _BESIDE, _LONGEST = 2, 1.5  # images on either side whose poses tell a velocity, if they are not so many seconds away
 
 
@@ -56,8 +57,8 @@ class Motion:
         ``points`` (K, 3): where it is in the optical frame, NaN where unknown: then as far away as the others;
         ``rolling`` (2,): seconds from pixel to pixel, across and down.
         """
-        if not len(points):
-            return np.zeros((0, 2))
+        if not (len(points) and rolling.any()):
+            return np.zeros((len(points), 2))
         known = points[:, 2] > 0
         if not known.all():
             far, lost = np.median(points[known, 2]) if known.any() else np.inf, offset[~known]
@@ -68,8 +69,9 @@ class Motion:
         before, after = (intrinsics.lens.seen(project(at, intrinsics.focal, (0.0, 0.0))) for at in (points, moved))
         return np.where(np.isfinite(after - before), after - before, 0.0)
 
-
-_FAR = 1e6
+    def unrolled(self, intrinsics: Intrinsics, points: Array, tracks: Tracks, rolling: Array) -> Tracks:
+        """What an image shows of ``points`` (K, 3), as of ``carried``, if its readout were shorter by ``rolling``."""
+        return Tracks(tracks.ids, tracks.pixels - self.carried(intrinsics, points, tracks.pixels, rolling))
 
 
 class Motions:
@@ -85,13 +87,14 @@ class Motions:
             return None
         stamps, poses = self._frames[camera]
         here = int(np.searchsorted(stamps, stamp_ns))
+        if here == len(stamps) or stamps[here] != stamp_ns:
+            return None
         near = np.arange(max(here - _BESIDE, 0), min(here + _BESIDE + 1, len(stamps)))
         seconds = 1e-9 * (stamps[near] - stamp_ns)
-        near = near[np.abs(seconds) < _LONGEST]
-        if here == len(stamps) or stamps[here] != stamp_ns or len(near) < 2:
+        others = (np.abs(seconds) < _LONGEST) & (near != here)
+        if not others.any():
             return None
-        w_T_c, others = poses(near), near != here
-        return Motion.among(w_T_c[~others][0], w_T_c[others], 1e-9 * (stamps[near[others]] - stamp_ns))
+        return Motion.among(poses(np.array([here]))[0], poses(near[others]), seconds[others])
 
 
 def roll(sparse: SparseMap, index: int, motion: Motion, rolling: Array) -> None:
@@ -99,17 +102,13 @@ def roll(sparse: SparseMap, index: int, motion: Motion, rolling: Array) -> None:
     view = sparse.views[index]
     intrinsics, c_T_w = sparse.intrinsics[view.camera], invert(view.pose)
     view.seen, view.pruned = (
-        replace(
-            tracks,
-            pixels=tracks.pixels
-            - motion.carried(intrinsics, transform(c_T_w, sparse.points[tracks.ids]), tracks.pixels, rolling),
-        )
+        motion.unrolled(intrinsics, transform(c_T_w, sparse.points[tracks.ids]), tracks, rolling)
         for tracks in (view.seen, view.pruned)
     )
 
 
 # Standard deviation, seconds over the longer side: many cameras read all at once, webcams and phones take up to 0.04.
-READOUT_STD = 0.02
+_READOUT_STD = 0.02
 _TRIED, _FARTHEST, _BRIEFLY = 0.01, 0.04, 1e-3  # seconds
 _MOST = 120  # views that are adjusted: in more, a sample would take minutes
 _SURE = 3.0  # log likelihood that is no accident
@@ -134,23 +133,18 @@ def measure_readout(sparse: SparseMap, camera: int, motions: Mapping[int, Motion
     """
     if len(motions) < ENOUGH_VIEWS:
         return None
-    before, posed = sparse.snapshot(), sparse.posed()
-    chosen = posed if len(posed) <= _MOST else _liveliest(motions)
-    sample(sparse, chosen)
-    built = problem_of(sparse, None if chosen is posed else chosen, True, uncalibrated(sparse, 1))
+    built = sampled(sparse, None if len(sparse.posed()) <= _MOST else _liveliest(motions))
     if built is None:
-        sparse.restore(before)
         return None
-    problem, huber_px = weighed(built[0], scatter_of(sparse, built))
-    carried = [_carried(sparse, problem, built[1], camera, motions, axis) for axis in range(2)]
-    sparse.restore(before)
+    problem, huber_px, views = built
+    carried = [_carried(sparse, problem, views, camera, motions, axis) for axis in range(2)]
     side = 2.0 * sparse.intrinsics[camera].lens.radius
 
     def cost(axis: int, seconds: float) -> tuple[float, float]:
         shifted = replace(problem, offset=problem.offset - seconds * carried[axis])
         found = adjust(shifted, huber_px=huber_px, iterations=_STEPS, tolerance=_TOLERANCE)
         total = side * known + seconds * np.eye(2)[axis]
-        return found.cost + 0.5 * float(total @ total) / READOUT_STD**2, math.log(found.focals[camera])
+        return found.cost + 0.5 * float(total @ total) / _READOUT_STD**2, math.log(found.focals[camera])
 
     now = cost(0, 0.0)[0]
     best, focal_std = (now, 0, 0.0), 0.0

@@ -27,12 +27,11 @@ def rolling_walk(readout: float, frames: int = 36, width: int = 320, height: int
 
     It has no depth.
     """
-    world, rng = make_world((41, 7), 1, "still_life"), np.random.default_rng(5)
-    at, aim = free_place(world, rng)
+    world = make_world((41, 7), 1, "still_life")
+    at, aim = free_place(world, np.random.default_rng(5))
     far, focal = float(np.linalg.norm(aim - at)), 0.8 * width
     side = np.cross(aim - at, [0.0, 0.0, 1.0])
-    rng = np.random.default_rng(2)
-    sway = rng.integers(1 << 30)
+    sway = np.random.default_rng(2).integers(1 << 30)
 
     def path(time: Array) -> Array:
         hand = unsteadiness(np.random.default_rng(sway), 2.5 * time, 6, 6)
