@@ -32,6 +32,7 @@ START, CALIBRATION, SEARCH, LOOP, WIDE_LOOP, REBUILD = ADJUSTMENTS = (
 )  # fmt: skip
 _DROPPED = (START, REBUILD, WIDE_LOOP)  # if they are no better
 _READOUTS = 4  # times a camera's readout is measured at most: the map changes with it
+_GROSS_PX = 40.0  # by which no match is off that is right, when a keyframe has been located
 _ROUGHLY = 1e-3  # gain of a step at which the adjustment of a window ends: later ones continue from there
 _UNSURE_NICE = 5  # with two busy cores it gets part of one, but poses have priority
 
@@ -168,11 +169,15 @@ class MapAdjuster:
             self.waiting.wanted = {START}
 
     def locate(self, index: int) -> None:
-        """Move a posed keyframe to where its landmarks put it, if enough of them agree."""
+        """Move a posed keyframe to where its landmarks put it, if enough of them agree; prune what is far from there.
+
+        A few dozen off by half an image would outweigh hundreds that are right, whatever the loss.
+        """
         view = self._state.sparse.views[index]
         better = self._finder.locate(self._state.records[index].stream, view.seen, view.w_T_c)
         if better is not None:
             view.w_T_c = better.w_T_c
+            self._state.sparse.prune(index, _GROSS_PX)
 
     def adjust_window(self, window: Sequence[int]) -> None:
         """Adjust keyframes ``window`` to the rest of the map."""
@@ -329,9 +334,12 @@ class MapAdjuster:
             self.waiting.want(CALIBRATION, self._schedule.calibration_due)
         elif found.kind == CALIBRATION:
             self.waiting.want(SEARCH, self._schedule.search_due)
-        # Keyframes came meanwhile. While the focal is a guess, the first poses wait: then it goes before a search.
+        # Keyframes came meanwhile. While the focal is a guess, the first poses wait: then calibration goes before a
+        # search, unless another focal is likely.
         calibrate_next = found.kind == SEARCH or (found.kind == CALIBRATION and self._state.guessing)
-        if calibrate_next and self._schedule.calibration_due:
+        if SEARCH in self.waiting.wanted and not self._state.trusted:
+            self.waiting.wanted.discard(CALIBRATION)
+        elif calibrate_next and self._schedule.calibration_due:
             self.waiting.wanted.add(CALIBRATION)
         self._state.generation += 1
         self._state.adjusted = found.keyframes

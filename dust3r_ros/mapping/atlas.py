@@ -129,7 +129,7 @@ class AtlasEntry:
 
     def follow(self, culled: Culled) -> tuple[int, ...]:
         """Names and frames follow a removal of keyframes; returns the names of those that left."""
-        self.removals += 1
+        self.removals += bool(culled.heir_T_culled)
         names = [self.name(index) for index in range(len(culled.new))]
         self.frames.follow(culled)
         for entry in self.meetings.values():

@@ -247,22 +247,16 @@ class Culling:
         stays = np.ones(count, bool)
         stays[list(leaving)] = False
         new = np.where(stays, np.cumsum(stays) - 1, -1)
-        before = self._units()
+        before = self._state.units()
         heirs = {index: self._redundancy.covisible(index, leaving)[0] for index in leaving}
         relative = {index: invert(views[heir].pose) @ views[index].pose for index, heir in heirs.items()}
         for part in (*self._parts, self._state):
             part.renumber(new)
         stand_in = new.copy()
         stand_in[list(heirs)] = new[list(heirs.values())]
-        self._state.culled.append(Culled(new, stand_in, relative, np.stack([before, self._units()[stand_in]], axis=1)))
-
-    def _units(self) -> Array:
-        """(N,) the unit of each keyframe."""
-        views = self._state.sparse.views
-        depths = [
-            float("nan") if view.w_T_c is None else self._state.sparse.median_depth(k) for k, view in enumerate(views)
-        ]
-        return np.array(depths)
+        self._state.culled.append(
+            Culled(new, stand_in, relative, np.stack([before, self._state.units()[stand_in]], axis=1))
+        )
 
 
 class Holder(Protocol):

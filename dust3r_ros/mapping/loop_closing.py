@@ -17,6 +17,7 @@ from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.sparse.map_merging import MapFit, fit_maps
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import Renumbering
+from dust3r_ros.types import Array
 
 _MATCHES = 25  # of features of two keyframes that look similar
 GAP_PX = 2.0  # smaller drift is absorbed by the window
@@ -51,9 +52,11 @@ class LoopClosing:
             for other, pairs in matches
             if len(pairs)
         ]
+        farthest = _NEAR * self._state.records[index].stream.long_edge
         for other, pairs, gap, off_px in found:
-            if max(off_px, gap.px if gap else 0.0) < _WIDE_PX:
-                self._state.sparse.merge(pairs[:, 0], pairs[:, 1])
+            if max(_typical(off_px), gap.px if gap else 0.0) < _WIDE_PX:
+                near = pairs[~(off_px > farthest)]
+                self._state.sparse.merge(near[:, 0], near[:, 1])
                 linked.append(other)
                 self.gap = self.gap or gap
             elif gap := gap or self._gap_by_pose(other, index, pairs):
@@ -71,7 +74,7 @@ class LoopClosing:
     def _gap_by_pose(self, other: int, index: int, pairs: np.ndarray) -> LoopGap | None:
         """The same where the side of ``index`` places too few: from the pose that the other side gives it."""
         sparse = self._state.sparse
-        theirs = self._on_the_other_side(index, pairs)
+        theirs = sparse.known(self._on_the_other_side(index, pairs).unique())
         try:
             found = sparse.locate(sparse.views[index].camera, theirs, _MIN_AGREEING, self._state.config.seed)
         except GeometryError:
@@ -80,20 +83,23 @@ class LoopClosing:
         here = transform(sparse.views[index].pose @ invert(found.w_T_c), there)
         return LoopGap.of(sparse, other, index, there, here)
 
-    def _off_px(self, index: int, pairs: np.ndarray) -> float:
-        """How far landmarks ``pairs`` (K, 2) of an older keyframe are from where ``index`` sees them; 0 if unknown."""
-        sparse, theirs = self._state.sparse, self._on_the_other_side(index, pairs)
-        if len(theirs.ids) < _MIN_AGREEING or sparse.views[index].w_T_c is None:
-            return 0.0
-        errors = sparse.errors(np.full(len(theirs.ids), index), sparse.points[theirs.ids], theirs.pixels)
-        return float(np.median(np.nan_to_num(errors, nan=np.inf, posinf=np.inf)))  # behind the camera
+    def _off_px(self, index: int, pairs: np.ndarray) -> Array:
+        """(K,) how far landmarks ``pairs`` (K, 2) of an older keyframe are from where ``index`` sees them; NaN if
+        unknown.
+        """
+        sparse, theirs, off_px = self._state.sparse, self._on_the_other_side(index, pairs), np.full(len(pairs), np.nan)
+        if sparse.views[index].w_T_c is not None:
+            known = np.isfinite(sparse.points[theirs.ids, 0])
+            errors = sparse.errors(np.full(len(pairs), index), sparse.points[theirs.ids], theirs.pixels)[known]
+            off_px[known] = np.nan_to_num(errors, nan=np.inf, posinf=np.inf)  # behind the camera
+        return off_px
 
     def _on_the_other_side(self, index: int, pairs: np.ndarray) -> Tracks:
-        """The older landmarks of ``pairs`` (K, 2) that have a position, where keyframe ``index`` sees them."""
+        """The older landmarks of ``pairs`` (K, 2), where keyframe ``index`` sees them."""
         record = self._state.records[index]
         order = np.argsort(record.feature_ids, kind="stable")  # those that came from another map are in any
         pixels = record.features.pixels[order[np.searchsorted(record.feature_ids, pairs[:, 1], sorter=order)]]
-        return self._state.sparse.known(self._state.sparse.resolved(Tracks(pairs[:, 0], pixels)))
+        return Tracks(self._state.sparse.landmarks.resolved(pairs[:, 0]), pixels)
 
     def has_drifted(self, index: int, linked: Sequence[int]) -> bool:
         """Whether keyframe ``index`` disagrees with the keyframes ``linked`` with it: the map has drifted."""
@@ -165,6 +171,12 @@ class LoopClosing:
         with np.errstate(invalid="ignore"):
             fits = np.linalg.norm(seen(found.ids) - found.pixels, axis=1) < _NEAR * record.stream.long_edge
         return len(both & occupied(found.pixels[fits])), len(both)
+
+
+def _typical(off_px: Array) -> float:
+    """The median of those known; 0 for few."""
+    known = off_px[~np.isnan(off_px)]
+    return float(np.median(known)) if len(known) >= _MIN_AGREEING else 0.0
 
 
 class Meetings:

@@ -187,7 +187,9 @@ class Mapper(MapView):
             self._begin(keep=False)
             frame.tracks = stream.follow(frame.gray)
         w_T_c, working = None if found is None else found.w_T_c, stream.resize.apply(frame.image)
-        return self.submap.add(frame.stamp_ns, stream, working, frame.gray, frame.tracks, w_T_c)
+        index = self.submap.add(frame.stamp_ns, stream, working, frame.gray, frame.tracks, w_T_c)
+        self._take_culled()
+        return index
 
     def _close_loops(self, frame: _Frame) -> None:
         """Join two maps if a keyframe of the active one shows what a sleeping one knows.

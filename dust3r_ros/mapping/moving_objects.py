@@ -16,6 +16,7 @@ from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.mapping.densifier import Densifier
 from dust3r_ros.mapping.motion_evidence import STEP, Evidence, SparseShot, compare
 from dust3r_ros.mapping.reconstruction import Reconstruction, renumbered
+from dust3r_ros.sparse.landmarks import different
 from dust3r_ros.types import Array, Array32
 
 _MOSTLY = 0.5  # of a region
@@ -116,9 +117,9 @@ class Movers:
             return set()
         older = self._overlapping(index)
         self._let_go(_KEPT)
-        while sure and self._barred <= newest - self._state.config.window:
-            self._bar(self._barred)
-            self._barred += 1
+        settled = max(self._barred, newest - self._state.config.window + 1) if sure else self._barred
+        self._bar(range(self._barred, settled))
+        self._barred = settled
         return self._compare(index, [*older[-_AROUND:], *_spread(older[:-_AROUND], _ELSEWHERE)])
 
     def look_again(self) -> set[int]:
@@ -132,8 +133,7 @@ class Movers:
         for index in filter(self._has_depth, range(len(self._state.records))):
             changed |= self._compare(index, _spread(self._overlapping(index), _AT_THE_END))
         self._let_go(0)
-        for index in range(len(self._state.records)):
-            self._bar(index)
+        self._bar(range(len(self._state.records)))
         return changed
 
     def _has_depth(self, index: int) -> bool:
@@ -182,20 +182,28 @@ class Movers:
         self._dense.leave_out(index)
         return True
 
-    def _bar(self, index: int) -> None:
-        """Remove position and observations of landmarks on moving objects in a keyframe for good."""
-        record, view = self._state.records[index], self._state.sparse.views[index]
-        if record.moving is None or not record.moving.any():
+    def _bar(self, keyframes: Iterable[int]) -> None:
+        """Remove position and observations of landmarks on moving objects in keyframes for good."""
+        hit = {index: ids for index in keyframes if len(ids := self._on_movers(index))}
+        if not hit:
             return
+        sparse, ids = self._state.sparse, different(list(hit.values()))
+        seeing = sparse.around(hit, ids)
+        with self._state.in_place(seeing):
+            sparse.landmarks.bar(ids)
+            for index in seeing:
+                seen = sparse.views[index].seen.ids
+                sparse.drop(np.full(len(seen), index), seen, np.isin(seen, ids))
+
+    def _on_movers(self, index: int) -> np.ndarray:
+        """The ids (K,) of landmarks on moving objects in a keyframe."""
+        record, seen = self._state.records[index], self._state.sparse.views[index].seen
+        if record.moving is None or not record.moving.any():
+            return seen.ids[:0]
         height, width = record.moving.shape
-        columns, rows = np.round(record.stream.to_working(view.seen.pixels)).astype(int).T
+        columns, rows = np.round(record.stream.to_working(seen.pixels)).astype(int).T
         inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-        hit = inside & record.moving[np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)]
-        ids = view.seen.ids[hit]
-        self._state.sparse.landmarks.bar(ids)
-        for seen_by in self._state.sparse.around([index], ids):
-            seen = self._state.sparse.views[seen_by].seen.ids
-            self._state.sparse.drop(np.full(len(seen), seen_by), seen, np.isin(seen, ids))
+        return seen.ids[inside & record.moving[np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)]]
 
     def _shot(self, index: int) -> SparseShot:
         pose, keyframe = self._state.sparse.views[index].pose, self._dense.depths[index]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -29,7 +30,7 @@ MOST_UNSURE = 60  # keyframes: a focal still uncertain by then is settled at the
 
 @dataclass(frozen=True, eq=False)
 class Culled:
-    """A removal of keyframes, N before it.
+    """A removal of keyframes, N before it, or of landmarks that they see.
 
     ``new`` (N,): the index of each since, -1 for those that left. ``heir`` (N,): the same, with the index of a keyframe
     that stands in for each that left; ``heir_T_culled`` (4, 4), by the index of such a one before. ``units`` (N, 2):
@@ -100,6 +101,21 @@ class Reconstruction:
         end = len(self.records) if before is None else before
         return next((at for at in reversed(self.trail) if at < end and self.records[at].stream is camera), None)
 
+    def units(self, views: Iterable[int] | None = None) -> Array:
+        """(N,) the unit of each keyframe, or of ``views``: the median depth of its landmarks; NaN if unknown."""
+        found = np.full(len(self.records), np.nan)
+        for index in self.sparse.posed() if views is None else views:
+            found[index] = self.sparse.median_depth(index)
+        return found
+
+    @contextmanager
+    def in_place(self, views: Sequence[int]) -> Iterator[None]:
+        """Inside, posed ``views`` lose landmarks: their units change, but no pose, nor that of frames beside them."""
+        before = self.units(views)
+        yield
+        everyone = np.arange(len(before))
+        self.culled.append(Culled(everyone, everyone, {}, np.stack([before, self.units(views)], axis=1)))
+
     def renumber(self, new: np.ndarray) -> None:
         """Keyframe k becomes ``new[k]`` (N,), in the same order, or leaves if that is negative, with what only it sees.
 
@@ -164,6 +180,11 @@ class Reconstruction:
     def guessing(self) -> bool:
         """Whether that focal is little more than a guess: shape and unit of the map will change with it."""
         return len(self.records) <= MOST_UNSURE and self._is_above(_GUESSED)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether that focal is certain enough for ordinary use: others hardly explain the images."""
+        return not self._is_above(TRUSTED)
 
     @property
     def nearly_sure(self) -> bool:

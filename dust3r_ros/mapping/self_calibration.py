@@ -149,13 +149,15 @@ class Calibrator:
         self._turning: dict[tuple[int, int], bool] = {}  # pairs of the first keyframes that turn on the spot, or not
 
     def calibrate(self, stream: CameraStream) -> bool:
-        """Adjust the whole map; returns whether it was rebuilt because another focal than its start's explains more."""
-        intrinsics, better = self._state.sparse.intrinsics[stream.index], False
-        first, before = not np.isfinite(intrinsics.std), intrinsics.focal
+        """Adjust the whole map; returns whether it was rebuilt because another focal or start explains more.
+
+        Live, while the focal is not to be trusted, the map is first begun again from all usual ones, for a fraction of
+        a second: the first poses come from a few views that hardly moved, and no adjustment leads away from wrong ones.
+        """
+        better = False
+        if self._state.live and not self._state.trusted and self._schedule.doubtful(stream):
+            better = self._bootstrap(stream, _starts(stream), sharp=(False,))[0]
         self.adjust()
-        others = [held for held in _held(intrinsics) if differ(held, before) and differ(held, intrinsics.focal)]
-        if others and first and self._state.live and self._schedule.doubtful(stream):
-            better = self._bootstrap(stream, others, sharp=(False,))[0]
         self.consider_lens(stream)
         return better
 

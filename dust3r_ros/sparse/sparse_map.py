@@ -308,6 +308,12 @@ class SparseMap:
             entry.pruned = join(entry.pruned, entry.seen.select(drop))
             entry.seen = entry.seen.select(~drop)
 
+    def prune(self, view: int, max_error_px: float) -> None:
+        """Prune what a posed view sees of landmarks with a position that are farther off."""
+        known = self.known_in(view)
+        at = np.full(len(known.ids), view)
+        self.drop(at, known.ids, ~(self.errors(at, self.points[known.ids], known.pixels) <= max_error_px))
+
     def errors_if_placed(self, ids: np.ndarray, view: np.ndarray, point: np.ndarray, offset: Array) -> Array:
         """(M,) errors of ``observations`` of landmarks ``ids``; one without a position is placed where its rays meet.
 

@@ -154,6 +154,17 @@ def test_a_bent_stretch_is_rebuilt(monkeypatch, live):
     ],
 )
 def test_keyframes_that_came_meanwhile_are_calibrated_with(monkeypatch, kind, guessing, due, next_ones):
+    assert wanted_after(monkeypatch, kind, guessing, due) == next_ones
+
+
+def test_calibrations_do_not_keep_a_map_whose_focal_is_not_to_be_trusted_from_a_search(monkeypatch):
+    monkeypatch.setattr(Reconstruction, "trusted", False)
+    assert wanted_after(monkeypatch, "calibration", True, True, meanwhile={"calibration"}) == {"search"}
+    assert wanted_after(monkeypatch, "search", True, True) == {"calibration"}
+
+
+def wanted_after(monkeypatch, kind, guessing, due, meanwhile=frozenset()):
+    """The adjustments that wait after one of ``kind``, ``meanwhile`` among them."""
     builder = MapBuilder(Reconstruction(SMALL), make_backend(SMALL), no_timer)
     adjuster = builder._adjuster
     monkeypatch.setattr(CalibrationSchedule, "calibration_due", due)
@@ -163,8 +174,10 @@ def test_keyframes_that_came_meanwhile_are_calibrated_with(monkeypatch, kind, gu
     monkeypatch.setattr(adjuster, "_follow", lambda adjust: None)
     adjuster.waiting.wanted = {kind}
     adjuster.begin()
+    adjuster.waiting.wanted |= meanwhile
     adjuster.take_up()
-    assert adjuster.waiting.wanted == next_ones and not adjuster.waiting.at_rest
+    assert not adjuster.waiting.at_rest
+    return adjuster.waiting.wanted
 
 
 @pytest.mark.parametrize("live", [False, True])

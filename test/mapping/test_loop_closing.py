@@ -14,6 +14,7 @@ from dust3r_ros.mapping.association import Linker
 from dust3r_ros.mapping.loop_closing import LoopClosing, Meetings
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import no_tracks
 
 
@@ -95,7 +96,7 @@ def test_a_place_that_the_map_has_elsewhere_is_not_linked_but_claimed() -> None:
     record = replace(state.records[0], features=features, feature_ids=sparse.landmarks.new(len(features.pixels)))
     loops = LoopClosing(state, Linker(state))
     state.append(record)
-    unit = mapper.submap.unit(0)
+    unit, merged = mapper.submap.unit(0), list[np.ndarray]()
     for placed, shift in ((False, 0.0), (False, 3.0), (True, 3.0)):
         w_T_c = sparse.views[0].w_T_c.copy()
         w_T_c[0, 3] += shift * unit
@@ -112,4 +113,14 @@ def test_a_place_that_the_map_has_elsewhere_is_not_linked_but_claimed() -> None:
             assert len(sparse.landmarks.aliases()[1]) == before, "nothing was merged"
         else:
             pairs = Linker(state).pairs([0], index)[0]
-            assert loops._off_px(index, pairs) < 1.0
+            assert np.nanmedian(loops._off_px(index, pairs)) < 1.0
+            known = sparse.landmarks.resolved(pairs[:, 0])
+            elsewhere = known[np.isfinite(sparse.points[known, 0])][:20]
+            right = sparse.points[elsewhere]
+            sparse.points[elsewhere] += [0.0, 0.0, 0.5 * unit]
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(SparseMap, "merge", lambda _, first, second: merged.append(first))
+                assert loops.link(index, [0]) == [0]
+            sparse.points[elsewhere] = right
+            assert len(merged[0]) > 0.7 * len(pairs)
+            assert not np.isin(sparse.landmarks.resolved(merged[0]), elsewhere).any(), "wrong matches among right ones"

@@ -11,6 +11,7 @@ from movers import MovingSequence, person, walk_among
 from plain import bled, plain_walk
 from scoring import frame_of, play, trajectory_error
 from sequences import SMALL
+from sequences import walk as rendered_walk
 from synthetic import arc, sparse_of
 
 from dust3r_ros.config import MapperConfig
@@ -19,7 +20,7 @@ from dust3r_ros.mapping import motion_evidence
 from dust3r_ros.mapping.map_view import MaskedShare
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.mapping.motion_evidence import Evidence, SparseShot, compare
-from dust3r_ros.mapping.moving_objects import region
+from dust3r_ros.mapping.moving_objects import Movers, region
 from dust3r_ros.scenes.rooms import room
 from dust3r_ros.scenes.sequence import look_at, walk
 
@@ -258,6 +259,28 @@ def test_nothing_is_left_out_of_a_plain_world_in_which_nothing_moves() -> None:
     mapper.finish()
     assert most < 0.01 and mapper.masked_share.regions == 0
     assert trajectory_error(mapper, world.sequence) < 0.005
+
+
+def test_frames_stay_where_they_are_when_landmarks_leave() -> None:
+    """They are relative to keyframes, in units of what those see."""
+    sequence = rendered_walk("orbit")
+    mapper = Mapper(replace(SMALL, dense=False, focal=sequence.focal))
+    play(mapper, sequence)
+    state, before = mapper.submap.state, mapper.trajectory()
+    units = state.units()
+    for index, record in enumerate(state.records):
+        depth = state.sparse.depths(index, state.sparse.known_in(index).ids)
+        record.moving = np.zeros(record.image.shape[:2], bool)
+        far = state.sparse.known_in(index).pixels[depth > np.median(depth)]
+        columns, rows = np.round(record.stream.to_working(far)).astype(int).T
+        record.moving[rows, columns] = True
+    Movers(state, mapper.submap._depth.dense)._bar(range(len(state.records)))
+    mapper._take_culled()
+    assert (state.units() < 0.95 * units).all()
+    after = mapper.trajectory()
+    assert len(after) == len(before) > len(state.records)
+    for now, then in zip(after, before, strict=True):
+        np.testing.assert_allclose(now.w_T_c, then.w_T_c, atol=1e-9)
 
 
 def test_counting_before_there_is_a_map() -> None:

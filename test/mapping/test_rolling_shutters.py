@@ -71,7 +71,7 @@ def test_a_finished_map_is_finished_again_as_it_was(sequence: RenderedSequence, 
     assert found.cameras["camera"].readout == pytest.approx(readout, rel=0.1)
     assert trajectory_error(found, sequence) < 1.2 * error
     for before, record in zip(images, records, strict=True):
-        assert np.abs(before - record.image).mean() < 2.0
+        assert np.abs(before - record.image).mean() < 3.0
 
 
 def test_a_pose_that_is_wrong_does_not_tell_how_fast_a_camera_was(found: Mapper) -> None:

@@ -13,6 +13,7 @@ from dust3r_ros.mapping import self_calibration
 from dust3r_ros.mapping.reconstruction import TRUSTED, Reconstruction
 from dust3r_ros.mapping.self_calibration import CalibrationSchedule, Calibrator, same_scale
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Outcome, bootstrap
+from dust3r_ros.sparse.refinement import place_landmarks
 
 
 def pressed(focal: float, views: int = 6, degrees: float = 45.0) -> tuple[Calibrator, Reconstruction, SimpleNamespace]:
@@ -101,6 +102,23 @@ def test_the_first_calibration_tries_the_other_focal_that_maps_begin_with():
     calibrator.calibrate(stream)
     assert intrinsics.focal == pytest.approx(0.5 * WIDTH, rel=0.03)
     assert intrinsics.std < TRUSTED and not state.sure
+
+
+def test_a_map_begun_from_wrong_poses_is_begun_again():
+    """As from three views close together: what moved to the left seems to have moved to the right."""
+    calibrator, state, stream = pressed(focal=0.9 * WIDTH, views=9, degrees=30.0)
+    assert calibrator._bootstrap(stream, [0.9 * WIDTH], sharp=(False,))[0]
+    for view in state.sparse.views:
+        view.w_T_c[:3, 3] *= [1.0, -1.0, 1.0]
+    place_landmarks(state.sparse)
+    state.sparse.intrinsics[0].std = np.inf
+    wrong = state.sparse.snapshot()
+    calibrator.adjust()
+    assert state.sparse.misfit() > 1.0, "no adjustment leads away from them"
+    state.sparse.restore(wrong)
+    assert calibrator.calibrate(stream)
+    assert state.sparse.misfit() < 0.2
+    assert state.sparse.intrinsics[0].focal == pytest.approx(0.9 * WIDTH, rel=0.03)
 
 
 def test_live_maps_are_calibrated_more_often_until_the_focal_is_fine():

@@ -59,6 +59,17 @@ def test_a_wrong_match_among_several_observations_is_pruned() -> None:
         assert 5 in sparse.views[view].seen.ids, "the right observations stay"
 
 
+def test_what_is_far_off_is_pruned() -> None:
+    scene = arc()
+    sparse = sparse_of(scene, 0.3)
+    sparse.extend()
+    sparse.views[3].seen.pixels[[5, 6, 7]] += [[50.0, 0.0], [0.0, 30.0], [0.0, 0.0]]
+    sparse.points[7] = sparse.views[3].pose @ [0.0, 0.0, -1.0, 1.0] @ np.eye(4, 3)  # behind the camera
+    sparse.prune(3, 40.0)
+    assert sparse.views[3].pruned.ids.tolist() == [5, 7]
+    assert np.isin([5, 7], sparse.views[2].seen.ids).all(), "others see what they saw"
+
+
 def test_of_two_observations_that_disagree_none_makes_a_landmark() -> None:
     scene = arc(views=2)
     sparse = sparse_of(scene)
