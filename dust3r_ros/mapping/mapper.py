@@ -231,10 +231,8 @@ class Mapper(MapView):
 
     @property
     def guessing_since(self) -> int | None:
-        """The stamp at which the camera was first seen to move, while its focal is little more than a guess."""
-        state = self.submap.state
-        guessing = self.mapping and state.guessing and len(state.records) > 1
-        return state.records[1].stamp_ns if guessing else None
+        """As of ``Reconstruction``, while the map grows."""
+        return self.submap.state.guessing_since if self.mapping else None
 
     def go_live(self, beside: bool) -> None:
         """Defer what the next image does not need to ``work``; ``beside``: whole maps are adjusted in a child."""
