@@ -399,13 +399,20 @@ class MapAdjuster:
 
     def _bring_in(self, found: WholeMap) -> None:
         """Replace the map by the adjusted one, and locate keyframes added since in it."""
-        self._state.sparse.merge(found.merged[:, 0], found.merged[:, 1])
-        later = transplant(self._state.sparse, found.adjusted)
+        sparse = self._state.sparse
+        sparse.merge(found.merged[:, 0], found.merged[:, 1])
+        later, bent = transplant(sparse, found.adjusted)
+        guesses = [sparse.views[index].w_T_c for index in later]
         for index in later:
+            sparse.views[index].w_T_c = None
+        for index, guess in zip(later, guesses, strict=True):
+            sparse.views[index].w_T_c = guess
             self.locate(index)
+            if bent:
+                sparse.extend([index])  # for the next one, from the poses that are right by now
         if later:
             self._refine(later)
-            self._state.sparse.extend(later)
+            sparse.extend(later)
 
     def _refine(self, keyframes: Sequence[int], free_focal: bool | np.ndarray = False) -> None:
         """Adjust some keyframes, ``sharp``: matches off by a pixel would bend new ground with a single wall."""

@@ -51,13 +51,30 @@ def test_what_came_since_goes_along_with_its_neighbours():
         add(sparse, view)
         sparse.extend([view])
     sparse.merge(np.array([0]), np.array([8]))  # two that turned out to be one
-    assert transplant(sparse, adjusted) == [5, 6, 7]
+    assert transplant(sparse, adjusted) == ([5, 6, 7], False)
     assert sparse.intrinsics[0].focal == pytest.approx(SCENE.focal[0], rel=1e-3)
     refine(sparse, [5, 6, 7], rounds=1)
     centers = np.array([view.w_T_c[:3, 3] for view in sparse.views])
     fitted = weighted_similarity(centers, SCENE.w_T_c[:, :3, 3]).apply(centers)
     assert np.abs(fitted - SCENE.w_T_c[:, :3, 3]).max() < 0.02
     assert np.isnan(sparse.points[8]).all() or sparse.landmarks.resolved(np.array([8]))[0] == 0
+
+
+@pytest.mark.parametrize("bent", [False, True])
+def test_what_was_placed_since_in_a_map_that_was_bent_is_to_be_placed_again(bent):
+    sparse = grown(5, focal=1.0)
+
+    def adjust():
+        sparse.move(np.eye(4), 3.0)
+        if bent:
+            sparse.points[:, 0] *= 1.5
+
+    before, adjusted = sparse.positioned.copy(), adjusted_copy(sparse, adjust)
+    add(sparse, 5)
+    sparse.extend([5])
+    since = sparse.positioned & ~before
+    assert since.any() and transplant(sparse, adjusted) == ([5], bent)
+    assert sparse.positioned[before].all() and (sparse.positioned[since] != bent).all()
 
 
 def test_an_unchanged_copy_changes_nothing():
