@@ -75,13 +75,13 @@ class Bench:
         if not case.localize:
             parameters["manifest"] = str(out / "run.jsonl")
         run = live(recorded, out, case.slower, parameters, self._reliability)
-        sent, got = _sent(run), _got(run)
+        sent, got = sent_by(run), got_by(run)
         values = timings(sent, got, moving_since(sent, recorded.truth))
         values |= {"cloud_p95": clouds(sent, run.heard.tiles), "cores": run.cores}
         mapped = read_tum(reference / "trajectory.txt")
         errors = {
             "causal": against_offline(recorded.truth, in_recorded_time(sent, got), mapped),
-            "final": against_offline(recorded.truth, _final(out, sent), mapped),
+            "final": against_offline(recorded.truth, final_poses(out, sent), mapped),
         }
         values |= {name: found and found[0] / found[1] for name, found in errors.items()}
         differ = [] if case.localize else replay(recorded.bag, run.published, out, replayed)
@@ -104,11 +104,11 @@ class Bench:
         killer = Killer(map_file, case.kills)
         parameters = {"map_db": str(map_file)}
         run = live(recorded, out, case.slower, parameters, self._reliability, case.passes, killer)
-        sent = _sent(run)
+        sent = sent_by(run)
         return {
             "figures": rows(killer.figures(run.heard, sent[-1].at), OF_KILLS),
             "images": len(sent),
-            "poses": len({item.key for item in _got(run)}),
+            "poses": len({item.key for item in got_by(run)}),
             "seconds": (sent[-1].at - sent[0].at) * 1e-9,
             "kills": len(killer.kills),
             **_status(run),
@@ -116,7 +116,7 @@ class Bench:
 
     def _stayed(self, case: Case, recorded: Recorded) -> dict[str, Any]:
         run = live(recorded, self._work / case.name, case.slower, {}, self._reliability, case.passes)
-        sent, got = _sent(run), _got(run)
+        sent, got = sent_by(run), got_by(run)
         each = len(sent) // case.passes
         after = [_status_at(run, sent[(number + 1) * each - 1].at) for number in range(case.passes)]
         values = timings(sent, got, moving_since(sent, recorded.truth)) | {
@@ -139,15 +139,17 @@ def _status_at(run: LiveRun, at: int) -> Any:
     return [status for when, status in run.heard.statuses if when <= at][-1]
 
 
-def _sent(run: LiveRun) -> list[Sent]:
+def sent_by(run: LiveRun) -> list[Sent]:
+    """The images that the player sent."""
     return [Sent((item.topic, item.stamp), item.recorded, item.at) for item in run.published]
 
 
-def _got(run: LiveRun) -> list[Got]:
+def got_by(run: LiveRun) -> list[Got]:
+    """The poses that came."""
     return [Got((topic, stamp), at, w_T_c) for topic, stamp, at, w_T_c in run.heard.poses]
 
 
-def _final(out: Path, sent: list[Sent]) -> list[StampedPose]:
+def final_poses(out: Path, sent: list[Sent]) -> list[StampedPose]:
     """The trajectory that the node wrote at its end, with the stamps of the recording."""
     path = out / "trajectory.txt"
     recorded = {item.key[1]: item.recorded for item in sent}

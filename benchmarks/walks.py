@@ -47,12 +47,13 @@ from dust3r_ros.types import Array, Image, StampedPose  # noqa: E402
 
 _SEED = (9177, 4)
 _COUNT = 64
-_STEP_NS = 125_000_000
+_RATE_HZ = 8.0
+_STEP_NS = round(1e9 / _RATE_HZ)
 _SIZES = [(640, 480)] * 4 + [(640, 360), (480, 640), (512, 384), (800, 600)]
 _FIELD = (40.0, 110.0)  # degrees along the longer side
 _PACES = {"calm": (0.015, 0.05), "brisk": (0.05, 0.13)}  # of the longer side, from image to image
 _IMAGES = (15, 100)
-_PINHOLE, _PHONE = "pinhole", "phone"
+PINHOLE, PHONE = "pinhole", "phone"
 _AT_ONCE = 0.25  # of phones
 _READOUT_S = (0.005, 0.03)  # of the others, from the first to the last row
 _BANDS = 24  # of rows, each read at once
@@ -225,8 +226,8 @@ def _eye(width: int, height: int, focal: float, w_T_c: Array) -> Eye:
     return Eye(K, w_T_c, width, height)
 
 
-def make_walk(number: int, pace: str, camera: str = _PINHOLE) -> Walk:
-    """Walk ``number``, through a pinhole or as with a phone.
+def make_walk(number: int, pace: str, camera: str = PINHOLE, rate_hz: float = _RATE_HZ, seconds: float = 0.0) -> Walk:
+    """Walk ``number``, through a pinhole or as with a phone: as fast at any rate, and of so many ``seconds`` at least.
 
     Raises ``InputError`` if none of many paths is possible in its world.
     """
@@ -239,17 +240,18 @@ def make_walk(number: int, pace: str, camera: str = _PINHOLE) -> Walk:
         motion = str(rng.choice(list(_MOTIONS)))
         path = _path(rng, world, motion)
         flow = _flow(world, small, path)
-        if flow is not None and flow[1] > _LEAST_PARALLAX:
+        long = flow is not None and flow[0][-1] >= seconds * _RATE_HZ * _PACES[pace][1]
+        if flow is not None and long and flow[1] > _LEAST_PARALLAX:
             break
     else:
         raise InputError(f"world {number} has no room for a walk: {_TRIES} paths were tried")
-    count = int(np.clip(flow[0][-1] / rng.uniform(*_PACES[pace]), *_IMAGES))
+    count = int(np.clip(flow[0][-1] / rng.uniform(*_PACES[pace]), *_IMAGES) * rate_hz / _RATE_HZ)
     exposure, eye = draw_exposure(rng), _eye(width, height, focal, np.eye(4))
-    phone = _draw_phone(rng, eye) if camera == _PHONE else Phone(0.0, np.zeros(2), 0.0)
-    wide, sources = phone.sources(eye) if camera == _PHONE else (eye, None)
+    phone = _draw_phone(rng, eye) if camera == PHONE else Phone(0.0, np.zeros(2), 0.0)
+    wide, sources = phone.sources(eye) if camera == PHONE else (eye, None)
     bands = (np.arange(_BANDS) + 0.5) / _BANDS - 0.5 if phone.readout else np.zeros(1)
     # Each band at its own place: a camera that moves evenly, in its images, from each to the next
-    read = np.arange(count)[:, None] + bands * phone.readout * 1e9 / _STEP_NS
+    read = np.arange(count)[:, None] + bands * phone.readout * rate_hz
     moved = np.clip(read, 0, count - 1) * flow[0][-1] / (count - 1)
     places = _resampled(path, np.interp(moved.ravel(), flow[0], np.arange(len(path)))).reshape(count, -1, 4, 4)
     middles = np.linspace(0, flow[0][-1], count)
@@ -267,10 +269,10 @@ def _pace(number: int) -> str:
 
 
 def _camera(number: int) -> str:
-    return (_PINHOLE, _PHONE)[number // (len(_LAYOUTS) * len(_PACES)) % 2]
+    return (PINHOLE, PHONE)[number // (len(_LAYOUTS) * len(_PACES)) % 2]
 
 
-def _kind(number: int) -> str:
+def kind_of(number: int) -> str:
     return _LAYOUTS[number % len(_LAYOUTS)].replace("_", " ")
 
 
@@ -290,8 +292,8 @@ def measure(number: int) -> tuple[Row, Image]:
     except GeometryError:
         error = float("nan")
     row = Row(
-        f"{number} {_kind(number)}",
-        _kind(number),
+        f"{number} {kind_of(number)}",
+        kind_of(number),
         walk.motion,
         _pace(number),
         _camera(number),
@@ -314,7 +316,7 @@ def table(rows: list[Row], about: dict[str, object]) -> str:
         "| focal, median error | of deviations below 1 (68 %) | below 2 (95 %) | largest |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    groups = [(camera, [row for row in rows if row.camera == camera]) for camera in (_PINHOLE, _PHONE)]
+    groups = [(camera, [row for row in rows if row.camera == camera]) for camera in (PINHOLE, PHONE)]
     groups += [(pace, [row for row in rows if row.pace == pace]) for pace in _PACES]
     groups += [(kind, [row for row in rows if row.layout == kind]) for kind in dict.fromkeys(r.layout for r in rows)]
     for name, own in [*groups, ("all", rows)]:
@@ -372,7 +374,7 @@ def main() -> int:
     parser = case_options(__doc__, "walks")
     parser.add_argument("--count", type=int, default=_COUNT, help="how many walks, if no cases are named")
     arguments = parser.parse_args()
-    names = {f"{number} {_kind(number)}": number for number in range(max(arguments.count, 1))}
+    names = {f"{number} {kind_of(number)}": number for number in range(max(arguments.count, 1))}
     if arguments.cases == ["list"]:
         print("\n".join(names))
         return 0

@@ -1,0 +1,159 @@
+"""Random walks through rendered worlds, live: does every image get a pose, and is it right from the first one on?
+
+    python benchmarks/live_walks.py [--count 16] [--out results/live_walks] [--page docs/live.md]
+
+Walks as of ``walks.py``, of the calmer pace and at least 5 s long, through pinholes and as with phones in turn, played to the real node at 15 Hz over DDS on two cores. Errors are root mean square distances to the true camera
+position after one similarity, as a share of the extent of the true path. Writes live_walks.json, and a table into
+``--page``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+
+from live import final_poses, got_by, sent_by  # noqa: E402
+from live_cases import TOPIC, Recorded  # noqa: E402
+from live_figures import in_recorded_time, moving_since, timings  # noqa: E402
+from live_run import isolated, live  # noqa: E402
+from targets import Machine, case_options, chosen_cases, errors_said, leave, where_and_when  # noqa: E402
+from walks import PHONE, PINHOLE, kind_of, make_walk  # noqa: E402
+
+from dust3r_ros.errors import GeometryError  # noqa: E402
+from dust3r_ros.evaluation.errors import trajectory_errors  # noqa: E402
+from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
+from dust3r_ros.io.trajectory import read_tum, write_tum  # noqa: E402
+from dust3r_ros.scenes.export import write_bag  # noqa: E402
+from dust3r_ros.scenes.sequence import RenderedSequence, stamps  # noqa: E402
+from dust3r_ros.types import StampedPose  # noqa: E402
+
+_COUNT, _RATE_HZ, _LEAST_S = 16, 15.0, 5.0
+BEGIN, END = "<!-- live walks: begin, made by benchmarks/live_walks.py -->", "<!-- live walks: end -->"
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What came of a walk: seconds until the ``first`` pose, ``share`` of the images since with one; ``published`` and
+    ``final``: errors as shares of the path's extent, NaN without poses; ``focal``: relative error, and its claimed
+    deviation.
+    """
+
+    name: str
+    motion: str
+    camera: str
+    images: int
+    first: float
+    share: float
+    published: float
+    final: float
+    focal: float
+    std: float
+
+
+def prepared(number: int, folder: Path) -> tuple[Recorded, dict[str, Any]]:
+    """A walk as a bag, rendered unless it is there, and what is known of it."""
+    path, camera = folder / str(number), (PINHOLE, PHONE)[(number + number // 8) % 2]
+    if not (path / "about.json").is_file():
+        shutil.rmtree(path, ignore_errors=True)
+        made = make_walk(number, "calm", camera, _RATE_HZ, _LEAST_S)
+        count, (height, width) = len(made.images), made.images[0].shape[:2]
+        taken, nothing = stamps(count, _RATE_HZ), np.zeros((count, 0, 0), np.float32)
+        shown = RenderedSequence("walk", taken, np.stack(made.images), nothing, made.w_T_c, width, height, made.focal)
+        write_bag({TOPIC: shown}, make_folder(path) / "bag", encoding="rgb8", camera_info=False)
+        truth = [StampedPose(int(at), "camera", pose) for at, pose in zip(taken, made.w_T_c, strict=True)]
+        write_tum(path / "truth.txt", truth)
+        about = {"motion": made.motion, "focal": made.focal, "images": count, "camera": camera}
+        write_text(path / "about.json", json.dumps(about))
+    about = json.loads((path / "about.json").read_text())
+    by_stamp = {pose.stamp_ns: pose for pose in read_tum(path / "truth.txt")}
+    return Recorded(path / "bag", (TOPIC,), by_stamp, about["images"]), about
+
+
+def measure(number: int, out: Path) -> Row:
+    """The row of a prepared walk."""
+    recorded, about = prepared(number, out / "recordings")
+    run = live(recorded, out / str(number), 1.0, {}, "reliable")
+    sent, got = sent_by(run), got_by(run)
+    found = timings(sent, got, moving_since(sent, recorded.truth))
+    camera = json.loads((out / str(number) / "summary.json").read_text())["cameras"]["camera"]
+    return Row(
+        f"{number} {kind_of(number)}",
+        about["motion"],
+        about["camera"],
+        recorded.images,
+        *(np.nan if found[key] is None else found[key] for key in ("first", "share")),
+        _error(recorded, in_recorded_time(sent, got)),
+        _error(recorded, final_poses(out / str(number), sent)),
+        camera["focal"] / about["focal"] - 1.0,
+        camera["focal_std"] / camera["focal"],
+    )
+
+
+def _error(recorded: Recorded, poses: list[StampedPose]) -> float:
+    truth = sorted(recorded.truth.values(), key=lambda pose: pose.stamp_ns)
+    centers = np.array([pose.w_T_c[:3, 3] for pose in truth])
+    extent = float(np.sqrt(((centers - centers.mean(axis=0)) ** 2).sum(axis=1).mean()))
+    try:
+        return trajectory_errors(truth, sorted(poses, key=lambda pose: pose.stamp_ns), tolerance_s=1e-6).ate / extent
+    except GeometryError:
+        return float("nan")
+
+
+def table(rows: list[Row], about: dict[str, object]) -> str:
+    """Markdown, a line for each walk and one for all."""
+    lines = [
+        "| walk | images | first pose | images with a pose since | error as published | final | focal, error |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.name}, {row.motion}, {row.camera} | {row.images} | {row.first:.2f} s | {row.share:.1f} % "
+            f"| {row.published:.2%} | {row.final:.2%} | {row.focal:+.1%} ± {row.std:.1%} |"
+        )
+    middle = [np.nanmedian([getattr(row, name) for row in rows]) for name in ("first", "share", "published", "final")]
+    focal, images = np.median([abs(row.focal) for row in rows]), sum(row.images for row in rows)
+    lines.append(
+        f"| **all, median** | {images} | {middle[0]:.2f} s | {middle[1]:.1f} % | {middle[2]:.2%} | {middle[3]:.2%} "
+        f"| {focal:.1%} |"
+    )
+    return "\n".join([*lines, "", f"Played in real time at {_RATE_HZ:g} Hz; {where_and_when(about)}."])
+
+
+@errors_said("live_walks")
+def main() -> int:
+    """Exit code: 1 if a walk could not be measured, else 0."""
+    parser = case_options(__doc__, "live_walks")
+    parser.add_argument("--count", type=int, default=_COUNT, help="how many walks, if no cases are named")
+    arguments = parser.parse_args()
+    names = {f"{number} {kind_of(number)}": number for number in range(max(arguments.count, 1))}
+    if arguments.cases == ["list"]:
+        print("\n".join(names))
+        return 0
+    out, rows = make_folder(arguments.out), []
+    numbers = [names[name] for name in chosen_cases(arguments.cases, names)]
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        list(pool.map(partial(prepared, folder=out / "recordings"), numbers))
+    machine, _ = Machine(), isolated()
+    for number in numbers:
+        rows.append(measure(number, out))
+        print(table(rows[-1:], machine.about()).splitlines()[2], flush=True)
+    report = {"rows": [asdict(row) for row in rows], "machine": machine.about()}
+    leave(out / "live_walks.json", report, table(rows, machine.about()), arguments.page, (BEGIN, END))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
