@@ -2,9 +2,9 @@
 
     python benchmarks/live_walks.py [--count 16] [--out results/live_walks] [--page docs/live.md]
 
-Walks as of ``walks.py``, of the calmer pace and at least 5 s long, through pinholes and as with phones in turn, played to the real node at 15 Hz over DDS on two cores. Errors are root mean square distances to the true camera
-position after one similarity, as a share of the extent of the true path. Writes live_walks.json, and a table into
-``--page``.
+Walks as of ``walks.py``, of the calmer pace and at least 5 s long, through pinholes and as with phones in turn, played
+to the real node at 15 Hz over DDS on two cores. Errors are root mean square distances to the true camera position after
+one similarity, as a share of the extent of the true path. Writes live_walks.json, and a table into ``--page``.
 """
 
 from __future__ import annotations
