@@ -43,7 +43,7 @@ class NodeConfig:
     focal_wait: float = row(
         2.5,
         "Maximum time of motion, in seconds, for which the first poses are held back until the focal length is more "
-        "than a guess; 1.5 s more while it is only assumed; 0: off.",
+        "than a guess; 0: off.",
         low=0.0,
         high=60.0,
     )

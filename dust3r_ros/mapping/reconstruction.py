@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,7 +25,6 @@ from dust3r_ros.types import Array
 # Relative standard deviations of a focal: below, it is as certain as ordinary use needs, enough for other cameras to
 # join a live map, more than a guess, and so fine that more keyframes and adjustments of the map would gain little.
 TRUSTED, _NEARLY_SURE, _GUESSED, _FINE = 0.04, 0.0125, 0.008, 0.005
-_ASSUMED_NS = 1_500_000_000
 MOST_UNSURE = 60  # keyframes: a focal still uncertain by then is settled at the one that explains them best
 
 
@@ -185,14 +183,8 @@ class Reconstruction:
 
     @property
     def guessing_since(self) -> int | None:
-        """The stamp at which the camera was first seen to move, while its focal is ``guessing``.
-
-        Later, for a while, if it is only assumed so far: poses change most with the first calibration.
-        """
-        if not self.guessing or len(self.records) < 2:
-            return None
-        moved, newest = self.records[1].stamp_ns, self.records[-1].stamp_ns
-        return min(newest, moved + _ASSUMED_NS) if self._is_above(math.inf) else moved
+        """The stamp at which the camera was first seen to move, while its focal is ``guessing``."""
+        return self.records[1].stamp_ns if self.guessing and len(self.records) > 1 else None
 
     @property
     def trusted(self) -> bool:
