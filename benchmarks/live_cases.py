@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,12 +76,26 @@ def prepare(name: str, folder: Path, data: Path, shortened: int = 0) -> Recorded
 
     ``shortened`` takes that many images per camera, 0 all.
     """
-    path = folder / (f"{name}_{shortened}" if shortened else name)
+
+    def make() -> Made | None:
+        sequences = RECORDINGS[name](data, shortened)
+        return None if sequences is None else (sequences, {})
+
+    found = kept(folder / (f"{name}_{shortened}" if shortened else name), make)
+    return None if found is None else found[0]
+
+
+Made = tuple[dict[str, RenderedSequence], dict[str, Any]]  # what is seen on each topic, and facts to keep with it
+
+
+def kept(path: Path, make: Callable[[], Made | None]) -> tuple[Recorded, dict[str, Any]] | None:
+    """The recording in folder ``path``, made unless it is there, and its facts; None if it cannot be made."""
     about = path / "about.json"
     if not about.is_file() or json.loads(about.read_text())["version"] != _VERSION:
-        sequences = RECORDINGS[name](data, shortened)
-        if sequences is None:
+        made = make()
+        if made is None:
             return None
+        sequences, facts = made
         shutil.rmtree(path, ignore_errors=True)
         make_folder(path)
         write_bag(sequences, path / "bag", encoding="rgb8", camera_info=False)
@@ -91,10 +106,10 @@ def prepare(name: str, folder: Path, data: Path, shortened: int = 0) -> Recorded
         ]
         write_tum(path / "truth.txt", sorted(poses, key=lambda item: item.stamp_ns))
         count = sum(len(sequence) for sequence in sequences.values())
-        write_text(about, json.dumps({"version": _VERSION, "topics": list(sequences), "images": count}))
+        write_text(about, json.dumps({"version": _VERSION, "topics": list(sequences), "images": count, **facts}))
     facts = json.loads(about.read_text())
     truth = {item.stamp_ns: item for item in read_tum(path / "truth.txt")}
-    return Recorded(path / "bag", tuple(facts["topics"]), truth, facts["images"])
+    return Recorded(path / "bag", tuple(facts["topics"]), truth, facts["images"]), facts
 
 
 def _kitchen(data: Path, shortened: int) -> dict[str, RenderedSequence] | None:
@@ -107,7 +122,7 @@ def _kitchen(data: Path, shortened: int) -> dict[str, RenderedSequence] | None:
     poses = np.stack([truth[k].w_T_c for k in nearest])
     images = np.stack([frame.image for frame in frames])
     taken = np.array([frame.stamp_ns for frame in frames])
-    return {TOPIC: _sequence("kitchen", taken, images, poses)}
+    return {TOPIC: without_depth("kitchen", taken, images, poses)}
 
 
 def _walk(data: Path, shortened: int) -> dict[str, RenderedSequence]:
@@ -167,15 +182,15 @@ def _render(
     look = partial(_image, world, width, height)
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("fork")) as pool:
         images = np.stack(list(pool.map(look, poses, chunksize=8)))
-    return _sequence(name, taken, images, poses)
+    return without_depth(name, taken, images, poses)
 
 
 def _image(world: World, width: int, height: int, w_T_c: Array) -> Image:
     return world.render(w_T_c, width, height, FOCAL_PER_WIDTH * width, 1).image
 
 
-def _sequence(name: str, taken: Array, images: Image, poses: Array) -> RenderedSequence:
-    """Without depth, which is not used here."""
+def without_depth(name: str, taken: Array, images: Image, poses: Array) -> RenderedSequence:
+    """Images and poses alone: neither depth nor focal is used here."""
     height, width = images.shape[1:3]
     empty = np.zeros((len(images), 0, 0), np.float32)
     return RenderedSequence(name, taken, images, empty, poses, width, height, FOCAL_PER_WIDTH * width)

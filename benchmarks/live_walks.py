@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -26,18 +25,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 from live import final_poses, got_by, sent_by  # noqa: E402
-from live_cases import TOPIC, Recorded  # noqa: E402
+from live_cases import TOPIC, Made, Recorded, kept, without_depth  # noqa: E402
 from live_figures import in_recorded_time, moving_since, timings  # noqa: E402
 from live_run import isolated, live  # noqa: E402
-from targets import Machine, case_options, chosen_cases, errors_said, leave, where_and_when  # noqa: E402
-from walks import PHONE, PINHOLE, kind_of, make_walk  # noqa: E402
+from targets import Machine, errors_said, leave, where_and_when  # noqa: E402
+from walks import PHONE, PINHOLE, chosen_walks, error_of, kind_of, make_walk  # noqa: E402
 
-from dust3r_ros.errors import GeometryError  # noqa: E402
-from dust3r_ros.evaluation.errors import trajectory_errors  # noqa: E402
-from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
-from dust3r_ros.io.trajectory import read_tum, write_tum  # noqa: E402
-from dust3r_ros.scenes.export import write_bag  # noqa: E402
-from dust3r_ros.scenes.sequence import RenderedSequence, stamps  # noqa: E402
+from dust3r_ros.io.files import make_folder  # noqa: E402
+from dust3r_ros.scenes.sequence import stamps  # noqa: E402
 from dust3r_ros.types import StampedPose  # noqa: E402
 
 _COUNT, _RATE_HZ, _LEAST_S = 16, 15.0, 5.0
@@ -65,21 +60,17 @@ class Row:
 
 def prepared(number: int, folder: Path) -> tuple[Recorded, dict[str, Any]]:
     """A walk as a bag, rendered unless it is there, and what is known of it."""
-    path, camera = folder / str(number), (PINHOLE, PHONE)[(number + number // 8) % 2]
-    if not (path / "about.json").is_file():
-        shutil.rmtree(path, ignore_errors=True)
-        made = make_walk(number, "calm", camera, _RATE_HZ, _LEAST_S)
-        count, (height, width) = len(made.images), made.images[0].shape[:2]
-        taken, nothing = stamps(count, _RATE_HZ), np.zeros((count, 0, 0), np.float32)
-        shown = RenderedSequence("walk", taken, np.stack(made.images), nothing, made.w_T_c, width, height, made.focal)
-        write_bag({TOPIC: shown}, make_folder(path) / "bag", encoding="rgb8", camera_info=False)
-        truth = [StampedPose(int(at), "camera", pose) for at, pose in zip(taken, made.w_T_c, strict=True)]
-        write_tum(path / "truth.txt", truth)
-        about = {"motion": made.motion, "focal": made.focal, "images": count, "camera": camera}
-        write_text(path / "about.json", json.dumps(about))
-    about = json.loads((path / "about.json").read_text())
-    by_stamp = {pose.stamp_ns: pose for pose in read_tum(path / "truth.txt")}
-    return Recorded(path / "bag", (TOPIC,), by_stamp, about["images"]), about
+    camera = (PINHOLE, PHONE)[(number + number // 8) % 2]
+
+    def make() -> Made:
+        walk = make_walk(number, "calm", camera, _RATE_HZ, _LEAST_S)
+        images = np.stack(walk.images)
+        shown = without_depth("walk", stamps(len(images), _RATE_HZ), images, walk.w_T_c)
+        return {TOPIC: shown}, {"motion": walk.motion, "focal": walk.focal, "camera": camera}
+
+    found = kept(folder / str(number), make)
+    assert found is not None
+    return found
 
 
 def measure(number: int, out: Path) -> Row:
@@ -103,13 +94,8 @@ def measure(number: int, out: Path) -> Row:
 
 
 def _error(recorded: Recorded, poses: list[StampedPose]) -> float:
-    truth = sorted(recorded.truth.values(), key=lambda pose: pose.stamp_ns)
-    centers = np.array([pose.w_T_c[:3, 3] for pose in truth])
-    extent = float(np.sqrt(((centers - centers.mean(axis=0)) ** 2).sum(axis=1).mean()))
-    try:
-        return trajectory_errors(truth, sorted(poses, key=lambda pose: pose.stamp_ns), tolerance_s=1e-6).ate / extent
-    except GeometryError:
-        return float("nan")
+    truth, found = (sorted(some, key=lambda pose: pose.stamp_ns) for some in (recorded.truth.values(), poses))
+    return error_of(truth, found)
 
 
 def table(rows: list[Row], about: dict[str, object]) -> str:
@@ -135,15 +121,10 @@ def table(rows: list[Row], about: dict[str, object]) -> str:
 @errors_said("live_walks")
 def main() -> int:
     """Exit code: 1 if a walk could not be measured, else 0."""
-    parser = case_options(__doc__, "live_walks")
-    parser.add_argument("--count", type=int, default=_COUNT, help="how many walks, if no cases are named")
-    arguments = parser.parse_args()
-    names = {f"{number} {kind_of(number)}": number for number in range(max(arguments.count, 1))}
-    if arguments.cases == ["list"]:
-        print("\n".join(names))
+    arguments, numbers = chosen_walks(__doc__, "live_walks", _COUNT)
+    if not numbers:
         return 0
     out, rows = make_folder(arguments.out), []
-    numbers = [names[name] for name in chosen_cases(arguments.cases, names)]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         list(pool.map(partial(prepared, folder=out / "recordings"), numbers))
     machine, _ = Machine(), isolated()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -240,8 +241,7 @@ def make_walk(number: int, pace: str, camera: str = PINHOLE, rate_hz: float = _R
         motion = str(rng.choice(list(_MOTIONS)))
         path = _path(rng, world, motion)
         flow = _flow(world, small, path)
-        long = flow is not None and flow[0][-1] >= seconds * _RATE_HZ * _PACES[pace][1]
-        if flow is not None and long and flow[1] > _LEAST_PARALLAX:
+        if flow is not None and flow[0][-1] >= seconds * _RATE_HZ * _PACES[pace][1] and flow[1] > _LEAST_PARALLAX:
             break
     else:
         raise InputError(f"world {number} has no room for a walk: {_TRIES} paths were tried")
@@ -276,6 +276,16 @@ def kind_of(number: int) -> str:
     return _LAYOUTS[number % len(_LAYOUTS)].replace("_", " ")
 
 
+def error_of(truth: list[StampedPose], found: list[StampedPose]) -> float:
+    """ATE of poses, as a share of the extent of the true path (root mean square); NaN if they are too few."""
+    centers = np.array([pose.w_T_c[:3, 3] for pose in truth])
+    extent = float(np.sqrt(((centers - centers.mean(axis=0)) ** 2).sum(axis=1).mean()))
+    try:
+        return trajectory_errors(truth, found).ate / extent
+    except GeometryError:
+        return float("nan")
+
+
 def measure(number: int) -> tuple[Row, Image]:
     """The row of walk ``number``, and its middle image, small."""
     cv2.setNumThreads(1)
@@ -286,11 +296,6 @@ def measure(number: int) -> tuple[Row, Image]:
     mapper.finish()
     found, camera = mapper.trajectory(), mapper.cameras["camera"]
     truth = [StampedPose(index * _STEP_NS, "camera", w_T_c) for index, w_T_c in enumerate(walk.w_T_c)]
-    centers = walk.w_T_c[:, :3, 3] - walk.w_T_c[:, :3, 3].mean(axis=0)
-    try:
-        error = trajectory_errors(truth, found).ate / float(np.sqrt((centers**2).sum(axis=1).mean()))
-    except GeometryError:
-        error = float("nan")
     row = Row(
         f"{number} {kind_of(number)}",
         kind_of(number),
@@ -300,7 +305,7 @@ def measure(number: int) -> tuple[Row, Image]:
         len(walk.images),
         mapper.counts.keyframes,
         len(found) / len(walk.images),
-        error,
+        error_of(truth, found),
         camera.focal / walk.focal - 1.0,
         camera.focal_std / camera.focal,
         bool(mapper.doubts),
@@ -368,18 +373,26 @@ def _measured(numbers: list[int]) -> Iterator[tuple[Row, Image]]:
         yield from pool.imap(measure, numbers)
 
 
-@errors_said("walks")
-def main() -> int:
-    """Exit code: 1 if a walk could not be measured, else 0."""
-    parser = case_options(__doc__, "walks")
-    parser.add_argument("--count", type=int, default=_COUNT, help="how many walks, if no cases are named")
+def chosen_walks(description: str | None, benchmark: str, count: int) -> tuple[Namespace, list[int]]:
+    """The arguments of a benchmark of walks, and the walks to measure; none if it was asked to list them."""
+    parser = case_options(description, benchmark)
+    parser.add_argument("--count", type=int, default=count, help="how many walks, if no cases are named")
     arguments = parser.parse_args()
     names = {f"{number} {kind_of(number)}": number for number in range(max(arguments.count, 1))}
     if arguments.cases == ["list"]:
         print("\n".join(names))
+        return arguments, []
+    return arguments, [names[name] for name in chosen_cases(arguments.cases, names)]
+
+
+@errors_said("walks")
+def main() -> int:
+    """Exit code: 1 if a walk could not be measured, else 0."""
+    arguments, numbers = chosen_walks(__doc__, "walks", _COUNT)
+    if not numbers:
         return 0
     out, shown = make_folder(arguments.out), []
-    for row, image in _measured([names[name] for name in chosen_cases(arguments.cases, names)]):
+    for row, image in _measured(numbers):
         shown.append((row, image))
         print(
             f"{row.name}, {row.motion}, {row.pace}, {row.camera}: {row.posed:.0%} of {row.images} images, "

@@ -173,8 +173,7 @@ class Linker:
         known = sparse.known(sparse.resolved(tracks))
         if sparse.views[index].w_T_c is None or len(known.ids) < _FEW_FOLLOWED:
             return False
-        errors = sparse.errors(np.full(len(known.ids), index), sparse.points[known.ids], known.pixels)
-        return bool(np.mean(errors < MAX_ERROR_PX) > _MOST)
+        return bool(np.mean(sparse.errors_in(index, known) < MAX_ERROR_PX) > _MOST)
 
     def _likely(self, old: int, new: int, rows: np.ndarray) -> np.ndarray:
         """(M,) which features (M, 2) of two posed keyframes lie about where the map and the poses have each other."""

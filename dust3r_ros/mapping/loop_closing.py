@@ -90,8 +90,9 @@ class LoopClosing:
         sparse, theirs, off_px = self._state.sparse, self._on_the_other_side(index, pairs), np.full(len(pairs), np.nan)
         if sparse.views[index].w_T_c is not None:
             known = np.isfinite(sparse.points[theirs.ids, 0])
-            errors = sparse.errors(np.full(len(pairs), index), sparse.points[theirs.ids], theirs.pixels)[known]
-            off_px[known] = np.nan_to_num(errors, nan=np.inf, posinf=np.inf)  # behind the camera
+            off_px[known] = np.nan_to_num(
+                sparse.errors_in(index, theirs)[known], nan=np.inf, posinf=np.inf
+            )  # behind the camera
         return off_px
 
     def _on_the_other_side(self, index: int, pairs: np.ndarray) -> Tracks:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from dust3r_ros.mapping.camera_stream import CameraStream
-from dust3r_ros.mapping.reconstruction import MOST_UNSURE, REBUILT, TRUSTED, Reconstruction
+from dust3r_ros.mapping.reconstruction import MOST_UNSURE, REBUILT, Reconstruction
 from dust3r_ros.sparse.consistency import consider_contradictions, rebuild
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, Outcome, PairFromLandmarks, bootstrap, differ, score
 from dust3r_ros.sparse.landmarks import Intrinsics
@@ -197,7 +197,7 @@ class Calibrator:
         intrinsics = self._state.sparse.intrinsics[stream.index]
         if not self._schedule.may_begin(stream):
             return False
-        known = intrinsics.given or intrinsics.std < TRUSTED  # known from an older map
+        known = self._state.trusted  # given, or known from an older map
         if self._state.live and not known:
             return self._begin_soon(stream)
         begun = self._bootstrap(stream, [intrinsics.focal] if known else _starts(stream), self._first)[0]
@@ -244,7 +244,7 @@ class Calibrator:
             focals = [f for f in _starts(stream) if differ(f, before) and self._is_promising(f)]
             better, rival, other = self._bootstrap(stream, focals)
             agreed = abs(np.log(intrinsics.focal / before)) < _AGREED
-            self._state.settled = bool(agreed and intrinsics.std < TRUSTED and rival > _NO_RIVAL)
+            self._state.settled = bool(agreed and self._state.trusted and rival > _NO_RIVAL)
             self._weigh_rival(intrinsics, rival, other)
         self.consider_lens(stream)
         return better

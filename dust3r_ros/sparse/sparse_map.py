@@ -151,7 +151,7 @@ class SparseMap:
         known = self.known_in(view)
         if len(known.ids) == 0:
             return 0.0
-        return float(np.median(self.errors(np.full(len(known.ids), view), self.points[known.ids], known.pixels)))
+        return float(np.median(self.errors_in(view, known)))
 
     def misfit(self) -> float:
         """How badly the map explains what posed views see: mean squared error, capped at the outlier limit.
@@ -311,8 +311,8 @@ class SparseMap:
     def prune(self, view: int, max_error_px: float) -> None:
         """Prune what a posed view sees of landmarks with a position that are farther off."""
         known = self.known_in(view)
-        at = np.full(len(known.ids), view)
-        self.drop(at, known.ids, ~(self.errors(at, self.points[known.ids], known.pixels) <= max_error_px))
+        far = ~(self.errors_in(view, known) <= max_error_px)
+        self.drop(np.full(len(far), view), known.ids, far)
 
     def errors_if_placed(self, ids: np.ndarray, view: np.ndarray, point: np.ndarray, offset: Array) -> Array:
         """(M,) errors of ``observations`` of landmarks ``ids``; one without a position is placed where its rays meet.
@@ -329,3 +329,7 @@ class SparseMap:
     def errors(self, view: np.ndarray, points: Array, offset: Array) -> Array:
         """(M,) reprojection errors, pixels, of ``points`` (M, 3) observed by ``view`` (M,) at ``offset`` (M, 2)."""
         return reprojection_errors(self.views, self.intrinsics, view, points, offset)
+
+    def errors_in(self, view: int, tracks: Tracks) -> Array:
+        """(K,) the same of ``tracks`` (K) as a posed view sees them; NaN for landmarks without a position."""
+        return self.errors(np.full(len(tracks.ids), view), self.points[tracks.ids], tracks.pixels)
