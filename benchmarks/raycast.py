@@ -96,7 +96,7 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, obje
     for number, layout in enumerate(LAYOUTS):
         world = make_world((0, 0), number, layout.__name__)
         eyes = square_eyes(world, 2 * options.batch, options.side)
-        seen_by, caster = cameras(eyes, device), Raycaster(world.scenery, device)
+        seen_by, caster = cameras(eyes, device), Raycaster(world.scenery, device=device)
         casts = len(caster._tiles(seen_by)[0]) * TILE**2
         torch_s = seconds(lambda c=caster, s=seen_by: c.render(s), wait, options.rounds)  # type: ignore[misc]
         some = eyes[: min(8, len(eyes))]

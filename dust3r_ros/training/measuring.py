@@ -17,7 +17,7 @@ from dust3r_ros.scenes.endless.casting import Eye
 from dust3r_ros.scenes.endless.worlds import make_world
 from dust3r_ros.training.batches import PairBatch
 from dust3r_ros.training.learner import Learner
-from dust3r_ros.training.on_device.gallery import Gallery, Studio, Views
+from dust3r_ros.training.on_device.gallery import TOGETHER, Gallery, Studio, Views
 from dust3r_ros.training.on_device.makers import Makers
 from dust3r_ros.training.on_device.source import views_of_world
 from dust3r_ros.training.on_device.viewpoints import Draws, choose_cameras
@@ -41,8 +41,9 @@ _NETWORK = {
 def caster(device: torch.device) -> dict[str, Any]:
     """Compare images and depths of a world with NumPy's."""
     world = make_world((0, 0), 0)
-    rays = Raycaster(world.scenery, device)
-    seen_by = choose_cameras(rays, world.scenery.shapes, world.stage, 4, (_SIDE, _SIDE), Draws((0, 0), device))
+    rays = Raycaster(world.scenery, device=device)
+    place = world.scenery.shapes, world.stage
+    seen_by = choose_cameras(rays, [place], 4, (_SIDE, _SIDE), Draws(device, (0, 0)))
     images, depths = (part.cpu().numpy() for part in rays.render(seen_by))
     exact = [
         world.scenery.render(Eye(K, pose, _SIDE, _SIDE))
@@ -160,7 +161,7 @@ class Choice:
         values, factor = recipe.as_mapping(), 1.0
         rate = min((max(by.values()) for by in self._steps() if by), default=0.0)
         if continued:
-            factor = _CONTINUED * min((seconds * rate / _MANY_PAIRS) ** 0.5, 1.0)
+            factor = _CONTINUED * (min((seconds * rate / _MANY_PAIRS) ** 0.5, 1.0) if rate else 1.0)
         for stage, pairs in zip(values["stages"], self.pairs, strict=True):
             # The rate scales with the square root of the pairs per step (Krizhevsky 2014).
             stage["rate"] *= factor * min((pairs / stage["pairs"]) ** 0.5, 1.0)
@@ -267,14 +268,13 @@ def _drawn_up(workers: int, seconds: float) -> float:
 
 def _rendered(size: tuple[int, int], device: torch.device, seconds: float) -> float:
     """Views per second, including the choice of cameras."""
-    makers = Makers((0, 0), 0)
-    studio, views = Studio(makers, device), Views(size, 64 if device.type == "cuda" else 12, 32)
-    studio.next(views)
-    number, drawn = makers.blueprint()
-    studio.render(number, drawn, views)
+    makers, together = Makers((0, 0), 0), TOGETHER[device.type]
+    studio, views = Studio(makers, device), Views(size, 32 if device.type == "cuda" else 12, 32)
+    worlds = [makers.blueprint() for _ in range(together)]
+    studio.render(worlds, views)
     start, seen = perf_counter(), 0
     while seen == 0 or perf_counter() - start < seconds:
-        seen += len(studio.render(number, drawn, views).images)
+        seen += sum(len(world.images) for world in studio.render(worlds, views))
         _wait(device)
     return round(seen / (perf_counter() - start), 1)
 

@@ -1,4 +1,4 @@
-"""Rendering of worlds by PyTorch: many cameras of one world at once, on a GPU or a CPU.
+"""Rendering of worlds by PyTorch: many cameras of one or more worlds at once, on a GPU or a CPU.
 
 The same shapes, sheets and formulas as ``scenes.endless`` (its kernels run on tensors), so images and depths equal
 those of ``Scenery.render`` up to rounding. Images are cut into tiles, and every shape is cast only at the tiles that
@@ -30,15 +30,22 @@ Stopwatch = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class Cameras:
-    """B pinhole cameras of one image size: ``K`` (B, 3, 3), ``w_T_c`` (B, 4, 4) float64 tensors on one device."""
+    """B pinhole cameras of one image size: ``K`` (B, 3, 3), ``w_T_c`` (B, 4, 4) float64 tensors on one device;
+    ``world`` (B,) int64: the index of the scenery that each is in."""
 
     K: Tensor
     w_T_c: Tensor
     width: int
     height: int
+    world: Tensor
 
     def __len__(self) -> int:
         return self.K.shape[0]
+
+    def part(self, first: int, last: int) -> Cameras:
+        """Cameras ``first`` to ``last``, which is excluded."""
+        part = slice(first, last)
+        return Cameras(self.K[part], self.w_T_c[part], self.width, self.height, self.world[part])
 
     def x(self, camera: Tensor, u: Tensor) -> Tensor:
         """x at z = 1 of columns ``u`` of cameras (both broadcast), float32."""
@@ -50,34 +57,55 @@ class Cameras:
 
 
 def cameras(eyes: Sequence[Eye], device: torch.device | str = "cpu") -> Cameras:
-    """Cameras of one image size; raises ``InputError`` for none or several sizes."""
+    """Cameras of one image size in the first scenery; raises ``InputError`` for none or several sizes."""
     sizes = {(eye.width, eye.height) for eye in eyes}
     if len(sizes) != 1:
         raise InputError(f"cameras of the sizes {sorted(sizes)} cannot be rendered at once; give those of one size")
     K, w_T_c = (torch.from_numpy(np.stack(part)).to(device) for part in ([e.K for e in eyes], [e.w_T_c for e in eyes]))
-    return Cameras(K, w_T_c, *sizes.pop())
+    return Cameras(K, w_T_c, *sizes.pop(), torch.zeros(len(eyes), dtype=torch.int64, device=device))
 
 
 class Raycaster:
-    """A world's shapes, textures and light as tensors on ``device``.
+    """Shapes, textures and light of one or more worlds as tensors on ``device``. Cameras of all worlds are rendered
+    together: most operations take a GPU less time than a host needs to launch them.
 
-    ``chunk``: tiles of shapes that are cast at once; memory is about 25 KB times that. ``sheet``: textures already on
-    the device, to which the scenery's charts refer.
+    ``sheet``: textures that the charts of all ``sceneries`` refer to, on the device; None: those of the only scenery.
+    ``chunk``: tiles of shapes that are cast at once; memory is about 25 KB times that. ``of`` (N,): the world of each
+    shape.
     """
 
     def __init__(
-        self, scenery: Scenery, device: torch.device | str = "cpu", chunk: int = CHUNK, sheet: Tensor | None = None
+        self,
+        *sceneries: Scenery,
+        device: torch.device | str = "cpu",
+        chunk: int = CHUNK,
+        sheet: Tensor | None = None,
     ) -> None:
         self.device, self.chunk = torch.device(device), chunk
-        shapes = scenery.shapes
-        self.shapes = _Solids(*(self._tensor(value) for value in (shapes.local, shapes.center, shapes.corners)))
-        self._plain = [self._tensor(value) for value in _plain(shapes)]
-        charts = scenery.charts
-        self.charts = Charts(*(self._tensor(getattr(charts, field.name)) for field in fields(charts)))  # type: ignore[arg-type]
-        self.sheet = self._tensor(scenery.sheet) if sheet is None else sheet
-        self.light = self._tensor(scenery.light[..., None])
-        self.masks, self.levels = self._tensor(scenery.masks), self._tensor(LEVEL_TABLE)
+        shapes = [scenery.shapes for scenery in sceneries]
+        charts = [scenery.charts for scenery in sceneries]
+        lights = [scenery.light for scenery in sceneries]
+        counts = [len(each.center) for each in shapes]
+        charted = np.cumsum([each.tint.shape[1] for each in charts])
+        self.shapes = _Solids(*(self._joined([getattr(each, f.name) for each in shapes], 0) for f in fields(_Solids)))
+        self.of = self._tensor(np.repeat(np.arange(len(counts)), counts))
+        *plain, chart = (np.concatenate(parts, -1) for parts in zip(*map(_plain, shapes), strict=True))
+        first = np.repeat([0, *charted[:-1]], counts)
+        self._plain = [self._tensor(value) for value in (*plain, chart + first)]
+        self.charts = Charts(*(self._joined([getattr(each, f.name) for each in charts], 1) for f in fields(Charts)))  # type: ignore[arg-type]
+        self._sky = self._tensor(charted - 1)
+        self.sheet = self._tensor(sceneries[0].sheet) if sheet is None else sheet
+        widest = max(light.shape[1] for light in lights)
+        self.light = self._joined([np.pad(light, ((0, 0), (0, widest - light.shape[1]))) for light in lights], 0)[
+            ..., None
+        ]
+        tops = np.cumsum([0, *(len(light) for light in lights[:-1])])
+        self._top = self._tensor(np.repeat(tops, np.diff(charted, prepend=0)))  # of each chart's light
+        self.masks, self.levels = self._tensor(sceneries[0].masks), self._tensor(LEVEL_TABLE)
         self.offsets = self._tensor(OFFSETS)
+
+    def _joined(self, values: Sequence[np.ndarray], axis: int) -> Tensor:
+        return self._tensor(np.concatenate(values, axis))
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(values)).to(self.device)
@@ -137,7 +165,7 @@ class Raycaster:
             found[..., place + 1] = (values.amax(dim=2).ceil() + 2).clip(0, limit).long()
         full = torch.tensor([0, seen_by.height, 0, seen_by.width], device=self.device)
         found[~ahead.all(dim=2) | (self._plain[3] == HALL)] = full
-        found[~ahead.any(dim=2)] = 0
+        found[~ahead.any(dim=2) | (seen_by.world[:, None] != self.of)] = 0
         return found
 
     def _cast(self, seen_by: Cameras, table: ShapesInView) -> tuple[Tensor, Tensor]:
@@ -188,7 +216,7 @@ class Raycaster:
     ) -> tuple[Tensor, ...]:
         """Chart, s, t and footprint (P,) where rays meet shapes, see ``Scenery``."""
         hit = shape != NOTHING
-        chart = torch.full_like(shape, self.charts.tint.shape[1] - 1)
+        chart = self._sky[seen_by.world[camera]]
         s, t, footprint = (torch.zeros_like(x) for _ in range(3))
         index = camera[hit] * len(self.shapes.center) + shape[hit]
         chart[hit], s[hit], t[hit], facing = places(torch, table, index, depth[hit], x[hit], y[hit])
@@ -205,7 +233,7 @@ class Raycaster:
         left, top = (part.long() for part in where.corner)
         fine, coarse = (_bilinear(self.sheet, *at, left, top).add(0.5).floor() for at in (where.fine, where.coarse))
         colors = fine + where.blend[:, None] * (coarse - fine)
-        return colors * _bilinear(self.light, *where.light) * self.charts.tint.T[chart]
+        return colors * _bilinear(self.light, *where.light, top_row=self._top[chart]) * self.charts.tint.T[chart]
 
 
 @dataclass(frozen=True, eq=False)

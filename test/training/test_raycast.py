@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -11,11 +12,11 @@ import pytest
 from dust3r_ros.errors import InputError
 from dust3r_ros.scenes.endless.casting import Eye
 from dust3r_ros.scenes.endless.viewpoints import choose_eyes
-from dust3r_ros.scenes.endless.worlds import LAYOUTS, World, make_world
+from dust3r_ros.scenes.endless.worlds import LAYOUTS, Scenery, World, make_world
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from dust3r_ros.training.raycast import Raycaster, cameras  # noqa: E402
+from dust3r_ros.training.raycast import Cameras, Raycaster, cameras  # noqa: E402
 
 DEVICES = [
     "cpu",
@@ -38,7 +39,7 @@ def test_images_and_depths_are_those_of_numpy(world_of: WorldOf, layout: str, de
     world = world_of(layout)
     # A size that is no multiple of the tiles.
     eyes = [eye for eye, _ in choose_eyes(world, np.random.default_rng(1), 3, 70)]
-    images, depths = Raycaster(world.scenery, device).render(cameras(eyes, device))
+    images, depths = Raycaster(world.scenery, device=device).render(cameras(eyes, device))
     assert images.dtype == torch.uint8 and depths.dtype == torch.float32
     for eye, image, depth in zip(eyes, images.cpu().numpy(), depths.cpu().numpy(), strict=True):
         exact = world.scenery.render(eye)
@@ -67,6 +68,39 @@ def test_a_batch_is_its_cameras_one_by_one(world_of: WorldOf) -> None:
     for number, eye in enumerate(eyes):
         image, depth = caster.render(cameras([eye]))
         assert torch.equal(image[0], images[number]) and torch.equal(depth[0], depths[number])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_worlds_that_are_rendered_together_look_as_alone(world_of: WorldOf, device: str) -> None:
+    """Different numbers of shapes and charts, lights of different sizes, with and without sky."""
+    worlds = [world_of(layout) for layout in ("street", "room", "still_life")]
+    eyes = [[eye for eye, _ in choose_eyes(world, np.random.default_rng(2), 2, 40)] for world in worlds]
+    K, w_T_c = (
+        torch.from_numpy(np.stack([getattr(eye, name) for seen in eyes for eye in seen])) for name in ("K", "w_T_c")
+    )
+    place = torch.arange(3).repeat_interleave(2)
+    sheet, sceneries = shared_sheet(worlds)
+    together = Raycaster(*sceneries, device=device, sheet=torch.from_numpy(sheet).to(device))
+    images, depths = together.render(Cameras(K.to(device), w_T_c.to(device), 40, 30, place.to(device)))
+    for number, world in enumerate(worlds):
+        chosen = slice(2 * number, 2 * number + 2)
+        alone = Raycaster(world.scenery, device=device)
+        zeros = torch.zeros(2, dtype=torch.int64, device=device)
+        image, depth = alone.render(Cameras(K[chosen].to(device), w_T_c[chosen].to(device), 40, 30, zeros))
+        assert torch.equal(depth, depths[chosen]) and torch.equal(image, images[chosen])
+
+
+def shared_sheet(worlds: list[World]) -> tuple[np.ndarray, list[Scenery]]:
+    """One sheet of textures below each other, and the sceneries that refer to it."""
+    width = max(world.scenery.sheet.shape[1] for world in worlds)
+    sheets, sceneries, top = [], [], 0
+    for world in worlds:
+        sheet, charts = world.scenery.sheet, world.scenery.charts
+        sheets.append(np.pad(sheet, ((0, 0), (0, width - sheet.shape[1]), (0, 0))))
+        slot = charts.slot + np.array([[0], [top], [0]], np.float32)
+        sceneries.append(replace(world.scenery, charts=replace(charts, slot=slot)))
+        top += len(sheet)
+    return np.concatenate(sheets), sceneries
 
 
 def test_stages_are_reported_in_order(world_of: WorldOf) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +18,7 @@ from dust3r_ros.training.batches import PairBatch
 from dust3r_ros.training.on_device.makers import Makers
 from dust3r_ros.training.on_device.photographs import draw_exposures, jitter, photograph
 from dust3r_ros.training.on_device.viewpoints import Draws, choose_cameras
-from dust3r_ros.training.raycast import CHUNK, Cameras, Raycaster
+from dust3r_ros.training.raycast import CHUNK, Raycaster
 
 _CAMERAS, _PAIRS, _LOOKS, _GRAIN = 2, 3, 4, 5  # purposes of random numbers
 _PIXELS = 1 << 21  # rendered at once: bounds memory at any image size
@@ -24,6 +26,9 @@ _PORTION, _MOST = 16e9, 4  # bytes of a GPU for each such portion; more portions
 _SAMPLES = 20  # points along the shorter side of a view for its overlap
 _HIDDEN = 0.02  # a point behind the visible surface by this share of its depth is hidden
 _SAME_IMAGE = 0.03  # share of pairs of one image with itself (monocular depth)
+TOGETHER = {"cpu": 1, "cuda": 8}
+"""Worlds rendered at once, by kind of device: one takes a GPU thousands of launches, and so do eight."""
+
 _BANK = (8, 32)  # rows and columns of materials that are kept on the device
 
 
@@ -83,19 +88,30 @@ class Bank:
 
 
 class Studio:
-    """Renders worlds on ``device``. Raises ``TrainingError`` when the device cannot, or has too little memory."""
+    """Renders worlds on ``device``, ``together`` at once, and leaves out the first ``skip``: the last bits of a world
+    depend on those it is rendered with, so a run that is resumed begins at the same group.
 
-    def __init__(self, makers: Makers, device: torch.device) -> None:
-        self.makers, self.device = makers, device
+    Raises ``TrainingError`` when the device cannot, or has too little memory.
+    """
+
+    def __init__(self, makers: Makers, device: torch.device, together: int = 1, skip: int = 0) -> None:
+        self.makers, self.device, self.together, self._skip = makers, device, together, skip
+        self._ready: deque[Rendered] = deque()
         memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
         self._portions = int(min(max(memory // _PORTION, 1), _MOST))
         self.bank = Bank(makers, device)
 
     def next(self, views: Views) -> Rendered:
-        """The next world's views."""
-        number, drawn = self.makers.blueprint()
+        """The next world's views; ``views`` are the same in every call."""
+        if not self._ready:
+            rendered = self._rendered([self.makers.blueprint() for _ in range(self.together)], views)
+            self._ready.extend(rendered[self._skip :])
+            self._skip = 0
+        return self._ready.popleft()
+
+    def _rendered(self, worlds: Sequence[tuple[int, Blueprint]], views: Views) -> list[Rendered]:
         try:
-            return self.render(number, drawn, views)
+            return self.render(worlds, views)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"the memory of '{self.device}' has no room left for rendering worlds; use fewer worlds "
@@ -106,26 +122,31 @@ class Studio:
             raise TrainingError(f"worlds cannot be rendered on '{self.device}': {line}") from error
 
     @torch.no_grad()
-    def render(self, number: int, drawn: Blueprint, views: Views) -> Rendered:
-        """World ``number`` from its blueprint."""
-        charts = drawn.charts_at(self.bank.corners(list(drawn.materials)))
+    def render(self, worlds: Sequence[tuple[int, Blueprint]], views: Views) -> list[Rendered]:
+        """Worlds from their numbers and blueprints."""
+        names = [name for _, drawn in worlds for name in drawn.materials]
+        corners = np.split(self.bank.corners(names), np.cumsum([len(drawn.materials) for _, drawn in worlds])[:-1])
         nothing = np.zeros((1, 1, 3), np.uint8)
-        scenery = Scenery(drawn.shapes, charts, nothing, drawn.light, stencils())
-        caster = Raycaster(scenery, self.device, self._portions * CHUNK, self.bank.sheet)
-        key = (*self.makers.seed, number)
-        draws = Draws((*key, _CAMERAS), self.device)
-        seen_by = choose_cameras(caster, drawn.shapes, drawn.stage, views.count, views.size, draws, views.zoom)
-        step = max(self._portions * _PIXELS // (views.size[0] * views.size[1]), 1)
-        parts = [
-            caster.render(
-                Cameras(seen_by.K[at : at + step], seen_by.w_T_c[at : at + step], seen_by.width, seen_by.height)
-            )
-            for at in range(0, len(seen_by), step)
+        sceneries = [
+            Scenery(drawn.shapes, drawn.charts_at(at), nothing, drawn.light, stencils())
+            for (_, drawn), at in zip(worlds, corners, strict=True)
         ]
-        images, depths = (torch.cat(part) for part in zip(*parts, strict=True))
-        shared = overlaps(depths, seen_by.K, seen_by.w_T_c)
-        pairs = choose_pairs(shared, views, Draws((*key, _PAIRS), self.device))
-        return Rendered(images, depths, seen_by.K, seen_by.w_T_c, pairs)
+        caster = Raycaster(
+            *sceneries, device=self.device, chunk=self._portions * CHUNK, sheet=self.bank.sheet
+        )  # fmt: skip
+        keys = [(*self.makers.seed, number) for number, _ in worlds]
+        draws = Draws(self.device, *((*key, _CAMERAS) for key in keys))
+        places = [(drawn.shapes, drawn.stage) for _, drawn in worlds]
+        seen_by = choose_cameras(caster, places, views.count, views.size, draws, views.zoom)
+        step = max(self._portions * _PIXELS // (views.size[0] * views.size[1]), 1)
+        parts = [caster.render(seen_by.part(at, at + step)) for at in range(0, len(seen_by), step)]
+        counts = seen_by.world.bincount(minlength=len(worlds)).tolist()
+        images, depths = (torch.cat(part).split(counts) for part in zip(*parts, strict=True))
+        found = []
+        for key, *seen in zip(keys, images, depths, seen_by.K.split(counts), seen_by.w_T_c.split(counts), strict=True):
+            pairs = choose_pairs(overlaps(*seen[1:]), views, Draws(self.device, (*key, _PAIRS)))
+            found.append(Rendered(*seen, pairs))
+        return found
 
 
 class Gallery:
@@ -171,7 +192,7 @@ class Gallery:
         world = turn % self.worlds
         views = self._pairs[world, turn // self.worlds % self.views.pairs]
         place, view = world.repeat(2), views.T.flatten()
-        draws = Draws((*seed, self.number, _LOOKS), device)
+        draws = Draws(device, (*seed, self.number, _LOOKS))
         taken = draw_exposures(draws, self.pairs)
         images = self._images[place, view].movedim(3, 1).float()
         grain = torch.randn(images.shape, generator=self._grain(device, seed), device=device)

@@ -13,14 +13,15 @@ import torch
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.training.batches import PairBatch
-from dust3r_ros.training.on_device.gallery import Gallery, Studio, Views, first_world
+from dust3r_ros.training.on_device.gallery import TOGETHER, Gallery, Studio, Views, first_world
 from dust3r_ros.training.on_device.makers import Makers
 from dust3r_ros.training.views import Cropping, TrainingView, ViewPair
 
 SPLITS = ("train", "held_out")
 _FEWEST_VIEWS, _MOST_VIEWS = 12, 64  # of a world; each is in about eight pairs
 _HELD_OUT = 4  # pairs of each world for evaluation
-_SIZE, _AHEAD = 11, 2  # purposes of random numbers; batches made in advance
+_SIZE = 11  # purpose of random numbers
+_AHEAD = 6  # batches made in advance, which last while worlds are rendered
 
 
 class DeviceWorlds:
@@ -107,8 +108,12 @@ class DeviceWorlds:
         worlds, step = max(self.worlds // of, 1), self.world * of
         behind = begun + first_world(number, pairs, self.per_world)
         own = 0 if workers == 0 else max(workers // of, 1)
-        makers = Makers(self.seed, behind * step + which * self.world + self.rank, step, own, ahead=max(2 * own, 2))
-        return Gallery(Studio(makers, torch.device(self.device)), views, worlds, pairs, number)
+        device = torch.device(self.device)
+        together = TOGETHER[device.type]
+        skip = behind % together
+        first = (behind - skip) * step + which * self.world + self.rank
+        makers = Makers(self.seed, first, step, own, ahead=max(2 * own, 2 * together))
+        return Gallery(Studio(makers, device, together, skip), views, worlds, pairs, number)
 
     def pair(self, index: int, rng: np.random.Generator) -> ViewPair:
         """Pair ``index``, augmented only by camera effects; ``rng`` is not used."""

@@ -1,4 +1,4 @@
-"""Cameras in a world, chosen on the rendering device: many tried at once on small images, the good ones kept.
+"""Cameras in worlds, chosen on the rendering device: many tried at once on small images, the good ones kept.
 
 The same kind of cameras as in ``scenes.endless.viewpoints``: groups around one thing each, as when somebody takes
 pictures of it. Every camera has a centred principal point and square pixels, so renderings are trained on uncropped.
@@ -7,10 +7,12 @@ pictures of it. Every camera has a centred principal point and square pixels, so
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dust3r_ros.scenes.endless.shapes import HALL, PANEL, Shapes
 from dust3r_ros.scenes.endless.site import Stage
@@ -26,19 +28,35 @@ _OFF_CENTRE = (0.3, 0.12)  # share of lenses with an off-centre principal point,
 
 
 class Draws:
-    """Random numbers, float64, that depend on ``key`` alone and not on the device."""
+    """Random numbers, float64, that depend on ``keys`` alone and not on the device. Of several keys, each gives an
+    equal part of the first axis: what it would give alone.
+    """
 
-    def __init__(self, key: tuple[int, ...], device: torch.device) -> None:
-        seed = int(np.random.SeedSequence(list(key)).generate_state(1, np.uint64)[0] >> np.uint64(1))
-        self._generator, self._device = torch.Generator().manual_seed(seed), device
+    def __init__(self, device: torch.device, *keys: tuple[int, ...]) -> None:
+        seeds = (np.random.SeedSequence(list(key)).generate_state(1, np.uint64)[0] for key in keys)
+        self._generators = [torch.Generator().manual_seed(int(seed >> np.uint64(1))) for seed in seeds]
+        self._device = device
 
     def uniform(self, *shape: int) -> Tensor:
         """Numbers in [0, 1)."""
-        return torch.rand(shape, generator=self._generator, dtype=torch.float64).to(self._device, non_blocking=True)
+        return self._drawn(torch.rand, shape)
 
     def normal(self, *shape: int) -> Tensor:
         """Numbers of standard deviation 1."""
-        return torch.randn(shape, generator=self._generator, dtype=torch.float64).to(self._device, non_blocking=True)
+        return self._drawn(torch.randn, shape)
+
+    def uneven(self, count: int, widths: Sequence[int]) -> Tensor:
+        """(count, most of ``widths``): numbers in [0, 1), as many in each key's rows as its width; 0 beside them."""
+        parts = (
+            torch.rand(count // len(widths), width, generator=generator, dtype=torch.float64)
+            for generator, width in zip(self._generators, widths, strict=True)
+        )
+        return torch.cat([pad(part, (0, max(widths) - part.shape[1])) for part in parts]).to(self._device)
+
+    def _drawn(self, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
+        each = (shape[0] // len(self._generators), *shape[1:])
+        parts = [draw(each, generator=generator, dtype=torch.float64) for generator in self._generators]
+        return torch.cat(parts).to(self._device, non_blocking=True)
 
     def direction(self, *shape: int) -> Tensor:
         """Unit vectors (..., 3)."""
@@ -47,11 +65,18 @@ class Draws:
 
 
 def choose_cameras(
-    caster: Raycaster, shapes: Shapes, stage: Stage, count: int, size: tuple[int, int], draws: Draws, zoom: float = 1.0
+    caster: Raycaster,
+    places: Sequence[tuple[Shapes, Stage]],
+    count: int,
+    size: tuple[int, int],
+    draws: Draws,
+    zoom: float = 1.0,
 ) -> Cameras:
-    """At most ``count`` good cameras of ``size`` (H, W), at least one; the field of view shrinks by up to ``zoom``."""
-    scene = _Scene(caster, shapes, stage)
-    groups = math.ceil(1.25 * count / _GROUP)
+    """At most ``count`` good cameras of ``size`` (H, W) in each world of ``caster``, at least one; those of one world
+    follow each other. The field of view shrinks by up to ``zoom``. ``draws``: a key for each world.
+    """
+    scene = _Scene(caster, places)
+    groups = math.ceil(1.25 * count / _GROUP) * len(places)
     position, target = scene.places(draws, groups * _TRIES)
     focal = _focals(draws, groups, size, zoom).repeat_interleave(_TRIES)
     pose = aimed(draws, position, target)
@@ -67,23 +92,25 @@ def choose_cameras(
         draws.uniform(groups, 1) < 0.3, _focals(draws, groups * _MOVES, size, zoom).reshape(groups, -1), focal[:, None]
     )
     poses = aimed(draws, moved.flatten(0, 1), other.flatten(0, 1))
-    free = ~scene.holds(moved.flatten(0, 1), CLEAR * stage.reach[0])
-    good = free & (scene.worth(poses, lenses.flatten(), size) > limit.repeat_interleave(_MOVES))
+    good = ~scene.holds(moved.flatten(0, 1), CLEAR)
+    good &= scene.worth(poses, lenses.flatten(), size) > limit.repeat_interleave(_MOVES)
     good = good.reshape(groups, _MOVES)
     good &= good.cumsum(dim=1) < _GROUP  # of the good ones, as many as the group needs
-    keep = torch.cat((torch.ones_like(good[:, :1]), good), dim=1).flatten().nonzero()[:count, 0]
+    good = torch.cat((torch.ones_like(good[:, :1]), good), dim=1).reshape(len(places), -1)
+    keep = (good & (good.cumsum(dim=1) <= count)).flatten().nonzero()[:, 0]
     every = torch.cat((pose[:, None], poses.reshape(groups, _MOVES, 4, 4)), dim=1).flatten(0, 1)[keep]
     focals = torch.cat((focal[:, None], lenses), dim=1).flatten()[keep]
-    return lens(focals, every, size)
+    return lens(focals, every, size, keep // good.shape[1])
 
 
-def lens(focal: Tensor, w_T_c: Tensor, size: tuple[int, int]) -> Cameras:
-    """Cameras of ``size`` (H, W) with focals (N,) in units of the shorter side, principal points in the middle."""
+def lens(focal: Tensor, w_T_c: Tensor, size: tuple[int, int], world: Tensor) -> Cameras:
+    """Cameras of ``size`` (H, W) with focals (N,) in units of the shorter side, principal points in the middle, in the
+    worlds ``world`` (N,)."""
     height, width = size
     K = torch.zeros(len(focal), 3, 3, dtype=torch.float64, device=focal.device)
     K[:, 0, 0] = K[:, 1, 1] = focal * min(size)
     K[:, 0, 2], K[:, 1, 2], K[:, 2, 2] = (width - 1) / 2, (height - 1) / 2, 1.0
-    return Cameras(K, w_T_c, width, height)
+    return Cameras(K, w_T_c, width, height, world)
 
 
 def _focals(draws: Draws, count: int, size: tuple[int, int], zoom: float) -> Tensor:
@@ -152,43 +179,65 @@ def _turned(way: Tensor, angle: Tensor, height: Tensor) -> Tensor:
 
 
 class _Scene:
-    """A world's shapes on the device, for queries by the choice of cameras."""
+    """The shapes of worlds on the device, for queries by the choice of cameras: what has rows, has equally many of each
+    world.
+    """
 
-    def __init__(self, caster: Raycaster, shapes: Shapes, stage: Stage) -> None:
-        self._caster, self._stage = caster, stage
-        device = caster.device
-        self._size = torch.from_numpy(shapes.size).to(device)
-        self._flat = torch.from_numpy((shapes.kind == PANEL)[:, None] & (np.arange(3) == 2)).to(device)
-        self._hall = torch.from_numpy(shapes.kind == HALL).to(device)
-        self._body = torch.from_numpy(shapes.solid & (shapes.kind != HALL)).to(device)
-        self._room = torch.from_numpy(np.asarray(stage.room, np.float64)).to(device)
-        middles = shapes.center[shapes.solid & (shapes.radius < 60)] if stage.focus is None else stage.focus
-        self._middles = torch.from_numpy(np.asarray(middles, np.float64).reshape(-1, 3)).to(device)
+    def __init__(self, caster: Raycaster, places: Sequence[tuple[Shapes, Stage]]) -> None:
+        self._caster, self._count = caster, len(places)
+        size, kind, solid = (
+            np.concatenate([getattr(shapes, name) for shapes, _ in places]) for name in ("size", "kind", "solid")
+        )
+        self._size = self._tensor(size)
+        self._flat = self._tensor((kind == PANEL)[:, None] & (np.arange(3) == 2))
+        self._hall, self._body = self._tensor(kind == HALL), self._tensor(solid & (kind != HALL))
+        self._room = self._tensor(np.array([stage.room for _, stage in places], np.float64))
+        self._reach = self._tensor(np.array([stage.reach for _, stage in places], np.float64))
+        middles = [_middles(*place) for place in places]
+        self._widths = [max(len(each), 1) for each in middles]
+        self._middles = self._tensor(
+            np.stack(
+                [np.pad(each, ((0, max(self._widths) - len(each)), (0, 0)), constant_values=np.inf) for each in middles]
+            )
+        )
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self._caster.device)
+
+    def _rows(self, values: Tensor, count: int) -> Tensor:
+        """``values`` (W, ...) of each world for ``count`` rows."""
+        return values.repeat_interleave(count // self._count, dim=0)
+
+    def _worlds(self, count: int) -> Tensor:
+        """(count,) the world of each row."""
+        return self._rows(torch.arange(self._count, device=self._caster.device), count)
 
     def holds(self, points: Tensor, margin: float) -> Tensor:
-        """(P,) as ``Shapes.holds``."""
-        local = self._caster.shapes.local
+        """(P,) as ``Shapes.holds``; ``margin`` in units of the world's least reach."""
+        local, wide = self._caster.shapes.local, margin * self._rows(self._reach[:, 0], len(points))[:, None, None]
         p = torch.einsum("nij,pnj->pni", local, points[:, None] - self._caster.shapes.center).abs()
         extent = torch.where(self._flat, 0.0, 1.0)
-        near = (p < extent + margin / self._size).all(dim=-1) & self._body
-        outside = (p > 1 - margin / self._size).any(dim=-1) & self._hall
-        return (near | outside).any(dim=1)
+        near = (p < extent + wide / self._size).all(dim=-1) & self._body
+        outside = (p > 1 - wide / self._size).any(dim=-1) & self._hall
+        return ((near | outside) & (self._worlds(len(points))[:, None] == self._caster.of)).any(dim=1)
 
     def places(self, draws: Draws, count: int) -> tuple[Tensor, Tensor]:
         """(count, 3) free places, and a target for each."""
-        least, most = self._stage.reach
-        spots = self._room[0] + draws.uniform(count, _SPOTS, 3) * (self._room[1] - self._room[0])
-        free = ~self.holds(spots.flatten(0, 1), 2 * CLEAR * least).reshape(count, _SPOTS)
+        least, most = self._rows(self._reach, count).T[..., None]
+        low, high = self._rows(self._room, count).transpose(0, 1)[:, :, None]
+        spots = low + draws.uniform(count, _SPOTS, 3) * (high - low)
+        free = ~self.holds(spots.flatten(0, 1), 2 * CLEAR).reshape(count, _SPOTS)
         position = spots[torch.arange(count, device=spots.device), free.long().argmax(dim=1)]
         angle = 2 * math.pi * draws.uniform(count)
         level = 0.1 * draws.normal(count) - 0.1
         anywhere = position + most * torch.stack((0.5 * angle.cos(), 0.5 * angle.sin(), level), dim=1)
-        chance, nobody = draws.uniform(count, max(len(self._middles), 1)), draws.uniform(count) < 0.1
-        if len(self._middles):
-            far = (self._middles - position[:, None]).norm(dim=-1)
-            near = (far > least) & (far < most)
-            chosen = self._middles[torch.where(near, chance, -1.0).argmax(dim=1)]
-            anywhere = torch.where((nobody | ~near.any(dim=1))[:, None], anywhere, chosen)
+        chance, nobody = draws.uneven(count, self._widths), draws.uniform(count) < 0.1
+        middles = self._rows(self._middles, count)
+        far = (middles - position[:, None]).norm(dim=-1)
+        near = (far > least) & (far < most)
+        chosen = torch.where(near, chance, -1.0).argmax(dim=1)
+        chosen = middles[torch.arange(count, device=spots.device), chosen]
+        anywhere = torch.where((nobody | ~near.any(dim=1))[:, None], anywhere, chosen)
         away = (anywhere - position).norm(dim=1, keepdim=True)
         return position, anywhere + 0.1 * away * draws.normal(count, 3)
 
@@ -196,13 +245,21 @@ class _Scene:
         """(N,) how good views are, 0 to about 1: things at a distance, several of them, not all of it sky."""
         shrunk = _SMALL / min(size)
         small = tuple(max(round(side * shrunk), 1) for side in size)
-        depth, shape = self._caster.cast(lens(focal, pose, (small[0], small[1])))
+        seen_by = lens(focal, pose, (small[0], small[1]), self._worlds(len(pose)))
+        depth, shape = self._caster.cast(seen_by)
         depth, shape = depth.flatten(1), shape.flatten(1) + 1
         known = depth.isfinite()
         share = known.double().mean(dim=1)
-        near = (known & (depth < 0.35 * self._stage.reach[0])).sum(dim=1) / known.sum(dim=1).clip(min=1)
+        close = 0.35 * self._rows(self._reach[:, :1], len(pose))
+        near = (known & (depth < close)).sum(dim=1) / known.sum(dim=1).clip(min=1)
         counts = torch.zeros(len(pose), len(self._size) + 1, device=depth.device)
         counts.scatter_add_(1, shape, torch.ones_like(depth))
         many = (counts > 0.002 * shape.shape[1]).sum(dim=1)
         worth = (1 - (2 * near).clip(max=1)) * (share / 0.4).clip(max=1) * (many / 5).clip(max=1)
         return torch.where(share < 0.15, 0.0, worth)
+
+
+def _middles(shapes: Shapes, stage: Stage) -> np.ndarray:
+    """(M, 3) points worth looking at."""
+    chosen = shapes.center[shapes.solid & (shapes.radius < 60)] if stage.focus is None else stage.focus
+    return np.asarray(chosen, np.float64).reshape(-1, 3)

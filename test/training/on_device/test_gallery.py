@@ -17,7 +17,15 @@ from dust3r_ros.scenes.endless.casting import Eye  # noqa: E402
 from dust3r_ros.scenes.endless.viewpoints import DepthView  # noqa: E402
 from dust3r_ros.scenes.endless.viewpoints import overlaps as numpys  # noqa: E402
 from dust3r_ros.training.batches import collate  # noqa: E402
-from dust3r_ros.training.on_device.gallery import Gallery, Studio, Views, as_batch, choose_pairs, overlaps  # noqa: E402
+from dust3r_ros.training.on_device.gallery import (  # noqa: E402
+    TOGETHER,
+    Gallery,
+    Studio,
+    Views,
+    as_batch,
+    choose_pairs,
+    overlaps,
+)
 from dust3r_ros.training.on_device.makers import Makers  # noqa: E402
 from dust3r_ros.training.on_device.source import DeviceWorlds, as_views  # noqa: E402
 from dust3r_ros.training.on_device.viewpoints import Draws  # noqa: E402
@@ -82,12 +90,12 @@ def test_overlaps_are_numpys(rendered: Any) -> None:
 def test_pairs_have_the_overlaps_that_are_asked_for() -> None:
     shared = torch.rand(20, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     both = torch.minimum(shared, shared.T)
-    pairs = choose_pairs(shared, Views((16, 16), 20, 500, overlap=(0.2, 0.6)), Draws((1,), torch.device("cpu")))
+    pairs = choose_pairs(shared, Views((16, 16), 20, 500, overlap=(0.2, 0.6)), Draws(torch.device("cpu"), (1,)))
     apart = pairs[:, 0] != pairs[:, 1]
     found = both[pairs[apart, 0], pairs[apart, 1]]
     assert 0.9 < apart.double().mean() < 1 and found.min() >= 0.2 and found.max() <= 0.6
     assert abs(found.mean() - 0.4) < 0.03 and found.std() > 0.08
-    lonely = choose_pairs(torch.zeros(3, 3).double(), VIEWS, Draws((2,), torch.device("cpu")))
+    lonely = choose_pairs(torch.zeros(3, 3).double(), VIEWS, Draws(torch.device("cpu"), (2,)))
     assert (lonely[:, 0] == lonely[:, 1]).all()
 
 
@@ -107,6 +115,18 @@ def test_losses_are_those_of_numpys_path(rendered: Any) -> None:
     host = collate([ViewPair(views[a], views[b], "") for a, b in pairs.tolist()])
     for one, other in zip(task(device), task(host), strict=True):
         assert abs(float(one) - float(other)) < 2e-3 * abs(float(other))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_worlds_rendered_together_are_those_rendered_alone(device: str) -> None:
+    """But for the last bits: operations on more numbers may round otherwise."""
+    alone, together = (Studio(Makers((0, 0), 0), torch.device(device), count) for count in (1, 3))
+    for _ in range(4):
+        one, other = alone.next(VIEWS), together.next(VIEWS)
+        assert torch.allclose(one.K, other.K, rtol=1e-12) and torch.allclose(one.w_T_c, other.w_T_c, atol=1e-9)
+        assert torch.equal(one.pairs, other.pairs)
+        assert ((one.depths - other.depths).abs() <= 1e-5 * one.depths).float().mean() > 0.999
+        assert (one.images != other.images).float().mean() < 1e-3
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -181,7 +201,10 @@ def test_single_pairs_are_for_evaluation() -> None:
         DeviceWorlds("test")
 
 
-def test_several_sizes_are_drawn_and_gone_on_with() -> None:
+@pytest.mark.parametrize("together", [1, 3])
+def test_several_sizes_are_drawn_and_gone_on_with(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TOGETHER, "cpu", together)
+
     def stream(number: int) -> Any:
         source = DeviceWorlds(per_world=8, worlds=2)
         return source.batches(0, number, 4, [(32, 32), (32, 48)], Cropping(), 0)

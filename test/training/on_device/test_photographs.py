@@ -29,7 +29,7 @@ PLAIN = {
 
 
 def draws(seed: int = 0) -> Draws:
-    return Draws((seed,), torch.device("cpu"))
+    return Draws(torch.device("cpu"), (seed,))
 
 
 def exposures(**changes: Any) -> Exposures:
