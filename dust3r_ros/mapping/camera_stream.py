@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 
 import cv2
@@ -34,7 +34,7 @@ class KeyframeRecord:
     keyframe at which its camera was before, None for its first; ``visit``: the count of visits when it was made.
     ``lost``: how many of the landmarks it sees lost their position when others were culled. ``gray`` (H, W): the
     tracked image; None for a keyframe of an older session. ``rolling`` (2,): the camera's readout that is taken out of
-    what it sees and of ``image``.
+    what it sees and of ``image``; ``as_shown``: where ``gray`` shows what it is taken out of.
     """
 
     stamp_ns: int
@@ -50,6 +50,7 @@ class KeyframeRecord:
     lost: int = 0
     gray: Image | None = None
     rolling: tuple[float, float] = (0.0, 0.0)
+    as_shown: Tracks = field(default_factory=no_tracks)
 
     @property
     def left_out(self) -> Mask | None:

@@ -137,7 +137,7 @@ class Reconstruction:
     def renumber_landmarks(self, new: Renumbering, kept: np.ndarray) -> None:
         """Landmarks get new ids, those of ``kept`` (K,), sorted, from 0 on."""
         for record in self.records:
-            record.feature_ids = new.of(record.feature_ids)
+            record.feature_ids, record.as_shown = new.of(record.feature_ids), record.as_shown.renumbered(new)
         self.sparse.renumber_landmarks(new, kept)
 
     def absorb(self, other: Reconstruction, own_S_other: Similarity, matches: np.ndarray) -> Merged:
@@ -151,7 +151,7 @@ class Reconstruction:
         if (first.focal, first.std) != (focal, std) and other.records[0].stream is self.records[0].stream:
             self.settled = other.settled
         for record in other.records:
-            record.feature_ids = merged.ids[record.feature_ids]
+            record.feature_ids, record.as_shown = merged.ids[record.feature_ids], record.as_shown.called(merged.ids)
             record.before = None if record.before is None else record.before + merged.first_view
             record.visit += self.visits
         self.records += other.records

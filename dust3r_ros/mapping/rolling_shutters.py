@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 
 from dust3r_ros.geometry.pinhole import pixel_grid, rays
+from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.sparse.rolling_shutter import Motion, Motions, measure_readout, roll
-from dust3r_ros.types import Image
+from dust3r_ros.sparse.rolling_shutter import Motion, Motions, measure_readout
+from dust3r_ros.tracking import join, no_tracks
+from dust3r_ros.types import Array, Image
 
 _COARSE = 16  # pixels between places of an image at which its shift is computed
 _NOTICED_PX = 0.25  # by which an image is shifted
@@ -31,7 +33,7 @@ class RollingShutters:
         for intrinsics in self._state.sparse.intrinsics:
             intrinsics.rolling, intrinsics.rolling_std = (0.0, 0.0), 0.0
         for index, motion in self._known(motions).items():
-            roll(self._state.sparse, index, motion, -np.array(self._state.records[index].rolling))
+            self._unroll(index, motion, np.array(self._state.records[index].rolling), np.zeros(2))
 
     def take_out(self, motions: Motions) -> bool:
         """Measure the readouts again and take out by how much they are longer; returns whether any is."""
@@ -43,13 +45,33 @@ class RollingShutters:
                 continue
             intrinsics.rolling_std = found.focal_std
             if found.rolling.any():
-                x, y = np.array(intrinsics.rolling) + found.rolling
+                before = np.array(intrinsics.rolling)
+                x, y = before + found.rolling
                 intrinsics.rolling, longer = (float(x), float(y)), True
                 for index, motion in own.items():
-                    roll(sparse, index, motion, found.rolling)
+                    self._unroll(index, motion, before, np.array([x, y]))
         if longer:
             sparse.unprune()
         return longer
+
+    def _unroll(self, index: int, motion: Motion, before: Array, now: Array) -> None:
+        """Take a readout ``now`` (2,) out of what a posed keyframe sees, instead of the one ``before``.
+
+        From where its image shows it: a readout that is taken out of what another one, with another motion, was taken
+        out of leaves the differences of both.
+        """
+        sparse, record = self._state.sparse, self._state.records[index]
+        view, shown = sparse.views[index], sparse.resolved(record.as_shown)
+        intrinsics, c_T_w, every = sparse.intrinsics[view.camera], invert(view.pose), []
+        for kind in ("seen", "pruned"):
+            tracks = getattr(view, kind)
+            points = transform(c_T_w, sparse.points[tracks.ids])
+            raw = motion.rolled(intrinsics, points, tracks, before)
+            kept = shown.select(np.isin(shown.ids, raw.ids))
+            raw = raw.moved(kept.ids, kept.pixels)
+            setattr(view, kind, motion.unrolled(intrinsics, points, raw, now))
+            every.append(raw)
+        record.as_shown = join(*every) if now.any() else no_tracks()
 
     def retake(self, motions: Motions) -> list[int]:
         """Change the images of keyframes to what a camera would have taken at once; returns which changed."""

@@ -26,6 +26,7 @@ from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array
 
 _FAR = 1e6
+_INVERTED = 3  # rounds; each leaves a tenth of the error, or less
 _BESIDE, _LONGEST = 2, 1.5  # images on either side whose poses tell a velocity, if they are not so many seconds away
 
 
@@ -73,6 +74,13 @@ class Motion:
         """What an image shows of ``points`` (K, 3), as of ``carried``, if its readout were shorter by ``rolling``."""
         return Tracks(tracks.ids, tracks.pixels - self.carried(intrinsics, points, tracks.pixels, rolling))
 
+    def rolled(self, intrinsics: Intrinsics, points: Array, tracks: Tracks, rolling: Array) -> Tracks:
+        """The tracks of which ``unrolled`` makes ``tracks``."""
+        pixels = tracks.pixels
+        for _ in range(_INVERTED):  # when a pixel was read depends on where it is shown
+            pixels = tracks.pixels + self.carried(intrinsics, points, pixels, rolling)
+        return Tracks(tracks.ids, pixels)
+
 
 class Motions:
     """The motion of cameras at frames with a pose, from those before and after them."""
@@ -95,16 +103,6 @@ class Motions:
         if not others.any():
             return None
         return Motion.among(poses(np.array([here]))[0], poses(near[others]), seconds[others])
-
-
-def roll(sparse: SparseMap, index: int, motion: Motion, rolling: Array) -> None:
-    """Move what a posed view sees to where its camera would show it if its readout were shorter by ``rolling`` (2,)."""
-    view = sparse.views[index]
-    intrinsics, c_T_w = sparse.intrinsics[view.camera], invert(view.pose)
-    view.seen, view.pruned = (
-        motion.unrolled(intrinsics, transform(c_T_w, sparse.points[tracks.ids]), tracks, rolling)
-        for tracks in (view.seen, view.pruned)
-    )
 
 
 # Standard deviation, seconds over the longer side: many cameras read all at once, webcams and phones take up to 0.04.

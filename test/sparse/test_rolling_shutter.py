@@ -15,7 +15,7 @@ from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.sparse import rolling_shutter
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.lens_refinement import consider_lenses, refine_lenses
-from dust3r_ros.sparse.rolling_shutter import Motion, Motions, measure_readout, roll
+from dust3r_ros.sparse.rolling_shutter import Motion, Motions, measure_readout
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array
@@ -127,6 +127,26 @@ def test_motion_is_the_slope_of_the_poses_around_a_frame() -> None:
     assert motions.at("left", 1) is None and motions.at("right", 3) is None and motions.at("none", 0) is None
 
 
+def roll(sparse: SparseMap, index: int, motion: Motion, rolling: Array) -> None:
+    """What a view sees, if its camera's readout were shorter by ``rolling``."""
+    view = sparse.views[index]
+    points = transform(invert(view.pose), sparse.points[view.seen.ids])
+    assert not len(view.pruned.ids)
+    view.seen = motion.unrolled(sparse.intrinsics[view.camera], points, view.seen, rolling)
+
+
+def test_what_is_unrolled_is_rolled_again_to_where_it_was() -> None:
+    sparse, motions = walk(ROWS)
+    for index, motion in motions.items():
+        view, intrinsics = sparse.views[index], sparse.intrinsics[0]
+        points = transform(invert(view.pose), sparse.points[view.seen.ids])
+        flat = motion.unrolled(intrinsics, points, view.seen, ROWS)
+        moved = np.abs(flat.pixels - view.seen.pixels).max()
+        again = motion.rolled(intrinsics, points, flat, ROWS)
+        np.testing.assert_allclose(again.pixels, view.seen.pixels, atol=1e-4 * max(moved, 1.0))
+        assert np.array_equal(again.ids, view.seen.ids)
+
+
 @pytest.mark.parametrize("rolling", [ROWS, -ROWS, np.array([0.025 / WIDTH, 0.0])])
 def test_a_readout_is_found_whichever_way_it_goes_and_the_focal_is_right_without_it(rolling: Array) -> None:
     sparse, motions = walk(rolling)
@@ -137,8 +157,8 @@ def test_a_readout_is_found_whichever_way_it_goes_and_the_focal_is_right_without
         assert found is not None
         total = total + found.rolling
         for index, motion in motions.items():
+            sparse.unprune()
             roll(sparse, index, motion, found.rolling)
-        sparse.unprune()
         refine_lenses(sparse)
     np.testing.assert_allclose(total, rolling, atol=0.1 * np.abs(rolling).max())
     assert sparse.misfit() < 0.2 * misfit
