@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from dust3r_ros.scenes.endless.casting import NEAR, NOTHING, Eye, ShapesInView, 
 from dust3r_ros.scenes.endless.painting import LEVEL_TABLE, Charts, texels
 from dust3r_ros.scenes.endless.shapes import HALL, Shapes
 from dust3r_ros.scenes.endless.worlds import FACING, OFFSETS, Scenery, sky_place
+from dust3r_ros.types import Array32
 
 TILE = 16  # pixels along a side
 CHUNK = 1 << 15  # tiles of shapes that are cast at once
@@ -82,30 +84,28 @@ class Raycaster:
         sheet: Tensor | None = None,
     ) -> None:
         self.device, self.chunk = torch.device(device), chunk
-        shapes = [scenery.shapes for scenery in sceneries]
-        charts = [scenery.charts for scenery in sceneries]
-        lights = [scenery.light for scenery in sceneries]
-        counts = [len(each.center) for each in shapes]
-        charted = np.cumsum([each.tint.shape[1] for each in charts])
-        self.shapes = _Solids(*(self._joined([getattr(each, f.name) for each in shapes], 0) for f in fields(_Solids)))
+        shapes, charts, lights = (
+            [getattr(scenery, name) for scenery in sceneries] for name in ("shapes", "charts", "light")
+        )
+        counts, ends = [len(each.center) for each in shapes], np.cumsum([each.tint.shape[1] for each in charts])
         self.of = self._tensor(np.repeat(np.arange(len(counts)), counts))
-        *plain, chart = (np.concatenate(parts, -1) for parts in zip(*map(_plain, shapes), strict=True))
-        first = np.repeat([0, *charted[:-1]], counts)
-        self._plain = [self._tensor(value) for value in (*plain, chart + first)]
-        self.charts = Charts(*(self._joined([getattr(each, f.name) for each in charts], 1) for f in fields(Charts)))  # type: ignore[arg-type]
-        self._sky = self._tensor(charted - 1)
+        self.shapes = _Solids(*self._joined(_Solids, shapes, 0))
+        *plain, chart = _plain(shapes)
+        self._plain = [self._tensor(value) for value in (*plain, chart + np.repeat([0, *ends[:-1]], counts))]
+        self.charts = Charts(*self._joined(Charts, charts, 1))  # type: ignore[arg-type]
+        self._sky = self._tensor(ends - 1)
         self.sheet = self._tensor(sceneries[0].sheet) if sheet is None else sheet
-        widest = max(light.shape[1] for light in lights)
-        self.light = self._joined([np.pad(light, ((0, 0), (0, widest - light.shape[1]))) for light in lights], 0)[
-            ..., None
-        ]
-        tops = np.cumsum([0, *(len(light) for light in lights[:-1])])
-        self._top = self._tensor(np.repeat(tops, np.diff(charted, prepend=0)))  # of each chart's light
+        light, tops = _stacked(lights)
+        self.light = self._tensor(light[..., None])
+        self._top = self._tensor(np.repeat(tops, np.diff(ends, prepend=0)))  # of each chart's light
         self.masks, self.levels = self._tensor(sceneries[0].masks), self._tensor(LEVEL_TABLE)
         self.offsets = self._tensor(OFFSETS)
 
-    def _joined(self, values: Sequence[np.ndarray], axis: int) -> Tensor:
-        return self._tensor(np.concatenate(values, axis))
+    def _joined(self, kind: type[Any], parts: Sequence[Any], axis: int) -> list[Tensor]:
+        """The fields of the dataclass ``kind``, each that of all ``parts`` one after the other."""
+        return [
+            self._tensor(np.concatenate([getattr(part, field.name) for part in parts], axis)) for field in fields(kind)
+        ]
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(values)).to(self.device)
@@ -243,11 +243,19 @@ class _Solids:
     corners: Tensor
 
 
-def _plain(shapes: Shapes) -> tuple[np.ndarray, ...]:
-    """The camera-independent fields of the shapes, shapes last."""
-    size, taper, repeats = shapes.size.T, shapes.taper, shapes.repeats.T
-    floats = (np.ascontiguousarray(values, np.float32) for values in (size, taper, repeats))
-    return (*floats, shapes.kind, shapes.mask, shapes.chart)
+def _plain(shapes: Sequence[Shapes]) -> list[np.ndarray]:
+    """The camera-independent fields of the shapes of worlds, shapes last; charts count from each world's first."""
+    names = ("size", "taper", "repeats", "kind", "mask", "chart")
+    size, taper, repeats, *whole = (np.concatenate([getattr(each, name) for each in shapes]) for name in names)
+    return [*(np.ascontiguousarray(values, np.float32) for values in (size.T, taper, repeats.T)), *whole]
+
+
+def _stacked(lights: Sequence[Array32]) -> tuple[Array32, np.ndarray]:
+    """Sheets of light (h, w) below each other, as wide as the widest, and the first row of each."""
+    widest = max(light.shape[1] for light in lights)
+    padded = [np.pad(light, ((0, 0), (0, widest - light.shape[1]))) for light in lights]
+    ends = np.cumsum([len(light) for light in lights])
+    return np.concatenate(padded), np.array([0, *ends[:-1]])
 
 
 def _pixels(shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -124,29 +124,33 @@ class Studio:
     @torch.no_grad()
     def render(self, worlds: Sequence[tuple[int, Blueprint]], views: Views) -> list[Rendered]:
         """Worlds from their numbers and blueprints."""
-        names = [name for _, drawn in worlds for name in drawn.materials]
-        corners = np.split(self.bank.corners(names), np.cumsum([len(drawn.materials) for _, drawn in worlds])[:-1])
-        nothing = np.zeros((1, 1, 3), np.uint8)
-        sceneries = [
-            Scenery(drawn.shapes, drawn.charts_at(at), nothing, drawn.light, stencils())
-            for (_, drawn), at in zip(worlds, corners, strict=True)
-        ]
+        keys, drawn = [(*self.makers.seed, number) for number, _ in worlds], [blueprint for _, blueprint in worlds]
         caster = Raycaster(
-            *sceneries, device=self.device, chunk=self._portions * CHUNK, sheet=self.bank.sheet
-        )  # fmt: skip
-        keys = [(*self.makers.seed, number) for number, _ in worlds]
+            *self._sceneries(drawn), device=self.device, chunk=self._portions * CHUNK, sheet=self.bank.sheet
+        )
         draws = Draws(self.device, *((*key, _CAMERAS) for key in keys))
-        places = [(drawn.shapes, drawn.stage) for _, drawn in worlds]
+        places = [(each.shapes, each.stage) for each in drawn]
         seen_by = choose_cameras(caster, places, views.count, views.size, draws, views.zoom)
         step = max(self._portions * _PIXELS // (views.size[0] * views.size[1]), 1)
         parts = [caster.render(seen_by.part(at, at + step)) for at in range(0, len(seen_by), step)]
-        counts = seen_by.world.bincount(minlength=len(worlds)).tolist()
-        images, depths = (torch.cat(part).split(counts) for part in zip(*parts, strict=True))
-        found = []
-        for key, *seen in zip(keys, images, depths, seen_by.K.split(counts), seen_by.w_T_c.split(counts), strict=True):
-            pairs = choose_pairs(overlaps(*seen[1:]), views, Draws(self.device, (*key, _PAIRS)))
-            found.append(Rendered(*seen, pairs))
-        return found
+        images, depths = (torch.cat(part) for part in zip(*parts, strict=True))
+        ends = seen_by.world.bincount(minlength=len(worlds)).cumsum(0).tolist()
+        rendered = []
+        for key, first, end in zip(keys, [0, *ends], ends, strict=False):
+            seen = depths[first:end], seen_by.K[first:end], seen_by.w_T_c[first:end]
+            pairs = choose_pairs(overlaps(*seen), views, Draws(self.device, (*key, _PAIRS)))
+            rendered.append(Rendered(images[first:end], *seen, pairs))
+        return rendered
+
+    def _sceneries(self, drawn: Sequence[Blueprint]) -> list[Scenery]:
+        """Worlds with their textures on the bank's sheet, all of which are there at once."""
+        corners = self.bank.corners([name for each in drawn for name in each.materials])
+        of_each = np.split(corners, np.cumsum([len(each.materials) for each in drawn])[:-1])
+        nothing = np.zeros((1, 1, 3), np.uint8)
+        return [
+            Scenery(each.shapes, each.charts_at(at), nothing, each.light, stencils())
+            for each, at in zip(drawn, of_each, strict=True)
+        ]
 
 
 class Gallery:
