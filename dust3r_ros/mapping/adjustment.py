@@ -16,7 +16,7 @@ from dust3r_ros.mapping.loop_adjustment import LoopAdjustment, LoopGap, WideLoop
 from dust3r_ros.mapping.reconstruction import Consistency, Reconstruction
 from dust3r_ros.mapping.rig_placement import RigPlacement
 from dust3r_ros.mapping.rolling_shutters import RollingShutters
-from dust3r_ros.mapping.self_calibration import CalibrationSchedule, Calibrator, same_scale
+from dust3r_ros.mapping.self_calibration import CalibrationSchedule, Calibrator, same_place
 from dust3r_ros.mapping.submap import LocatedFrame
 from dust3r_ros.sparse.lens_refinement import consider_lenses
 from dust3r_ros.sparse.refinement import refine
@@ -377,7 +377,7 @@ class MapAdjuster:
             elif kind == LOOP:
                 self._loops.close()
             else:
-                with same_scale(self._state.sparse):
+                with same_place(self._state.sparse):
                     better = self._calibrator.rebuild() if kind == REBUILD else calibrate(stream)
 
         with self._stage("whole_map"):

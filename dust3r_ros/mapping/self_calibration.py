@@ -17,7 +17,6 @@ from dust3r_ros.sparse.lens_refinement import ENOUGH_VIEWS, consider_lenses, loo
 from dust3r_ros.sparse.refinement import INDEPENDENT, refine, thin
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking.front_end import YOUNG
-from dust3r_ros.types import Array
 
 _FIRST_KEYFRAMES = 3  # with an unknown focal, which two views alone do not determine
 _CALIBRATE_AT = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 675, 1000)
@@ -125,7 +124,7 @@ _NO_RIVAL = 1.1
 _OTHER_FOCAL_AT, _ANY_FOCAL_AT, _FAR = 4, 8, 2.2
 _HELD = (0.55, 1.0)  # times the usual focal: 84 and 53 degrees of view; a narrower view would explain any three views
 _REASONABLE = 1.5  # factor by which an adjustment may change a focal
-_PRIOR_KEYFRAMES = 2.0
+_PRIOR_OF_TWO = 1.5  # keyframes: twice as many are worth four times as much, what they share with all others being less
 _LIVE_TRIES = 150
 _MOST_FIRST = 12
 # After so many searches in a row that found nothing from a focal, it is not tried again until there are so many times
@@ -180,7 +179,7 @@ class Calibrator:
         before, value, misfit = sparse.snapshot(), intrinsics.focal, score(sparse, views, camera, options)
         yield
         far = abs(np.log(intrinsics.focal / value)) > np.log(_REASONABLE)
-        if self._state.live and far and score(sparse, views, camera, options) > options.better * misfit:
+        if self._state.live and far and score(sparse, views, camera, options) > Options.better * misfit:
             sparse.restore(before)
 
     def adjust_last(self) -> None:
@@ -343,34 +342,38 @@ class Calibrator:
         turning: dict[tuple[int, int], bool] | None = None,
     ) -> Options:
         """Options for a map from ``count`` keyframes; ``rough``, ``turning``: what is known of pairs of these. Live,
-        time is short, and a rebuilt map is only worth its cost if it is clearly better: the prior counts as much as a
-        few keyframes.
+        time is short, and a rebuilt map is only worth its cost if it is clearly better; and the fewer keyframes, the
+        more the prior counts.
         """
         least, seed = max(_START_INLIERS, self._state.config.track_min_inliers), self._state.config.seed
         if not self._state.live:
             return Options(PairFromLandmarks(sharp, rough=rough, turning=turning), least, seed)
-        unusual = max(Options.unusual, _PRIOR_KEYFRAMES / count)
+        unusual = max(Options.unusual, _PRIOR_OF_TWO * (2 / count) ** 2)
         return Options(PairFromLandmarks(sharp, _LIVE_TRIES, rough), least, seed, unusual, 1 / _NO_RIVAL, _MOST_FIRST)
 
 
 @contextmanager
-def same_scale(sparse: SparseMap) -> Iterator[None]:
-    """Adjustments inside keep the extent of the camera's path, so that published poses continue in the same unit.
+def same_place(sparse: SparseMap) -> Iterator[None]:
+    """Adjustments inside keep the camera's path where it was, as far as a similarity can: published poses continue in
+    the same unit, from the same place.
 
-    A wrong focal distorts depth most.
+    A wrong focal distorts depth most, and bends the path: with its first pose held, all later ones would turn.
     """
-    before = {view: sparse.views[view].w_T_c for view in sparse.posed()}
+    before = {view: sparse.views[view].pose for view in sparse.posed()}
     yield
     both = [view for view in sparse.posed() if view in before]
-    length = _spread([before[view] for view in both]), _spread([sparse.views[view].w_T_c for view in both])
-    if min(length) > 0:
-        sparse.move(np.eye(4), length[0] / length[1])
-
-
-def _spread(w_T_c: Sequence[Array | None]) -> float:
-    """Root mean square distance of poses (4, 4) from their mean; 0 for none."""
-    centers = np.array([pose[:3, 3] for pose in w_T_c if pose is not None]).reshape(-1, 3)
-    return float(np.sqrt(centers.var(axis=0).sum())) if len(centers) else 0.0
+    if not both:
+        return
+    old, new = np.stack([before[view] for view in both]), np.stack([sparse.views[view].pose for view in both])
+    extents = [float(np.sqrt(poses[:, :3, 3].var(axis=0).sum())) for poses in (old, new)]
+    scale = extents[0] / extents[1] if min(extents) > 0 else 1.0
+    recent = slice(len(both) // 2, None)  # what was published last
+    U, _, Vt = np.linalg.svd(np.einsum("nij,nkj->ik", old[recent, :3, :3], new[recent, :3, :3]))
+    moved = np.eye(4)
+    moved[:3, :3] = U @ np.diag([1.0, 1.0, np.linalg.det(U @ Vt)]) @ Vt
+    middles = [poses[recent, :3, 3].mean(axis=0) for poses in (old, new)]
+    moved[:3, 3] = middles[0] - scale * moved[:3, :3] @ middles[1]
+    sparse.move(moved, scale)
 
 
 def _held(intrinsics: Intrinsics) -> list[float]:

@@ -15,6 +15,7 @@ from dust3r_ros.features.features import epipolar_inliers
 from dust3r_ros.geometry.essential import essential_pose, turning_error
 from dust3r_ros.geometry.pinhole import rays
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, angle_deg, invert
+from dust3r_ros.sparse.lens_refinement import refine_lenses
 from dust3r_ros.sparse.refinement import refine, thin
 from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX, SparseMap
 from dust3r_ros.types import Array
@@ -218,6 +219,9 @@ def bootstrap(
         except GeometryError:
             continue
         start = Start(score(sparse, views, camera, options), sparse.intrinsics[camera].focal)
+        if not start.score < limit:  # a lens may explain more, as it does in the map before
+            refine_lenses(sparse, rounds=1)
+            start = Start(score(sparse, views, camera, options), sparse.intrinsics[camera].focal)
         reached[trial.tried] = start.focal
         if start.score < limit:
             best, limit, kept = sparse.snapshot(), start.score, Start(trial.score, start.focal)

@@ -6,12 +6,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 from synthetic import WIDTH, arc, unposed
 
 from dust3r_ros.config import MapperConfig
+from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.mapping import self_calibration
 from dust3r_ros.mapping.reconstruction import TRUSTED, Reconstruction
-from dust3r_ros.mapping.self_calibration import CalibrationSchedule, Calibrator, same_scale
+from dust3r_ros.mapping.self_calibration import CalibrationSchedule, Calibrator, same_place
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Outcome, bootstrap
 from dust3r_ros.sparse.refinement import place_landmarks
 
@@ -82,14 +84,38 @@ def test_a_focal_that_is_far_off_is_corrected_where_that_explains_more():
     assert state.sparse.intrinsics[0].focal == pytest.approx(0.8 * WIDTH, rel=0.05)
 
 
-def test_the_way_of_the_camera_keeps_its_length():
+def test_the_way_of_the_camera_stays_where_it_was_and_as_long():
     calibrator, state, stream = pressed(focal=0.8 * WIDTH)
     assert calibrator.begin(stream)
     before = np.array([view.w_T_c for view in state.sparse.views])
-    with same_scale(state.sparse):
-        state.sparse.move(np.eye(4), 2.0)
+    with same_place(state.sparse):
+        moved = pose(Rotation.from_rotvec([0.3, -0.8, 0.5]).as_matrix(), np.array([1.0, -3.0, 2.0]))
+        state.sparse.move(moved, 2.0)
         state.sparse.views[5].w_T_c = None
     np.testing.assert_allclose([view.w_T_c for view in state.sparse.views[:5]], before[:5], atol=1e-9)
+
+
+def test_where_the_way_is_bent_its_newest_half_stays():
+    """The poses published last go on; older ones turn."""
+    calibrator, state, stream = pressed(focal=0.8 * WIDTH)
+    assert calibrator.begin(stream)
+    views = state.sparse.views
+    before = np.array([view.w_T_c for view in views])
+    half = len(views) // 2
+    with same_place(state.sparse):
+        for view in views[:half]:
+            view.w_T_c = pose(Rotation.from_rotvec([0.0, 0.0, 0.4]).as_matrix(), np.zeros(3)) @ view.w_T_c
+    after = np.array([view.w_T_c for view in views])
+    np.testing.assert_allclose(after[half:, :3, :3], before[half:, :3, :3], atol=1e-9)
+    np.testing.assert_allclose(after[half:, :3, 3].mean(axis=0), before[half:, :3, 3].mean(axis=0), atol=1e-9)
+    assert np.abs(after[:half, :3, :3] - before[:half, :3, :3]).max() > 0.1
+
+
+def test_without_poses_there_is_no_place_to_keep():
+    _, state, _ = pressed(focal=0.8 * WIDTH)
+    with same_place(state.sparse):
+        pass
+    assert not state.sparse.posed()
 
 
 def test_the_first_calibration_tries_the_other_focal_that_maps_begin_with():
