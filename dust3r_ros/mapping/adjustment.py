@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -377,8 +378,7 @@ class MapAdjuster:
             elif kind == LOOP:
                 self._loops.close()
             else:
-                with same_place(self._state.sparse):
-                    better = self._calibrator.rebuild() if kind == REBUILD else calibrate(stream)
+                better = self._calibrator.rebuild() if kind == REBUILD else calibrate(stream)
 
         with self._stage("whole_map"):
             if kind == WIDE_LOOP:
@@ -398,7 +398,14 @@ class MapAdjuster:
         )
 
     def _bring_in(self, found: WholeMap) -> None:
-        """Replace the map by the adjusted one, and locate keyframes added since in it."""
+        """Replace the map by the adjusted one, and locate keyframes added since in it.
+
+        Loops say where the camera is; all else says how the map is shaped, and the camera stays where it was.
+        """
+        with nullcontext() if found.kind in (LOOP, WIDE_LOOP) else same_place(self._state.sparse):
+            self._replace(found)
+
+    def _replace(self, found: WholeMap) -> None:
         sparse = self._state.sparse
         sparse.merge(found.merged[:, 0], found.merged[:, 1])
         later, bent = transplant(sparse, found.adjusted)

@@ -124,8 +124,9 @@ _NO_RIVAL = 1.1
 _OTHER_FOCAL_AT, _ANY_FOCAL_AT, _FAR = 4, 8, 2.2
 _HELD = (0.55, 1.0)  # times the usual focal: 84 and 53 degrees of view; a narrower view would explain any three views
 _REASONABLE = 1.5  # factor by which an adjustment may change a focal
-_PRIOR_OF_TWO = 1.5  # keyframes: twice as many are worth four times as much, what they share with all others being less
+_PRIOR_KEYFRAMES = 2.0
 _LIVE_TRIES = 150
+_STAY = 3  # keyframes at least that stay in place
 _MOST_FIRST = 12
 # After so many searches in a row that found nothing from a focal, it is not tried again until there are so many times
 # as many views: in noise, a few views lead nowhere from the right one.
@@ -179,7 +180,7 @@ class Calibrator:
         before, value, misfit = sparse.snapshot(), intrinsics.focal, score(sparse, views, camera, options)
         yield
         far = abs(np.log(intrinsics.focal / value)) > np.log(_REASONABLE)
-        if self._state.live and far and score(sparse, views, camera, options) > Options.better * misfit:
+        if self._state.live and far and score(sparse, views, camera, options) > options.better * misfit:
             sparse.restore(before)
 
     def adjust_last(self) -> None:
@@ -342,13 +343,13 @@ class Calibrator:
         turning: dict[tuple[int, int], bool] | None = None,
     ) -> Options:
         """Options for a map from ``count`` keyframes; ``rough``, ``turning``: what is known of pairs of these. Live,
-        time is short, and a rebuilt map is only worth its cost if it is clearly better; and the fewer keyframes, the
-        more the prior counts.
+        time is short, and a rebuilt map is only worth its cost if it is clearly better: the prior counts as much as a
+        few keyframes.
         """
         least, seed = max(_START_INLIERS, self._state.config.track_min_inliers), self._state.config.seed
         if not self._state.live:
             return Options(PairFromLandmarks(sharp, rough=rough, turning=turning), least, seed)
-        unusual = max(Options.unusual, _PRIOR_OF_TWO * (2 / count) ** 2)
+        unusual = max(Options.unusual, _PRIOR_KEYFRAMES / count)
         return Options(PairFromLandmarks(sharp, _LIVE_TRIES, rough), least, seed, unusual, 1 / _NO_RIVAL, _MOST_FIRST)
 
 
@@ -367,7 +368,7 @@ def same_place(sparse: SparseMap) -> Iterator[None]:
     old, new = np.stack([before[view] for view in both]), np.stack([sparse.views[view].pose for view in both])
     extents = [float(np.sqrt(poses[:, :3, 3].var(axis=0).sum())) for poses in (old, new)]
     scale = extents[0] / extents[1] if min(extents) > 0 else 1.0
-    recent = slice(len(both) // 2, None)  # what was published last
+    recent = slice(-max(len(both) // 8, _STAY), None)  # where the camera is, and will be seen next
     U, _, Vt = np.linalg.svd(np.einsum("nij,nkj->ik", old[recent, :3, :3], new[recent, :3, :3]))
     moved = np.eye(4)
     moved[:3, :3] = U @ np.diag([1.0, 1.0, np.linalg.det(U @ Vt)]) @ Vt

@@ -95,13 +95,13 @@ def test_the_way_of_the_camera_stays_where_it_was_and_as_long():
     np.testing.assert_allclose([view.w_T_c for view in state.sparse.views[:5]], before[:5], atol=1e-9)
 
 
-def test_where_the_way_is_bent_its_newest_half_stays():
+def test_where_the_way_is_bent_its_newest_part_stays():
     """The poses published last go on; older ones turn."""
     calibrator, state, stream = pressed(focal=0.8 * WIDTH)
     assert calibrator.begin(stream)
     views = state.sparse.views
     before = np.array([view.w_T_c for view in views])
-    half = len(views) // 2
+    half = len(views) - 3
     with same_place(state.sparse):
         for view in views[:half]:
             view.w_T_c = pose(Rotation.from_rotvec([0.0, 0.0, 0.4]).as_matrix(), np.zeros(3)) @ view.w_T_c
