@@ -5,9 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from rings import claimed, ring, unlinked
+from scipy.spatial.transform import Rotation
 from sequences import SMALL
 
 from dust3r_ros.backends import make_backend
+from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.mapping import loop_adjustment
 from dust3r_ros.mapping.adjustment import AdjustmentQueue, WholeMap
 from dust3r_ros.mapping.landmark_map import MapBuilder
@@ -16,6 +18,7 @@ from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.self_calibration import CalibrationSchedule
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.lens_refinement import consider_lenses
+from dust3r_ros.sparse.transplant import adjusted_copy
 from dust3r_ros.timing import no_timer
 
 
@@ -120,6 +123,17 @@ def test_the_focal_of_a_camera_that_joins_is_as_uncertain_as_with_a_free_lens():
     assert sparse.intrinsics[1].focal == pytest.approx(sparse.intrinsics[0].focal, rel=0.005)
     consider_lenses(sparse)
     assert std == pytest.approx(sparse.intrinsics[1].std, rel=0.1)
+
+
+@pytest.mark.parametrize(("kind", "stays"), [("calibration", True), ("search", True), ("loop", False)])
+def test_only_loops_move_the_camera(kind, stays):
+    walk = ring(72, 0.0)
+    builder = MapBuilder(Reconstruction(SMALL), make_backend(SMALL), no_timer)
+    builder.state.sparse, newest = walk.sparse, walk.sparse.views[-1].pose.copy()
+    turned = pose(Rotation.from_rotvec([0.1, 0.2, -0.3]).as_matrix(), np.array([1.0, 2.0, 3.0]))
+    adjusted = adjusted_copy(walk.sparse, lambda: walk.sparse.move(turned, 1.0))
+    builder._adjuster._bring_in(WholeMap(kind, adjusted, False, False, 72))
+    np.testing.assert_allclose(walk.sparse.views[-1].pose, newest if stays else turned @ newest, atol=1e-9)
 
 
 @pytest.mark.parametrize("live", [False, True])

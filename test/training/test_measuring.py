@@ -45,6 +45,8 @@ def test_continued_weights_get_lower_rates_the_fewer_pairs_are_to_come() -> None
         for continued, seconds in ((False, 600), (True, 600), (True, 10))
     )
     assert short < long < fresh
+    unmeasured = Choice.of(None, recipe, torch.device("cpu"), 1).applied(recipe, True, 600)["stages"][0]["rate"]
+    assert unmeasured == long
 
 
 def test_what_is_stored_is_the_choice() -> None:
