@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dust3r_ros.io.image_sources import open_source
 from dust3r_ros.io.manifest import Event, ManifestWriter, read_manifest
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.session.replay import ManifestReplay, Replay, apply, images_to
+from dust3r_ros.session.session import Session
 from dust3r_ros.types import Calibration, Frame
 
 
@@ -183,6 +185,19 @@ def test_events_are_done_again() -> None:
     apply(Session(), Event("load", {"path": "a.db", "keyframes": 7}))
     with pytest.raises(InputError, match=r"'a\.db' has 7 keyframes; it had 6"):
         apply(Session(), Event("load", {"path": "a.db", "keyframes": 6}))
+
+
+@pytest.mark.parametrize("what", ["take", "begin", "preview", "depth"])
+def test_work_of_which_there_is_none_says_that_the_map_differs(what: str) -> None:
+    """As when a manifest of another version is replayed."""
+    session = Session(MapperConfig(), logging.getLogger("test"))
+    session.go_live()
+    try:
+        apply(session, Event("work", {"what": what}))
+    except InputError as error:
+        assert "differs from the recorded one" in str(error)
+    else:
+        assert what == "take"  # nothing was made yet
 
 
 def test_replay_does_events_between_the_frames() -> None:
