@@ -69,6 +69,7 @@ def match_pointmaps(
 # Ratio of the second to the first singular value of the cross covariance below which points count as
 # collinear: the square of a relative thickness of 1e-5, above the float32 rounding of a line.
 _MIN_RANK_RATIO = 1e-10
+_NO_EXTENT = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +152,21 @@ def robust_similarity(
             break
         best = _umeyama(x, y, w / residuals)
     return best
+
+
+def similarity_of_poses(source: Array, target: Array, scale: float | None = None) -> Similarity:
+    """The similarity that takes poses ``source`` (N, 4, 4) nearest to ``target`` (N, 4, 4), at least one.
+
+    Turned by the chordal mean of their rotations, so that poses on one line, or at one place, suffice; scaled by
+    ``scale``, None: by the extents of their positions, not at all where one has none.
+    """
+    U, _, Vt = np.linalg.svd(np.einsum("nij,nkj->ik", target[:, :3, :3], source[:, :3, :3]))
+    rotation = U @ np.diag([1.0, 1.0, np.linalg.det(U @ Vt)]) @ Vt
+    x, y = source[:, :3, 3], target[:, :3, 3]
+    if scale is None:
+        extents = [float(np.linalg.norm(at - at.mean(axis=0))) for at in (x, y)]
+        scale = extents[1] / extents[0] if min(extents) > _NO_EXTENT else 1.0
+    return Similarity(scale, rotation, y.mean(axis=0) - scale * rotation @ x.mean(axis=0))
 
 
 def _umeyama(source: Array, target: Array, weights: Array, with_scale: bool = True) -> Similarity:

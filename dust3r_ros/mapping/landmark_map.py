@@ -8,6 +8,7 @@ import numpy as np
 
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.cloud.cloud import Cloud
+from dust3r_ros.errors import InputError
 from dust3r_ros.features.place_recognition import Appearance
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import pose
@@ -345,6 +346,11 @@ class LandmarkDeferredWork(DeferredWork):
         return CULL if self._culling.due else RENUMBER if self._numbering.due else ""
 
     def work(self, kind: str) -> None:
+        if not self._has(kind):
+            raise InputError(
+                f"there is no work '{kind}' to do, so this map differs from the recorded one; replay with the version "
+                "and parameters of the recorded run"
+            )
         if kind == TAKE:
             self._adjuster.take_up()
         elif kind == BEGIN:
@@ -356,6 +362,14 @@ class LandmarkDeferredWork(DeferredWork):
         elif kind == CULL:
             self._culling.cull()
             self._numbering.look()
+
+    def _has(self, kind: str) -> bool:
+        """Whether there is work of a kind, next or later."""
+        if kind == BEGIN:
+            return bool(self._adjustments.wanted or self._adjustments.at_rest)
+        if kind == PREVIEW:
+            return bool(self._queue.previews)
+        return kind != DEPTH or bool(self._queue.depth or self._queue.part_way)
 
     def settle(self) -> None:
         """Do all waiting adjustments; depth, which would not fit the last ones, and culling come at the end."""

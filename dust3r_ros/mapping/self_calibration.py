@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from dust3r_ros.geometry.rigid import pose
+from dust3r_ros.geometry.similarity import similarity_of_poses
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.reconstruction import MOST_UNSURE, REBUILT, Reconstruction
 from dust3r_ros.sparse.consistency import consider_contradictions, rebuild
@@ -366,15 +368,9 @@ def same_place(sparse: SparseMap) -> Iterator[None]:
     if not both:
         return
     old, new = np.stack([before[view] for view in both]), np.stack([sparse.views[view].pose for view in both])
-    extents = [float(np.sqrt(poses[:, :3, 3].var(axis=0).sum())) for poses in (old, new)]
-    scale = extents[0] / extents[1] if min(extents) > 0 else 1.0
     recent = slice(-max(len(both) // 8, _STAY), None)  # where the camera is, and will be seen next
-    U, _, Vt = np.linalg.svd(np.einsum("nij,nkj->ik", old[recent, :3, :3], new[recent, :3, :3]))
-    moved = np.eye(4)
-    moved[:3, :3] = U @ np.diag([1.0, 1.0, np.linalg.det(U @ Vt)]) @ Vt
-    middles = [poses[recent, :3, 3].mean(axis=0) for poses in (old, new)]
-    moved[:3, 3] = middles[0] - scale * moved[:3, :3] @ middles[1]
-    sparse.move(moved, scale)
+    back = similarity_of_poses(new[recent], old[recent], similarity_of_poses(new, old).scale)
+    sparse.move(pose(back.rotation, back.translation), back.scale)
 
 
 def _held(intrinsics: Intrinsics) -> list[float]:

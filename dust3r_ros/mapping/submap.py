@@ -96,7 +96,7 @@ class DeferredWork:
         return ""
 
     def work(self, kind: str) -> None:
-        """Do deferred work, as named by ``due``."""
+        """Do deferred work, as named by ``due``; raises ``InputError`` if there is none of that kind."""
         return
 
     @property

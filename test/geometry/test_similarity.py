@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.rigid import angle_deg
-from dust3r_ros.geometry.similarity import Similarity, robust_similarity, weighted_similarity
+from dust3r_ros.geometry.similarity import Similarity, robust_similarity, similarity_of_poses, weighted_similarity
 
 seeds = st.integers(0, 2**32 - 1)
 estimators = pytest.mark.parametrize("estimate", [weighted_similarity, robust_similarity])
@@ -157,3 +157,16 @@ POINTS = np.random.default_rng(8).normal(size=(10, 3))
 def test_degenerate_input_is_named(estimate, source, weights, named: str) -> None:
     with pytest.raises(GeometryError, match=named):
         estimate(source, source, weights)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_poses_are_taken_to_poses_even_from_one_place_or_line(count: int) -> None:
+    wanted = some_similarity(np.random.default_rng(0))
+    source = np.tile(np.eye(4), (count, 1, 1))
+    source[:, 0, 3] = np.arange(count)
+    target = np.stack([wanted.pose(pose) for pose in source])
+    found = similarity_of_poses(source, target)
+    np.testing.assert_allclose(found.rotation, wanted.rotation, atol=1e-12)
+    assert found.scale == pytest.approx(wanted.scale if count > 1 else 1.0)
+    np.testing.assert_allclose([found.pose(pose) for pose in source], target, atol=1e-9)
+    assert similarity_of_poses(source, target, 3.0).scale == 3.0

@@ -156,8 +156,8 @@ def test_a_readout_is_found_whichever_way_it_goes_and_the_focal_is_right_without
         found = measure_readout(sparse, 0, motions, total)
         assert found is not None
         total = total + found.rolling
+        sparse.unprune()
         for index, motion in motions.items():
-            sparse.unprune()
             roll(sparse, index, motion, found.rolling)
         refine_lenses(sparse)
     np.testing.assert_allclose(total, rolling, atol=0.1 * np.abs(rolling).max())

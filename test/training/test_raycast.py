@@ -11,8 +11,10 @@ import pytest
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.scenes.endless.casting import Eye
+from dust3r_ros.scenes.endless.painting import lay_out
+from dust3r_ros.scenes.endless.stock import material
 from dust3r_ros.scenes.endless.viewpoints import choose_eyes
-from dust3r_ros.scenes.endless.worlds import LAYOUTS, Scenery, World, make_world
+from dust3r_ros.scenes.endless.worlds import LAYOUTS, World, draw_up, make_world
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -73,13 +75,19 @@ def test_a_batch_is_its_cameras_one_by_one(world_of: WorldOf) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_worlds_that_are_rendered_together_look_as_alone(world_of: WorldOf, device: str) -> None:
     """Different numbers of shapes and charts, lights of different sizes, with and without sky."""
-    worlds = [world_of(layout) for layout in ("street", "room", "still_life")]
+    layouts = ("street", "room", "still_life")
+    worlds, drawn = [world_of(layout) for layout in layouts], [draw_up((11, 0), 3, layout) for layout in layouts]
     eyes = [[eye for eye, _ in choose_eyes(world, np.random.default_rng(2), 2, 40)] for world in worlds]
     K, w_T_c = (
         torch.from_numpy(np.stack([getattr(eye, name) for seen in eyes for eye in seen])) for name in ("K", "w_T_c")
     )
     place = torch.arange(3).repeat_interleave(2)
-    sheet, sceneries = shared_sheet(worlds)
+    sheet, corners = lay_out([material((11, 0), *name) for each in drawn for name in each.materials])
+    of_each = np.split(corners, np.cumsum([len(each.materials) for each in drawn])[:-1])
+    sceneries = [
+        replace(world.scenery, charts=each.charts_at(at))
+        for world, each, at in zip(worlds, drawn, of_each, strict=True)
+    ]
     together = Raycaster(*sceneries, device=device, sheet=torch.from_numpy(sheet).to(device))
     images, depths = together.render(Cameras(K.to(device), w_T_c.to(device), 40, 30, place.to(device)))
     for number, world in enumerate(worlds):
@@ -88,19 +96,6 @@ def test_worlds_that_are_rendered_together_look_as_alone(world_of: WorldOf, devi
         zeros = torch.zeros(2, dtype=torch.int64, device=device)
         image, depth = alone.render(Cameras(K[chosen].to(device), w_T_c[chosen].to(device), 40, 30, zeros))
         assert torch.equal(depth, depths[chosen]) and torch.equal(image, images[chosen])
-
-
-def shared_sheet(worlds: list[World]) -> tuple[np.ndarray, list[Scenery]]:
-    """One sheet of textures below each other, and the sceneries that refer to it."""
-    width = max(world.scenery.sheet.shape[1] for world in worlds)
-    sheets, sceneries, top = [], [], 0
-    for world in worlds:
-        sheet, charts = world.scenery.sheet, world.scenery.charts
-        sheets.append(np.pad(sheet, ((0, 0), (0, width - sheet.shape[1]), (0, 0))))
-        slot = charts.slot + np.array([[0], [top], [0]], np.float32)
-        sceneries.append(replace(world.scenery, charts=replace(charts, slot=slot)))
-        top += len(sheet)
-    return np.concatenate(sheets), sceneries
 
 
 def test_stages_are_reported_in_order(world_of: WorldOf) -> None:

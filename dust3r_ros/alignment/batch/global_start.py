@@ -20,7 +20,7 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.focal import FOCAL_LIMITS, reference_focal
 from dust3r_ros.geometry.pose import solve_pnp
 from dust3r_ros.geometry.rigid import invert
-from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.geometry.similarity import Similarity, similarity_of_poses
 from dust3r_ros.types import Array, Array32
 
 
@@ -94,14 +94,9 @@ def joined(ends: NDArray[np.int64], residual: Array, off: NDArray[np.bool_]) -> 
 
 def _to_known(S: Array, poses: Array, known: NDArray[np.bool_]) -> Similarity:
     """The similarity that takes similarities or poses (N, 4, 4) nearest to the known poses."""
-    a, b = S[known], poses[known]
-    turn = b[:, :3, :3] @ np.swapaxes(a[:, :3, :3] / scale_of(a)[:, None, None], 1, 2)
-    U, _, Vt = np.linalg.svd(turn.sum(axis=0))
-    R = (U * [1.0, 1.0, np.sign(np.linalg.det(U @ Vt))]) @ Vt
-    mean_a, mean_b = a[:, :3, 3].mean(axis=0), b[:, :3, 3].mean(axis=0)
-    spread = [float(np.linalg.norm(x - x.mean(axis=0))) for x in (a[:, :3, 3], b[:, :3, 3])]
-    scale = spread[1] / spread[0] if min(spread) > 1e-9 else 1.0
-    return Similarity(scale, R, mean_b - scale * R @ mean_a)
+    near = S[known]
+    near[:, :3, :3] /= scale_of(near)[:, None, None]
+    return similarity_of_poses(near, poses[known])
 
 
 _WEISZFELD = 6

@@ -14,7 +14,7 @@ from dust3r_ros.geometry.focal import estimate_focal, reference_focal
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.geometry.pose import solve_pnp
 from dust3r_ros.geometry.rigid import invert, pose, transform
-from dust3r_ros.geometry.similarity import Similarity, weighted_similarity
+from dust3r_ros.geometry.similarity import Similarity, similarity_of_poses, weighted_similarity
 from dust3r_ros.types import Array, Array32, PairPrediction
 
 _PNP_CONFIDENCE, _PNP_PIXELS = 3.0, 5.0
@@ -186,13 +186,7 @@ def _placed(image: int, points: Array, confidence: Array32, focal: float, pairs:
 def _to_known(w_T_c: Array, known: Array) -> Similarity:
     """The similarity from the world of poses (N, 4, 4) to that of the known ones (NaN for unknown)."""
     which = np.isfinite(known[:, 0, 0])
-    a, b = w_T_c[which], known[which]
-    U, _, Vt = np.linalg.svd(np.einsum("nij,nkj->ik", b[:, :3, :3], a[:, :3, :3]))
-    R = U @ np.diag([1.0, 1.0, np.linalg.det(U @ Vt)]) @ Vt
-    mean_a, mean_b = a[:, :3, 3].mean(axis=0), b[:, :3, 3].mean(axis=0)
-    spread_a, spread_b = np.linalg.norm(a[:, :3, 3] - mean_a), np.linalg.norm(b[:, :3, 3] - mean_b)
-    scale = float(spread_b / spread_a) if min(spread_a, spread_b) > 1e-9 else 1.0
-    return Similarity(scale, R, mean_b - scale * R @ mean_a)
+    return similarity_of_poses(w_T_c[which], known[which])
 
 
 def _depth(z: Array) -> Array:
