@@ -53,9 +53,9 @@ def _join_parser() -> argparse.ArgumentParser:
 
 
 def _join(arguments: argparse.Namespace) -> int:
-    from dust3r_ros.training.pieces import join
+    from dust3r_ros.training.run_folder import join_weights
 
-    folder = join(arguments.pieces, arguments.out or arguments.pieces / "model")
+    folder = join_weights(arguments.pieces, arguments.out or arguments.pieces / "model")
     _say(arguments, str(folder))
     return 0
 

@@ -91,7 +91,7 @@ class MapperConfig:
     lost_patience_s: float = row(
         5.0,
         "Seconds after which a lost camera starts a new map; an old map of 19 keyframes or more is kept and joined "
-        "when it is seen again.",
+        "when it is seen again. Offline: at most three images, and every old map is kept.",
         low=0.0,
         high=1e6,
     )

@@ -42,7 +42,12 @@ class ImageMask:
         tracked = full
         if tracking_size != (full.shape[1], full.shape[0]):
             tracked = np.asarray(cv2.resize(full, tracking_size, interpolation=cv2.INTER_AREA), np.uint8)
-        return cls(_distance(tracked > _COVERED), grown(resize.apply(full) > _COVERED))
+        return cls.grown(tracked > _COVERED, grown(resize.apply(full) > _COVERED))
+
+    @classmethod
+    def grown(cls, tracked: Mask, working: Mask) -> ImageMask:
+        """From which pixels of the tracked image (H, W) are left out, and of the working one, already ``grown``."""
+        return cls(_distance(tracked), working)
 
     @property
     def clear_share(self) -> float:

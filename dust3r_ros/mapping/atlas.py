@@ -19,12 +19,13 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream
+from dust3r_ros.mapping.frames import CameraFrame, TrackedImage
 from dust3r_ros.mapping.loop_closing import Meetings
 from dust3r_ros.mapping.reconstruction import Culled
 from dust3r_ros.mapping.rig import Rig
 from dust3r_ros.mapping.state import MapState, SubmapState
 from dust3r_ros.mapping.submap import Submap
-from dust3r_ros.mapping.trajectory import FrameLog, TrackedImage
+from dust3r_ros.mapping.trajectory import FrameLog
 from dust3r_ros.sparse.landmarks import different
 from dust3r_ros.tracking import Tracks, join
 from dust3r_ros.tracking.exchange import FollowedPose, Renumbering
@@ -171,9 +172,14 @@ class AtlasEntry:
         self.frames.restore(state.frames)
 
     @property
-    def lasts(self) -> bool:
-        """Whether it is kept when its cameras are lost: if it has grown, or was loaded."""
+    def has_grown(self) -> bool:
+        """Whether it is more than a beginning, or was loaded."""
         return len(self.submap) > YOUNG or self._restored
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it is kept when its cameras are lost: offline, beginnings too."""
+        return self.has_grown or self.live is None
 
     def posed_names(self) -> tuple[int, ...]:
         """Names of the keyframes with a pose."""
@@ -304,6 +310,10 @@ class Atlas:
 
 _SILENT_NS = 30_000_000_000  # the last pose of a silent camera no longer holds
 _UNREPORTED = 8  # newest keyframes waiting for another camera's next frame
+# Offline, a camera is lost for good after so many images in a row that show anything, by their features: it is found
+# later just as well. Stamps of files do not say how long that took.
+_MOST_LOST, _ANYTHING = 3, 6
+_SURELY = 3  # times as many landmarks
 _EAGER, _RELUCTANT = 6, 3  # frames of a camera that was never found: all of the first, then one in so many
 
 
@@ -311,31 +321,41 @@ class Search:
     """Searches for frames in the maps of an atlas, and records when each camera was found."""
 
     def __init__(self, atlas: Atlas, backend: Backend, config: MapperConfig, rig: Rig) -> None:
-        self._atlas, self._backend, self._config = atlas, backend, config
-        self._rig = rig
-        self._lost_since: dict[str, int] = {}  # last stamps by camera
+        self._atlas, self._backend, self._config, self._rig = atlas, backend, config, rig
+        self._lost: dict[str, tuple[int, int]] = {}  # since which stamp, and for how many images, by camera
         self._found_at: dict[str, int] = {}  # newest stamps by camera
         self._by_rig: set[tuple[str, int]] = set()
         self._unreported: list[tuple[int, str, int, bool]] = []  # keyframe, camera, stamp, whether the rig placed it
         self._vain: Counter[str] = Counter()  # frame counts of cameras that were never found
 
-    def here(
-        self, stamp_ns: int, stream: CameraStream, gray: Image, image: Image, tracks: Tracks
-    ) -> tuple[Tracks, PnpResult | None]:
-        """Search for a frame in the active map by its features; landmarks it sees join its ``tracks``."""
-        submap = self._atlas.active.submap
+    def here(self, frame: CameraFrame) -> tuple[Tracks, PnpResult | None]:
+        """Search for a frame in the active map by its features; landmarks it sees join its tracks."""
+        submap, stream, tracks = self._atlas.active.submap, frame.stream, frame.tracks
         if not submap.finder.accepts_camera(stream):
             return tracks, None
-        near = self._rig.looks(stream.name, stamp_ns)
+        near = self._rig.looks(stream.name, frame.stamp_ns)
         # A camera with an unknown pose must not slow down those with a known one.
         if near is None and stream.name not in self._found_at:
             self._vain[stream.name] += 1
             if self._vain[stream.name] > _EAGER and self._vain[stream.name] % _RELUCTANT:
                 return tracks, None
-        found = submap.finder.relocalise(stream, gray, stream.resize.apply(image), near)
+        found = submap.finder.relocalise(stream, frame.gray, frame.working, near)
         if found is None:
-            return tracks, self._placed(stamp_ns, stream, gray)
+            return tracks, self._placed(frame.stamp_ns, stream, frame.gray)
         return join(found[1], tracks.select(~np.isin(tracks.ids, found[1].ids))), found[0]
+
+    def again(self, frame: CameraFrame, near: Array | None) -> tuple[Tracks, PnpResult | None]:
+        """Search for a frame of before in the active map, as ``here``; ``near`` (4, 4): a pose from about that time.
+
+        Its camera has been elsewhere since: more landmarks must agree than on the pose of one that goes on.
+        """
+        frame.stream.go_back_to(frame.gray, frame.mask)
+        finder, enough = self._atlas.active.submap.finder, _SURELY * self._config.track_min_inliers
+        if finder.accepts_camera(frame.stream):
+            found = finder.relocalise(frame.stream, frame.gray, frame.working, near)
+            if found is not None and np.count_nonzero(found[0].inliers) >= enough:
+                return found[1], found[0]
+        return frame.tracks, None
 
     def _placed(self, stamp_ns: int, stream: CameraStream, gray: Image) -> PnpResult | None:
         """Place a frame that sees nothing known by other cameras of the rig."""
@@ -347,33 +367,33 @@ class Search:
             self._by_rig.add((stream.name, stamp_ns))
         return found
 
-    def elsewhere(
-        self, stamp_ns: int, stream: CameraStream, gray: Image, image: Image
-    ) -> tuple[AtlasEntry, PnpResult, Tracks] | None:
+    def elsewhere(self, frame: CameraFrame) -> tuple[AtlasEntry, PnpResult, Tracks] | None:
         """Search for a frame in sleeping maps; None if none knows it, and while other cameras are in the active map."""
-        if any(stamp_ns - at < self._patience_ns for name, at in self._found_at.items() if name != stream.name):
+        others = (at for name, at in self._found_at.items() if name != frame.stream.name)
+        if any(frame.stamp_ns - at < self._patience_ns for at in others):
             return None
         # The backend knows views by their number in their map. Landmarks are found without it.
         forget = _nothing if self._backend.uses_poses else self._backend.clear
-        return self._atlas.find(stream, gray, stream.resize.apply(image), forget)
+        return self._atlas.find(frame.stream, frame.gray, frame.working, forget)
 
-    def gives_up(self, stamp_ns: int, camera: str, found: PnpResult | None) -> bool:
-        """True if this camera and every one ever found in the active map have been lost for long.
-
-        At once in a map that shows nothing any longer.
-        """
-        submap = self._atlas.active.submap
-        if found is not None or not submap.initialised:
-            self._lost_since.pop(camera, None)
+    def gives_up(self, frame: CameraFrame) -> bool:
+        """True if its camera and all others of the active map have been lost for long; at once if it shows nothing."""
+        submap, camera = self._atlas.active.submap, frame.stream.name
+        if frame.found is not None or not submap.initialised:
+            self._lost.pop(camera, None)
             return False
         if submap.stuck:
             return True
-        self._lost_since.setdefault(camera, stamp_ns)
-        return all(self._gone(stamp_ns, name) for name in self._found_at.keys() | {camera})
+        since_ns, images = self._lost.get(camera, (frame.stamp_ns, 0))
+        shows = len(frame.stream.features(frame.gray).pixels) >= _ANYTHING * self._config.track_min_inliers
+        self._lost[camera] = since_ns, images + shows
+        return all(self._gone(frame.stamp_ns, name) for name in self._found_at.keys() | {camera})
 
     def _gone(self, stamp_ns: int, camera: str) -> bool:
-        if camera in self._lost_since:
-            return stamp_ns - self._lost_since[camera] >= self._patience_ns
+        if camera in self._lost:
+            since_ns, images = self._lost[camera]
+            offline = self._atlas.active.live is None
+            return stamp_ns - since_ns >= self._patience_ns or (offline and images >= _MOST_LOST)
         return stamp_ns - self._found_at[camera] >= max(_SILENT_NS, self._patience_ns)
 
     def found(self, stamp_ns: int, stream: CameraStream, w_T_c: Array, keyframe: int | None) -> None:
@@ -419,7 +439,7 @@ class Search:
 
     def clear(self) -> None:
         """Another map: no camera is lost or found yet."""
-        self._lost_since.clear()
+        self._lost.clear()
         self._found_at.clear()
         self._unreported.clear()
         self._vain.clear()

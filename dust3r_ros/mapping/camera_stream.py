@@ -170,6 +170,26 @@ class CameraStream(ImageGeometry):
         self._anchor = no_tracks()  # corners in the last keyframe
         self.anchored_ns = 0  # its stamp
 
+    def go_back_to(self, gray: Image, mask: ImageMask | None) -> None:
+        """An older tracked image, with its ``mask``, becomes the last one; no corners lead there."""
+        self.restart()
+        self._mask = mask
+        self._tracker.follow(gray)
+
+    @property
+    def mask(self) -> ImageMask | None:
+        """The mask of the last image, if it has one."""
+        return self._mask
+
+    def mask_of(self, working: Mask | None) -> ImageMask | None:
+        """The mask of an image of which that of the working image (H, W) is known; None: nothing is left out."""
+        if working is None:
+            return None
+        width, height = self._tracking_size
+        at = self.to_working(self.centred(pixel_grid(height, width).reshape(-1, 2)))
+        column, row = np.clip(np.round(at).astype(int), 0, np.array(working.shape[::-1]) - 1).T
+        return ImageMask.grown(working[row, column].reshape(height, width), working)
+
     def follow(self, gray: Image, seen: Tracks | None = None) -> Tracks:
         """The previous image's corners as offsets in ``gray``; those now under its mask are dropped.
 

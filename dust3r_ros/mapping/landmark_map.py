@@ -236,6 +236,13 @@ class MapBuilder(Submap):
         self.state.changed.add(index)
         self._depth.add(index, [*near, *closed])
 
+    def arrive(self, stream: CameraStream, tracks: Tracks) -> None:
+        sparse, records = self.state.sparse, self.state.records
+        shown = {at: np.isin(sparse.views[at].seen.ids, tracks.ids).sum() for at in sparse.posed()}
+        own = [at for at in shown if records[at].stream is stream]
+        if own:
+            self.state.visit(max(own, key=lambda at: int(shown[at])))
+
     def revisit(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array
     ) -> tuple[PnpResult, Tracks] | None:

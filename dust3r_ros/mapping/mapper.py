@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import inf
 
 from dust3r_ros.alignment.processes import use_one_blas_thread
@@ -13,10 +13,10 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError
 from dust3r_ros.features.masks import check_mask
 from dust3r_ros.features.place_recognition import Appearance
-from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.atlas import Atlas, AtlasEntry, Search
 from dust3r_ros.mapping.camera_stream import Cameras, CameraStream, check_image, guessed
+from dust3r_ros.mapping.frames import CameraFrame, LostImages, TrackedImage
 from dust3r_ros.mapping.joining import Joining
 from dust3r_ros.mapping.landmark_map import MapBuilder
 from dust3r_ros.mapping.map_view import MapView, resume
@@ -26,29 +26,12 @@ from dust3r_ros.mapping.reconstruction import TRUSTED, Reconstruction
 from dust3r_ros.mapping.rig import Rig
 from dust3r_ros.mapping.state import MapState
 from dust3r_ros.mapping.submap import RENUMBER
-from dust3r_ros.mapping.trajectory import TrackedImage
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.timing import StageTimer, Tick, no_tick, no_timer
-from dust3r_ros.tracking import Tracks, no_tracks
+from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.tracking.front_end import is_keyframe
 from dust3r_ros.types import Array, Image, MapUpdate, TrackingState
-
-
-@dataclass(eq=False)
-class _Frame:
-    """One image on its way through the mapper: ``gray`` is the tracked image, the rest are results of the steps."""
-
-    stamp_ns: int
-    stream: CameraStream
-    image: Image
-    gray: Image
-    tracks: Tracks = field(default_factory=no_tracks)
-    drifts: bool = True  # whether the tracks do
-    found: PnpResult | None = None
-    keyframe: int | None = None
-    state: TrackingState = TrackingState.INITIALISING
-    removed: tuple[int, ...] = ()  # names of the keyframes of a map left behind
 
 
 class Mapper(MapView):
@@ -78,6 +61,7 @@ class Mapper(MapView):
         self.mapping = config.mode == "mapping"  # if false, the map is fixed, and cameras are only located in it
         self.rig = Rig()
         self._search = Search(self._atlas, self._backend, config, self.rig)
+        self._lost = LostImages(self.pages.put_away)
         self._last_stamp: dict[str, int] = {}
         self._live = False
 
@@ -114,9 +98,12 @@ class Mapper(MapView):
         self._relocalise(frame)
         self._insert_keyframe(frame)
         self._close_loops(frame)
-        return self._update(frame)
+        update = self._update(frame)
+        if update.w_T_c is None and self.mapping and not self._live:
+            self._lost.keep(frame)
+        return update
 
-    def _prepare(self, stamp_ns: int, camera: str, image: Image, mask: Image | None) -> _Frame:
+    def _prepare(self, stamp_ns: int, camera: str, image: Image, mask: Image | None) -> CameraFrame:
         """Check an image and compute its tracked image."""
         check_image(image, camera)
         mask = None if mask is None else check_mask(mask, image, camera)
@@ -124,39 +111,37 @@ class Mapper(MapView):
         with self._stage("prepare"):
             gray = stream.gray(image, mask)
         self._check_order(stamp_ns, camera)
-        return _Frame(stamp_ns, stream, image, gray)
+        return CameraFrame(stamp_ns, stream, image, gray, stream.mask)
 
-    def _track(self, frame: _Frame, seen: Tracks | None) -> None:
+    def _track(self, frame: CameraFrame, seen: Tracks | None) -> None:
         """Follow the previous image's corners and find the pose from them."""
         with self._stage("track"):
             frame.tracks = frame.stream.follow(frame.gray, seen)
             if self.submap.initialised:
                 frame.found = self.submap.finder.locate(frame.stream, frame.tracks)
 
-    def _relocalise(self, frame: _Frame) -> None:
+    def _relocalise(self, frame: CameraFrame) -> None:
         """Relocalise a frame that lost its corners, in this map or a sleeping one, or begin another map."""
         if frame.found is None and self.submap.initialised:
             followed, posed = frame.tracks, self._active.posed_names()
             with self._stage("relocalise"):
-                frame.tracks, frame.found = self._search.here(
-                    frame.stamp_ns, frame.stream, frame.gray, frame.image, frame.tracks
-                )
+                frame.tracks, frame.found = self._search.here(frame)
             enough = self.mapping and len(followed.ids) >= self.config.track_min_inliers
             if frame.found is None and enough and self.submap.undo_start(frame.stream):
                 frame.tracks, frame.removed = followed, posed
         if frame.found is None and self._atlas.asleep:
             with self._stage("relocalise"):
-                known = self._search.elsewhere(frame.stamp_ns, frame.stream, frame.gray, frame.image)
+                known = self._search.elsewhere(frame)
             if known is not None:
                 entry, frame.found, frame.tracks = known
                 frame.removed = self._wake(entry)
                 frame.stream.follow(frame.gray)
-        if self.mapping and self._search.gives_up(frame.stamp_ns, frame.stream.name, frame.found):
+        if self.mapping and self._search.gives_up(frame):
             frame.removed = self._active.posed_names()
             self._begin(keep=self._active.lasts and not self.submap.stuck)
             frame.tracks = frame.stream.follow(frame.gray)
 
-    def _insert_keyframe(self, frame: _Frame) -> None:
+    def _insert_keyframe(self, frame: CameraFrame) -> None:
         """Make the frame a keyframe if it should be one, and record its pose."""
         stream, found = frame.stream, frame.found
         if self.submap.initialised and found is None:
@@ -174,24 +159,24 @@ class Mapper(MapView):
         if self.submap.initialised:
             frame.state = TrackingState.TRACKING
 
-    def _lose(self, frame: _Frame) -> None:
+    def _lose(self, frame: CameraFrame) -> None:
         """Count a frame without a pose as lost, unless its camera has never been found in a growing map."""
         if not self.mapping or self._search.met(frame.stream.name):
             frame.state = TrackingState.LOST
             self._counts = replace(self._counts, lost=self._counts.lost + 1)
 
-    def _add_keyframe(self, frame: _Frame) -> int | None:
+    def _add_keyframe(self, frame: CameraFrame) -> int | None:
         """Add the frame to the map, or to a new one if the first keyframes lead to nothing; returns its index."""
         stream, found = frame.stream, frame.found
         if self.submap.stuck:
             self._begin(keep=False)
             frame.tracks = stream.follow(frame.gray)
-        w_T_c, working = None if found is None else found.w_T_c, stream.resize.apply(frame.image)
-        index = self.submap.add(frame.stamp_ns, stream, working, frame.gray, frame.tracks, w_T_c)
+        w_T_c = None if found is None else found.w_T_c
+        index = self.submap.add(frame.stamp_ns, stream, frame.working, frame.gray, frame.tracks, w_T_c)
         self._take_culled()
         return index
 
-    def _close_loops(self, frame: _Frame) -> None:
+    def _close_loops(self, frame: CameraFrame) -> None:
         """Join two maps if a keyframe of the active one shows what a sleeping one knows.
 
         Loops within its own map were closed when it was added, before it was adjusted.
@@ -209,7 +194,7 @@ class Mapper(MapView):
             self._search.relearn(self._cameras)
             frame.keyframe = len(self.submap) - 1
 
-    def _update(self, frame: _Frame) -> MapUpdate:
+    def _update(self, frame: CameraFrame) -> MapUpdate:
         """The outcome for the frame, and what changed with it."""
         found, keyframe = frame.found, frame.keyframe
         w_T_c = None if found is None else found.w_T_c
@@ -276,6 +261,10 @@ class Mapper(MapView):
         if self._atlas.largest() is not self._active:
             removed = self._wake(self._atlas.largest())
         if self.mapping:  # if false, the map is fixed
+            for entry in self._atlas.asleep:
+                self._lost.keep_all(entry.submap.state.records)
+            with self._stage("relocalise"):
+                self._lost.find(self._active.frames.trajectory(), self._find_late)
             self.submap.adjust_last(self._active.frames.motions)
         with self._stage("refine"):
             frames = self._active.frames
@@ -285,6 +274,18 @@ class Mapper(MapView):
             removed += self._take_culled()
         self._search.relearn(self._cameras)
         return replace(self.news(), removed=removed)
+
+    def _find_late(self, frame: CameraFrame, near: Array | None) -> Array | None:
+        """Pose of a lost frame in the map as it is by now; ``near``: one from about that time. It may be a keyframe."""
+        if not self._active.frames.has(frame.stamp_ns, frame.stream.name):
+            frame.tracks, frame.found = self._search.again(frame, near)
+        if frame.found is None:
+            return None
+        self.submap.arrive(frame.stream, frame.tracks)
+        self._counts = replace(self._counts, lost=self._counts.lost - (frame.state is TrackingState.LOST))
+        self._insert_keyframe(frame)
+        self._close_loops(frame)
+        return self._update(frame).w_T_c
 
     def _take_culled(self) -> tuple[int, ...]:
         """Have names and frames follow the removal of keyframes; returns the names of those that left."""
@@ -318,6 +319,7 @@ class Mapper(MapView):
         removed = self._active.posed_names()
         self._begin(keep=self.submap.initialised)
         self._last_stamp.clear()
+        self._lost.clear()
         return replace(self.news(), state=TrackingState.INITIALISING, removed=removed)
 
     def resume(self, state: MapState) -> None:
@@ -369,24 +371,23 @@ class Mapper(MapView):
         self._forget_views()
         return removed
 
-    def _wants_keyframe(self, frame: _Frame) -> bool:
+    def _wants_keyframe(self, frame: CameraFrame) -> bool:
         motion, overlap = frame.stream.motion(frame.tracks), frame.stream.overlap(frame.tracks)
         return len(self.submap) == 0 or is_keyframe(motion, overlap, self.submap.young, self.config, self._live)
 
-    def _is_known(self, frame: _Frame) -> bool:
+    def _is_known(self, frame: CameraFrame) -> bool:
         """Whether a keyframe shows what the frame does; then the camera follows what that one sees."""
         if frame.found is None:
             return False
         with self._stage("match"):
             stream, w_T_c = frame.stream, frame.found.w_T_c
-            working = stream.resize.apply(frame.image)
-            again = self.submap.revisit(frame.stamp_ns, stream, working, frame.gray, frame.tracks, w_T_c)
+            again = self.submap.revisit(frame.stamp_ns, stream, frame.working, frame.gray, frame.tracks, w_T_c)
         if again is None:
             return False
         frame.found, frame.tracks = again
         return True
 
-    def _measure(self, frame: _Frame) -> None:
+    def _measure(self, frame: CameraFrame) -> None:
         """Locate a frame without the drift of its corners, where the camera has been before."""
         if frame.found is None:
             return
@@ -397,18 +398,17 @@ class Mapper(MapView):
             frame.found, frame.tracks = better
             frame.drifts = False
 
-    def _follow_only(self, frame: _Frame) -> None:
+    def _follow_only(self, frame: CameraFrame) -> None:
         """Track without adding to the map: landmarks found again replace corners that leave the image."""
         if frame.found is None:
             return
         stream, tracks = frame.stream, frame.tracks
         if is_keyframe(stream.motion(tracks), stream.overlap(tracks), False, self.config):
-            again = self._search.here(frame.stamp_ns, stream, frame.gray, frame.image, tracks)[0]
-            stream.anchor(frame.stamp_ns, again.unique())
+            stream.anchor(frame.stamp_ns, self._search.here(frame)[0].unique())
         self._remember(frame)
         frame.state = TrackingState.TRACKING
 
-    def _remember(self, frame: _Frame) -> None:
+    def _remember(self, frame: CameraFrame) -> None:
         """Record the frame's pose."""
         refreshed_ns = frame.stream.anchored_ns if frame.drifts else frame.stamp_ns
         # For the last adjustment, which a live map does not wait for; they would fill much memory.
@@ -425,17 +425,20 @@ class Mapper(MapView):
 
     def _begin(self, keep: bool) -> None:
         """Begin another map with the next keyframe; ``keep``: the current one sleeps, and its focals are used."""
-        intrinsics = self.submap.intrinsics
+        intrinsics, grown = self.submap.intrinsics, keep and self._active.has_grown
         if keep:
             self._atlas.sleep()
-            intrinsics = [replace(i, prior=i.prior if i.given else i.focal) for i in intrinsics]
         else:
+            self._lost.keep_all(self.submap.state.records if not self._live else ())
             self._atlas.begin()
-            intrinsics = [
-                replace(i, focal=i.prior, std=i.std if i.fixed else inf, rival_std=0.0, measured=None, contradicted=0.0)
-                for i in intrinsics
-            ]
-        self.submap.intrinsics = intrinsics
+        self.submap.intrinsics = [
+            replace(i, prior=i.prior if i.given else i.focal)
+            if grown
+            else replace(
+                i, focal=i.prior, std=i.std if i.fixed else inf, rival_std=0.0, measured=None, contradicted=0.0
+            )
+            for i in intrinsics
+        ]
         self._forget_views()
 
     def _forget_views(self) -> None:

@@ -240,6 +240,10 @@ class Submap(ABC):
     ) -> int | None:
         """Add a keyframe seen at ``w_T_c``, if that is known; returns its index, None if it could not be added."""
 
+    def arrive(self, stream: CameraStream, tracks: Tracks) -> None:
+        """A camera was recognised by what it sees: it is at the keyframe that shows most of that."""
+        return
+
     def revisit(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array
     ) -> tuple[PnpResult, Tracks] | None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -15,28 +14,14 @@ import numpy as np
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.mapping.camera_stream import CameraStream
+from dust3r_ros.mapping.frames import Drift, TrackedImage, without_drift
 from dust3r_ros.mapping.reconstruction import Culled
 from dust3r_ros.mapping.state import FrameState
 from dust3r_ros.mapping.submap import LocatedFrame, Submap
 from dust3r_ros.sparse.rolling_shutter import Motion, Motions
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import Renumbering
-from dust3r_ros.types import Array, Image, StampedPose
-
-_MOST_PX = 3.0  # a larger shift is another spot
-
-
-@dataclass(frozen=True, eq=False)
-class TrackedImage:
-    """The corners (N) followed into the image of a stamp.
-
-    ``anchored_ns``: stamp of the image that they were last refreshed from. ``gray`` (H, W): the tracked image, if kept.
-    """
-
-    stamp_ns: int
-    tracks: Tracks
-    anchored_ns: int
-    gray: Image | None = None
+from dust3r_ros.types import Array, StampedPose
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,39 +48,6 @@ class _Seen:
         """With other ids of landmarks."""
         image = self.image
         return _Seen.of(self.at, self.stream, replace(image, tracks=image.tracks.renumbered(new)))
-
-
-@dataclass(frozen=True, eq=False)
-class Drift:
-    """Drift (N, 2) of the corners ``ids`` (N,) in a keyframe, pixels; NaN if unknown."""
-
-    stamp_ns: int
-    ids: np.ndarray
-    pixels: Array
-
-
-def without_drift(tracked: TrackedImage, drifts: Sequence[Drift]) -> Tracks:
-    """The corners of an image without their drift, by keyframes of its camera in order of time.
-
-    In an image from before the corners of the last keyframe were refreshed, drift is that of the keyframe; otherwise
-    it is a fraction of the drift in the next one.
-    """
-    at = bisect_left(drifts, tracked.stamp_ns, key=lambda drift: drift.stamp_ns)
-    if at == 0:
-        return tracked.tracks
-    last, share = drifts[at - 1], 1.0
-    if tracked.anchored_ns >= last.stamp_ns:
-        # Live, corners may come from a younger image and be followed back from there.
-        if at == len(drifts) or tracked.anchored_ns >= tracked.stamp_ns:
-            return tracked.tracks
-        share = (tracked.stamp_ns - tracked.anchored_ns) / (drifts[at].stamp_ns - tracked.anchored_ns)
-        last = drifts[at]
-    ids, pixels = tracked.tracks.ids, tracked.tracks.pixels.copy()
-    _, own, there = np.intersect1d(ids, last.ids, return_indices=True)
-    off = last.pixels[there]
-    near = np.linalg.norm(off, axis=1) < _MOST_PX
-    pixels[own[near]] -= share * off[near]
-    return Tracks(ids, pixels)
 
 
 _BLOCK = 4096  # frames
@@ -261,6 +213,12 @@ class FrameLog:
             image = replace(image, tracks=self._keyframes.unrolled(seen.stream, w_T_c, image.tracks, motion))
         return image, motion
 
+    def has(self, stamp_ns: int, camera: str) -> bool:
+        """Whether a camera's frame of this session is here, with a pose or not."""
+        code = self._names.index(camera) if camera in self._names else -1
+        found = self._rows.find(lambda block: (block["stamp_ns"] == stamp_ns) & (block["camera"] == code))
+        return bool(np.any(self._rows.take(found)["session"] == self._session))
+
     def since(self, count: int, rewritten: int) -> Iterator[tuple[int, FrameState]]:
         """Place and state of each frame from place ``count``, and of those that changed after ``rewritten``."""
         for at in self._rows.changed_after(rewritten).tolist() if count else ():
@@ -309,12 +267,14 @@ class FrameLog:
         return self._stamped(self._rows.take(own[:: -max(1, -(-len(own) // most))][::-1]))
 
     def absorb(self, other: FrameLog, first: int) -> None:
-        """Take the frames of another map, whose keyframes become ``first`` and up."""
+        """Take the frames of another map, whose keyframes become ``first`` and up; not those that are here already."""
         self.rewritten += 1
+        here = {(frame.session, frame.stamp_ns, frame.camera) for _, frame in self.since(0, -1)}
         self._seen.clear()  # these refer to landmarks of previous maps
         self._seen_in_keyframes.clear()
         for _, frame in other.since(0, -1):
-            self._append(replace(frame, keyframe=first + frame.keyframe))
+            if (frame.session, frame.stamp_ns, frame.camera) not in here:
+                self._append(replace(frame, keyframe=first + frame.keyframe))
 
     def follow(self, culled: Culled) -> None:
         """Keyframes left the map: frames relative to one are now relative to its heir. No pose changes."""

@@ -21,8 +21,8 @@ from dust3r_ros.network.checkpoint import load_checkpoint, pick_device, shipped
 from dust3r_ros.training.card import code_version, hardware
 from dust3r_ros.training.log import read_metrics
 from dust3r_ros.training.measuring import CHECKS, Choice, choose, inference
-from dust3r_ros.training.pieces import split
 from dust3r_ros.training.recipe import Recipe, read_recipe
+from dust3r_ros.training.run_folder import split_weights
 from dust3r_ros.training.session import Options, Outcome, train
 
 _CLOSING = 0.1  # of a leg, for evaluation, state and weights after training; measured after the first leg
@@ -250,7 +250,7 @@ class _Leg:
         if not trained or not (self._run / "model").is_dir():
             return
         back = make_folder(self.plan.out / "back")
-        pieces = split(self._run / "model", back)
+        pieces = split_weights(self._run / "model", back)
         for name in ("MODEL_CARD.md", "picture.png"):
             if (self._run / name).exists():
                 shutil.copyfile(self._run / name, back / name)

@@ -176,3 +176,51 @@ def test_a_map_of_pointmaps_sleeps_and_wakes(orbit: RenderedSequence, config) ->
     stamps = {i * SECOND // 8: i for i in range(30)} | {30 * SECOND + i * SECOND // 8: 29 - i for i in range(9)}
     mapper.finish()
     check(mapper, orbit, stamps, 0.02)
+
+
+@pytest.fixture(scope="module")
+def broken(orbit: RenderedSequence) -> list[np.ndarray]:
+    """A walk that something else breaks: five images that show nothing known, in between, of a place of their own."""
+    other = walk("corridor", 16).images[:5]
+    return [*orbit.images[:14], *other, *orbit.images[14:]]
+
+
+def test_a_recording_that_breaks_is_mapped_from_both_ends(broken, orbit: RenderedSequence, config) -> None:
+    """Offline nobody waits: what follows the break is mapped at once, however its stamps are."""
+    mapper = Mapper(replace(config, lost_patience_s=1e5))
+    for i, image in enumerate(broken):
+        mapper.process(i, "camera", image)
+    lost = mapper.counts.lost
+    mapper.finish()
+    assert 0 < lost == mapper.counts.lost <= 5, "only what shows another place"
+    poses = mapper.trajectory()
+    frame_of = {stamp: frame for stamp, frame in zip([*range(14), *range(19, len(broken))], range(48), strict=True)}
+    assert {pose.stamp_ns for pose in poses} == set(frame_of)
+    check(mapper, orbit, frame_of, 0.02)
+
+
+def test_images_that_were_lost_are_found_in_the_map_that_they_led_to(config) -> None:
+    """Three images from farther down the corridor come too early: nothing known shows what they do."""
+    corridor = walk("corridor", 48)
+    frames = [*range(0, 8), 28, 29, 30, *range(8, 48)]
+    mapper = Mapper(replace(config, focal=corridor.focal))
+    updates = [mapper.process(i * SECOND // 8, "camera", corridor.images[frame]) for i, frame in enumerate(frames)]
+    assert TrackingState.TRACKING not in [update.state for update in updates[8:11]] and mapper.counts.lost > 0
+    mapper.finish()
+    frame_of = {i * SECOND // 8: frame for i, frame in enumerate(frames)}
+    assert [pose.stamp_ns for pose in mapper.trajectory()] == sorted(frame_of), "once each, in order"
+    assert mapper.counts.lost == 0
+    check(mapper, corridor, frame_of, 0.02)
+
+
+def test_a_live_map_waits_for_a_lost_camera_and_keeps_no_images(broken, config) -> None:
+    mapper = Mapper(replace(config, lost_patience_s=1e5))
+    mapper.go_live(beside=False)
+    states = []
+    for i, image in enumerate(broken[:19]):
+        states.append(mapper.process(i * SECOND // 8, "camera", image).state)
+        while mapper.due:
+            mapper.work(mapper.due)
+    assert states[-5:] == [TrackingState.LOST] * 5
+    mapper.finish()
+    assert mapper.counts.lost == 5 and max(pose.stamp_ns for pose in mapper.trajectory()) < 14 * SECOND // 8

@@ -21,6 +21,7 @@ from dust3r_ros.mapping import culling
 from dust3r_ros.mapping.atlas import Atlas, Search
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.densifier import Densifier
+from dust3r_ros.mapping.frames import TrackedImage
 from dust3r_ros.mapping.loop_adjustment import LoopAdjustment, LoopGap, WideLoop
 from dust3r_ros.mapping.loop_closing import Meetings
 from dust3r_ros.mapping.mapper import Mapper
@@ -28,7 +29,7 @@ from dust3r_ros.mapping.moving_objects import Movers
 from dust3r_ros.mapping.reconstruction import Culled, Reconstruction, renumbered
 from dust3r_ros.mapping.rig_placement import FocalVotes, RigPlacement, _Vote
 from dust3r_ros.mapping.submap import CULL, RENUMBER
-from dust3r_ros.mapping.trajectory import FrameLog, TrackedImage
+from dust3r_ros.mapping.trajectory import FrameLog
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.storage.journal import MapJournal
 from dust3r_ros.storage.loading import load_state

@@ -23,7 +23,7 @@ from dust3r_ros.network.checkpoint import load_checkpoint  # noqa: E402
 from dust3r_ros.training import gpu_day as day  # noqa: E402
 from dust3r_ros.training import session  # noqa: E402
 from dust3r_ros.training.log import Progress  # noqa: E402
-from dust3r_ros.training.pieces import join  # noqa: E402
+from dust3r_ros.training.run_folder import join_weights  # noqa: E402
 from dust3r_ros.training.session import Options, Outcome  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,7 +106,7 @@ def test_a_minute_in_a_bare_environment(tmp_path: Path) -> None:
     assert list(found["stages"])[:4] == ["check caster", "check batches", "check network", "check losses"]
     trained = found["stages"]["train"]["result"]
     assert trained["held_out"]["regression"] < trained["held_out_before"]["regression"]
-    network = load_checkpoint(join(tmp_path / "day" / "back", tmp_path / "joined"))
+    network = load_checkpoint(join_weights(tmp_path / "day" / "back", tmp_path / "joined"))
     assert network.config.enc_depth == 2
     assert sum(path.stat().st_size for path in (tmp_path / "day" / "back").iterdir()) < 64e6
 
@@ -131,7 +131,7 @@ def test_legs_go_on_where_the_last_was_ended(
         monkeypatch.setattr(day._Line, "report", end)
         assert gpu_day.main(options(tmp_path, "--minutes", "60", "--leg", "50")) == 128 + signal.SIGTERM
         assert told(tmp_path / "day")["stages"]["train"]["result"]["steps"] == steps
-        join(tmp_path / "day" / "back", tmp_path / f"joined{steps}")
+        join_weights(tmp_path / "day" / "back", tmp_path / f"joined{steps}")
     assert told(tmp_path / "day")["legs"] == 2 and not told(tmp_path / "day")["done"]
     assert "the same command continues" in capsys.readouterr().out
 

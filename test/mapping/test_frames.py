@@ -1,0 +1,99 @@
+"""Corners without what they drifted by. Images without a pose are kept, and found from those beside them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.mapping.camera_stream import CameraStream
+from dust3r_ros.mapping.frames import CameraFrame, Drift, LostImages, TrackedImage, without_drift
+from dust3r_ros.tracking import Tracks
+from dust3r_ros.types import Array, StampedPose
+
+IDS = np.array([3, 5, 9])
+
+
+def drift(stamp_ns: int, x: float) -> Drift:
+    """Corner 3 is off by so much, of 5 nobody knows, 9 is another spot; 7 is not asked for."""
+    return Drift(stamp_ns, np.array([9, 7, 5, 3]), np.array([[50.0, 0.0], [9.0, 9.0], [np.nan, np.nan], [x, -x]]))
+
+
+def corrected(stamp_ns: int, anchored_ns: int) -> float:
+    """By how much corner 3 is moved between keyframes of 100 and 200 in which it is off by 1 and 2."""
+    pixels = np.array([[10.0, 20.0], [30.0, 40.0], [50.0, 60.0]])
+    tracks = without_drift(TrackedImage(stamp_ns, Tracks(IDS, pixels), anchored_ns), [drift(100, 1.0), drift(200, 2.0)])
+    moved = tracks.pixels - pixels
+    assert np.array_equal(tracks.ids, IDS) and not moved[1:].any() and moved[0, 0] == -moved[0, 1]
+    return float(moved[0, 0])
+
+
+def test_corners_are_off_as_in_the_last_keyframe_till_they_are_refreshed() -> None:
+    assert corrected(150, 50) == corrected(250, 99) + 1.0 == -1.0
+    assert corrected(150, 100) == -1.0, "half of what it will be off by in the next keyframe"
+    assert corrected(125, 100) == -0.5
+    assert corrected(175, 150) == -1.0, "refreshed in between: half of the way since"
+    assert corrected(150, 150) == corrected(150, 200) == corrected(200, 250) == 0.0, "refreshed there, or later"
+
+
+def test_what_no_keyframe_tells_stays() -> None:
+    assert corrected(50, 0) == corrected(100, 0) == 0.0, "before the first"
+    assert corrected(250, 200) == 0.0, "after the last"
+
+
+def frame(stamp_ns: int, stream: CameraStream) -> CameraFrame:
+    image = np.full((stream.height, stream.width, 3), stamp_ns, np.uint8)
+    return CameraFrame(stamp_ns, stream, image, stream.gray(image), None)
+
+
+def at(x: float) -> Array:
+    w_T_c = np.eye(4)
+    w_T_c[0, 3] = x
+    return w_T_c
+
+
+class Locator:
+    """Finds images whose neighbour in time it knows the pose of, and counts how often it is asked for each."""
+
+    def __init__(self, reach: int) -> None:
+        self.reach, self.asked = reach, list[int]()
+
+    def __call__(self, frame: CameraFrame, near: Array | None) -> Array | None:
+        self.asked.append(frame.stamp_ns)
+        close = near is not None and abs(near[0, 3] - frame.stamp_ns) <= self.reach
+        return at(frame.stamp_ns) if close else None
+
+
+def test_lost_images_lead_to_each_other_forth_and_back() -> None:
+    stream = CameraStream("camera", 0, 64, 48, MapperConfig())
+    lost = LostImages(np.copy)
+    for stamp_ns in (1, 2, 3, 4, 6, 7, 8, 12):
+        lost.keep(frame(stamp_ns, stream))
+    find = Locator(1)
+    lost.find([StampedPose(5, "camera", at(5.0)), StampedPose(11, "other", at(11.0))], find)
+    assert sorted(set(find.asked)) == [1, 2, 3, 4, 6, 7, 8, 12]
+    assert max(find.asked.count(stamp_ns) for stamp_ns in find.asked) <= 3, "only again where a neighbour was found"
+    again = Locator(0)
+    lost.find([], again)
+    assert again.asked == [12], "those that were found are not kept"
+    lost.clear()
+    lost.find([], again)
+    assert again.asked == [12]
+
+
+def test_the_images_of_a_camera_are_not_near_those_of_another() -> None:
+    stream = CameraStream("camera", 0, 64, 48, MapperConfig())
+    lost, find = LostImages(np.copy), Locator(10)
+    lost.keep(frame(4, stream))
+    lost.find([StampedPose(5, "other", at(5.0))], find)
+    assert find.asked == [4]
+    lost.find([StampedPose(5, "camera", at(5.0))], find)
+    lost.find([StampedPose(5, "camera", at(5.0))], find)
+    assert find.asked == [4, 4]
+
+
+def test_the_working_image_of_a_frame_is_that_of_its_native_one() -> None:
+    stream = CameraStream("camera", 0, 640, 480, MapperConfig())
+    whole = frame(7, stream)
+    small = CameraFrame(7, stream, whole.working, whole.gray, None)
+    assert whole.working.shape[1] == stream.resize.width < stream.width
+    assert np.array_equal(small.working, whole.working)
