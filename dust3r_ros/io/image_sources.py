@@ -24,18 +24,21 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 NOMINAL_HZ = 30
+_SAME_SIZE = 0.01  # of it: what rectifies images one by one crops each of them a little differently
 
 
 class ImageFolder(FrameSource):
     """Images of a folder in natural order of their names, or as listed in its rgb.txt (or its parent's).
 
     For a folder without images but with a subfolder ``rgb``, the subfolder is read. Without rgb.txt the stamps are
-    nominal: 30 Hz from 0.
+    nominal: 30 Hz from 0. Images of another size than the first are of another camera, named after it; where sizes
+    differ by a percent, they are cropped or continued to the same, around their middle.
     """
 
     def __init__(self, path: Path, camera: str = "camera") -> None:
         super().__init__(str(path))
         self._camera = camera
+        self._sizes: dict[str, tuple[int, int]] = {}  # height and width by camera
         self._files = _listed(path) or _plain(path)
         if not self._files and (path / "rgb").is_dir():
             self._files = _plain(path / "rgb")
@@ -51,11 +54,32 @@ class ImageFolder(FrameSource):
                 continue
             try:
                 image = self.image(self._camera, partial(_decoded, file))
-                yield Frame(stamp_ns, self._camera, image)
+                yield Frame(stamp_ns, *(self._fitted(image) if image.size else (self._camera, image)))
             except InputError as error:
                 yield error
             except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
                 yield InputError(f"image '{file}' cannot be read: {getattr(error, 'strerror', None) or error}")
+
+    def _fitted(self, image: Image) -> tuple[str, Image]:
+        """The camera of an image, and the image in that camera's size."""
+        height, width = image.shape[:2]
+        for camera, (rows, columns) in self._sizes.items():
+            if abs(height - rows) <= _SAME_SIZE * rows and abs(width - columns) <= _SAME_SIZE * columns:
+                return camera, _centred(image, rows, columns)
+        camera = f"{self._camera}_{width}x{height}" if self._sizes else self._camera
+        self._sizes[camera] = height, width
+        return camera, image
+
+
+def _centred(image: Image, height: int, width: int) -> Image:
+    """An image of about that size, cropped to it, or continued by its border, on all sides alike."""
+    more = height - image.shape[0], width - image.shape[1]
+    if more == (0, 0):
+        return image
+    sides = [(max(side, 0) // 2, max(side, 0) - max(side, 0) // 2) for side in more]
+    top, left = (max(-side, 0) // 2 for side in more)
+    padded = np.pad(image, (*sides, (0, 0)), mode="edge")
+    return np.ascontiguousarray(padded[top : top + height, left : left + width])
 
 
 def _decoded(file: Path) -> Image:

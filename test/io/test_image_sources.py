@@ -31,6 +31,23 @@ def test_names_sort_as_people_count(sequence: RenderedSequence, tmp_path: Path) 
     assert {frame.camera for frame in frames} == {"left"}
 
 
+def test_images_of_another_size_are_of_another_camera(sequence: RenderedSequence, tmp_path: Path) -> None:
+    """A phone held upright now and then; all others are of the same camera, cropped a little differently each."""
+    large = [cv2.resize(image, None, fx=4, fy=4) for image in sequence.images[:5]]
+    height, width = large[0].shape[:2]
+    taller = np.pad(large[3], ((0, 1), (0, 0), (0, 0)), mode="edge")
+    images = [large[0], np.rot90(large[1]), large[2][:, :-1], taller, np.rot90(large[4])]
+    for index, image in enumerate(images):
+        save(tmp_path / f"{index}.png", image)
+    for _ in range(2):
+        frames = list(open_source(tmp_path, camera="left"))
+        assert [frame.camera for frame in frames] == ["left", other := f"left_{height}x{width}", "left", "left", other]
+        assert {frame.image.shape[:2] for frame in frames if frame.camera == "left"} == {(height, width)}
+        assert np.array_equal(frames[2].image[:, :-1], large[2][:, :-1]), "continued on the right"
+        assert np.array_equal(frames[3].image, large[3]), "cropped at the bottom"
+        assert np.array_equal(frames[4].image, np.rot90(large[4]))
+
+
 @pytest.mark.parametrize("given", ["scene", "scene/rgb"])
 def test_stamps_come_from_rgb_txt(sequence: RenderedSequence, tmp_path: Path, given: str) -> None:
     write_folder(sequence, tmp_path / "scene")

@@ -221,3 +221,17 @@ def test_a_known_focal_is_not_guessed() -> None:
     mapper = Mapper(replace(SPARSE, focal=sequence.focal), backend=backend)
     mapper.process(int(sequence.stamps_ns[0]), "camera", sequence.images[0])
     assert backend.asked == 0 and mapper.cameras["camera"].focal == pytest.approx(sequence.focal)
+
+
+def test_photographs_of_which_some_are_upright() -> None:
+    """One camera, turned now and then: as two cameras, both find its focal, and what came before it is posed later."""
+    sequence, mapper = walk("orbit", 36), Mapper(SPARSE)
+    for at, (stamp, image) in enumerate(zip(sequence.stamps_ns.tolist(), sequence.images, strict=True)):
+        turned = at % 3 == 2
+        mapper.process(stamp, "upright" if turned else "camera", np.ascontiguousarray(np.rot90(image, turned)))
+    mapper.finish()
+    assert len(mapper.trajectory()) >= 34, "all but the first of the second camera"
+    for camera in mapper.cameras.values():
+        assert camera.focal == pytest.approx(sequence.focal, rel=0.02)
+    apart = {pose.camera: pose for pose in mapper.trajectory()}
+    assert angle_deg(apart["camera"].w_T_c[:3, :3].T @ apart["upright"].w_T_c[:3, :3]) > 70
