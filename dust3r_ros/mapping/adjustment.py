@@ -364,7 +364,7 @@ class MapAdjuster:
         self._state.generation += 1
         self._loops.clear()
         self._depth.rebuild()
-        self.consistency.renew()
+        self.consistency.rebuilt()
 
     def _adjusted_copy(self, kind: str) -> WholeMap:
         """A copy of the whole map, adjusted or with its first poses; the map is unchanged."""

@@ -232,6 +232,7 @@ class Reconstruction:
 # where there is hardly any texture.
 REBUILT, DOUBTED = 0.15, 0.25
 _AGAIN = 1.3  # times as many keyframes as at the last attempt
+_VAIN_AGAIN = 2.0  # the same, for stretches that were tried then
 _ASKED = 1000  # keyframes; of larger maps only the newest are asked again when all has changed
 
 
@@ -242,6 +243,7 @@ class Consistency:
         self._state = state
         self._shares = np.zeros(0)
         self._tried_with = 0  # keyframes
+        self._tried: list[Doubt] = []
 
     def renew(self, views: Sequence[int] | None = None) -> None:
         """Ask ``views``, by default all, again: they were adjusted."""
@@ -258,6 +260,7 @@ class Consistency:
         known = np.full(len(new), np.nan)
         known[: len(self._shares)] = self._shares
         self._shares = known[new >= 0]
+        self._tried.clear()
 
     @property
     def worst(self) -> float:
@@ -278,8 +281,14 @@ class Consistency:
         due = count > self._tried_with if last else count >= _AGAIN * self._tried_with
         if not due or not state.initialised or not (last or state.sure) or state.several_cameras:
             return False
-        return bool(doubts(self._shares, REBUILT))
+        found, all_again = doubts(self._shares, REBUILT), last or count >= _VAIN_AGAIN * self._tried_with
+        return any(all_again or not any(doubt.overlaps(tried) for tried in self._tried) for doubt in found)
 
     def rebuilding(self) -> None:
         """Note that an attempt with the keyframes so far has begun."""
-        self._tried_with = len(self._state.records)
+        self._tried_with, self._tried = len(self._state.records), doubts(self._shares, REBUILT)
+
+    def rebuilt(self) -> None:
+        """The map was built anew: nothing of it was tried yet."""
+        self._tried.clear()
+        self.renew()

@@ -40,6 +40,11 @@ class Doubt(NamedTuple):
     last: int
     share: float
 
+    def overlaps(self, other: Doubt) -> bool:
+        """Whether most of it is in another one."""
+        shared = min(self.last, other.last) - max(self.first, other.first) + 1
+        return 2 * shared > self.last - self.first + 1
+
 
 def contradicted(sparse: SparseMap, views: Collection[int] | None = None) -> Array:
     """(V,) by keyframe, the share of its observations that are off by four pixels or more; NaN where there are few.

@@ -144,9 +144,28 @@ def test_a_stretch_is_tried_again_when_the_map_has_grown(torn: Reconstruction) -
     torn.records = records[:25]
     assert not consistency.rebuild_due() and consistency.rebuild_due(last=True)
     torn.records = records[:26]
-    assert consistency.rebuild_due()
+    assert not consistency.rebuild_due(), "the same stretch was tried in vain"
+    consistency.rebuilt()
+    assert consistency.rebuild_due(), "the map is another one now"
+    consistency.rebuilding()
+    torn.records = records[:39]
+    assert not consistency.rebuild_due()
+    torn.records = [*records, *records][:52]
+    assert consistency.rebuild_due(), "twice as many keyframes may see more"
     consistency.rebuilding()
     assert not consistency.rebuild_due(last=True), "this was tried"
+
+
+def test_another_stretch_is_tried_sooner(torn: Reconstruction) -> None:
+    consistency, records = Consistency(torn), torn.records
+    torn.records = records[:20]
+    consistency.renew()
+    consistency.rebuilding()
+    tried = consistency.doubt
+    assert tried is not None and tried.overlaps(tried)
+    consistency._tried = [tried._replace(first=0, last=tried.first - 1)]
+    torn.records = records[:26]
+    assert consistency.rebuild_due()
 
 
 def test_calibration_comes_first_and_several_cameras_hold_each_other(torn: Reconstruction) -> None:
