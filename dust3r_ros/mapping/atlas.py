@@ -240,14 +240,12 @@ class Atlas:
         self.asleep.append(self.active)
         self.begin()
 
-    def find(
-        self, stream: CameraStream, gray: Image, image: Image, forget: Callable[[], None]
-    ) -> tuple[AtlasEntry, PnpResult, Tracks] | None:
+    def find(self, frame: CameraFrame, forget: Callable[[], None]) -> tuple[AtlasEntry, PnpResult, Tracks] | None:
         """Find a frame in one of the sleeping maps; ``forget`` drops another map's keyframes from the backend."""
         found = None
         for entry in reversed(self.asleep):
             forget()
-            found = entry.submap.finder.relocalise(stream, gray, image)
+            found = entry.submap.finder.relocalise(frame.stream, frame.gray, frame.working)
             if found is not None:
                 break
         forget()
@@ -312,8 +310,7 @@ _SILENT_NS = 30_000_000_000  # the last pose of a silent camera no longer holds
 _UNREPORTED = 8  # newest keyframes waiting for another camera's next frame
 # Offline, a camera is lost for good after so many images in a row that show anything, by their features: it is found
 # later just as well. Stamps of files do not say how long that took.
-_MOST_LOST, _ANYTHING = 3, 6
-_SURELY = 3  # times as many landmarks
+_MOST_LOST, _ANYTHING, _SURELY = 3, 6, 3  # images; times the fewest landmarks of a pose
 _EAGER, _RELUCTANT = 6, 3  # frames of a camera that was never found: all of the first, then one in so many
 
 
@@ -344,18 +341,19 @@ class Search:
             return tracks, self._placed(frame.stamp_ns, stream, frame.gray)
         return join(found[1], tracks.select(~np.isin(tracks.ids, found[1].ids))), found[0]
 
-    def again(self, frame: CameraFrame, near: Array | None) -> tuple[Tracks, PnpResult | None]:
-        """Search for a frame of before in the active map, as ``here``; ``near`` (4, 4): a pose from about that time.
-
-        Its camera has been elsewhere since: more landmarks must agree than on the pose of one that goes on.
-        """
-        frame.stream.go_back_to(frame.gray, frame.mask)
-        finder, enough = self._atlas.active.submap.finder, _SURELY * self._config.track_min_inliers
-        if finder.accepts_camera(frame.stream):
-            found = finder.relocalise(frame.stream, frame.gray, frame.working, near)
-            if found is not None and np.count_nonzero(found[0].inliers) >= enough:
-                return found[1], found[0]
-        return frame.tracks, None
+    def again(self, frame: CameraFrame) -> bool:
+        """Locate a frame of before in the active map, unless it is there, by more landmarks than one that goes on."""
+        active, stream = self._atlas.active, frame.stream
+        if active.frames.has(frame.stamp_ns, stream.name) or not active.submap.finder.accepts_camera(stream):
+            return False
+        stream.go_back_to(frame.gray, frame.mask)
+        near = active.frames.near(frame.stamp_ns, stream.name)
+        found = active.submap.finder.relocalise(stream, frame.gray, frame.working, near)
+        if found is None or np.count_nonzero(found[0].inliers) < _SURELY * self._config.track_min_inliers:
+            return False
+        frame.found, frame.tracks = found
+        active.submap.arrive(stream, frame.tracks)
+        return True
 
     def _placed(self, stamp_ns: int, stream: CameraStream, gray: Image) -> PnpResult | None:
         """Place a frame that sees nothing known by other cameras of the rig."""
@@ -374,7 +372,7 @@ class Search:
             return None
         # The backend knows views by their number in their map. Landmarks are found without it.
         forget = _nothing if self._backend.uses_poses else self._backend.clear
-        return self._atlas.find(frame.stream, frame.gray, frame.working, forget)
+        return self._atlas.find(frame, forget)
 
     def gives_up(self, frame: CameraFrame) -> bool:
         """True if its camera and all others of the active map have been lost for long; at once if it shows nothing."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,7 @@ from dust3r_ros.features.masks import ImageMask
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.tracking import Tracks, no_tracks
-from dust3r_ros.types import Array, Image, StampedPose, TrackingState
+from dust3r_ros.types import Array, Image, TrackingState
 
 
 @dataclass(eq=False)
@@ -107,46 +107,37 @@ class LostImages:
 
     def keep_all(self, records: Iterable[KeyframeRecord]) -> None:
         """Keep the keyframes of a map that is given up, except those of older sessions."""
-        for record in records:
-            if record.gray is not None:
-                mask = record.stream.mask_of(record.masked)
-                self._frames.append(CameraFrame(record.stamp_ns, record.stream, record.image, record.gray, mask))
+        self._frames.extend(_frames_of(records))
 
     def clear(self) -> None:
         """Forget all: they are of another clock."""
         self._frames.clear()
 
-    def find(self, posed: Sequence[StampedPose], locate: Callable[[CameraFrame, Array | None], Array | None]) -> None:
-        """Ask ``locate`` for the pose ``w_T_c`` (4, 4) of each, back and forth, since each may lead to the next.
+    def find(self, locate: Callable[[CameraFrame], bool], records: Iterable[KeyframeRecord] = ()) -> bool:
+        """Have each located, back and forth, since each may lead to the next; what is found is not kept.
 
-        It is given the pose from nearest that time, if there is one. Of one that is found, nothing is kept.
+        ``locate`` returns whether it found the frame. ``records``: keyframes to be located as well, which are not kept.
+        Returns whether there was anything to locate.
         """
-        known = defaultdict[str, list[tuple[int, Array]]](list)
-        for pose in posed:
-            insort(known[pose.camera], (pose.stamp_ns, pose.w_T_c), key=_stamp)
-        frames = sorted(self._frames, key=lambda frame: frame.stamp_ns)
+        frames = sorted([*self._frames, *_frames_of(records)], key=lambda frame: frame.stamp_ns)
         lost, untried, step = set(range(len(frames))), set(range(len(frames))), -1
         while untried:
             for at in range(len(frames))[::step]:
                 if at not in untried:
                     continue
                 untried.discard(at)
-                frame, own = frames[at], known[frames[at].stream.name]
-                w_T_c = locate(frame, _nearest(own, frame.stamp_ns))
-                if w_T_c is not None:
-                    insort(own, (frame.stamp_ns, w_T_c), key=_stamp)
+                if locate(frames[at]):
                     lost.discard(at)
                     untried |= {at - 1, at + 1} & lost
             step = -step
-        self._frames = deque((frames[at] for at in sorted(lost)), maxlen=_MOST_LOST)
+        found = {id(frame) for at, frame in enumerate(frames) if at not in lost}
+        self._frames = deque((frame for frame in self._frames if id(frame) not in found), maxlen=_MOST_LOST)
+        return bool(frames)
 
 
-def _stamp(posed: tuple[int, Array]) -> int:
-    return posed[0]
-
-
-def _nearest(posed: Sequence[tuple[int, Array]], stamp_ns: int) -> Array | None:
-    """The pose with the nearest stamp; None if there is none."""
-    at = bisect_left(posed, stamp_ns, key=_stamp)
-    around = [(abs(posed[k][0] - stamp_ns), posed[k][1]) for k in (at - 1, at) if 0 <= k < len(posed)]
-    return min(around, key=lambda found: found[0])[1] if around else None
+def _frames_of(records: Iterable[KeyframeRecord]) -> Iterator[CameraFrame]:
+    """The images of keyframes, as far as they are kept."""
+    for record in records:
+        if record.gray is not None:
+            mask = record.stream.mask_of(record.masked)
+            yield CameraFrame(record.stamp_ns, record.stream, record.image, record.gray, mask)

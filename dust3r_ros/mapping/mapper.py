@@ -98,10 +98,9 @@ class Mapper(MapView):
         self._relocalise(frame)
         self._insert_keyframe(frame)
         self._close_loops(frame)
-        update = self._update(frame)
-        if update.w_T_c is None and self.mapping and not self._live:
+        if frame.found is None and self.mapping and not self._live:
             self._lost.keep(frame)
-        return update
+        return self._update(frame)
 
     def _prepare(self, stamp_ns: int, camera: str, image: Image, mask: Image | None) -> CameraFrame:
         """Check an image and compute its tracked image."""
@@ -261,10 +260,7 @@ class Mapper(MapView):
         if self._atlas.largest() is not self._active:
             removed = self._wake(self._atlas.largest())
         if self.mapping:  # if false, the map is fixed
-            for entry in self._atlas.asleep:
-                self._lost.keep_all(entry.submap.state.records)
-            with self._stage("relocalise"):
-                self._lost.find(self._active.frames.trajectory(), self._find_late)
+            self._find_lost()
             self.submap.adjust_last(self._active.frames.motions)
         with self._stage("refine"):
             frames = self._active.frames
@@ -275,17 +271,22 @@ class Mapper(MapView):
         self._search.relearn(self._cameras)
         return replace(self.news(), removed=removed)
 
-    def _find_late(self, frame: CameraFrame, near: Array | None) -> Array | None:
-        """Pose of a lost frame in the map as it is by now; ``near``: one from about that time. It may be a keyframe."""
-        if not self._active.frames.has(frame.stamp_ns, frame.stream.name):
-            frame.tracks, frame.found = self._search.again(frame, near)
-        if frame.found is None:
-            return None
-        self.submap.arrive(frame.stream, frame.tracks)
+    def _find_lost(self) -> None:
+        """Offline, pose images that have no pose, also those of maps that were left behind."""
+        left = [] if self._live else [record for entry in self._atlas.asleep for record in entry.submap.state.records]
+        with self._stage("relocalise"):
+            if self._lost.find(self._find_late, left):
+                for stream in self._cameras:
+                    stream.restart()  # they went back
+
+    def _find_late(self, frame: CameraFrame) -> bool:
+        """Pose a lost frame, as a keyframe, in the map as it is by now; returns whether that was possible."""
+        if not self._search.again(frame):
+            return False
         self._counts = replace(self._counts, lost=self._counts.lost - (frame.state is TrackingState.LOST))
         self._insert_keyframe(frame)
         self._close_loops(frame)
-        return self._update(frame).w_T_c
+        return True
 
     def _take_culled(self) -> tuple[int, ...]:
         """Have names and frames follow the removal of keyframes; returns the names of those that left."""

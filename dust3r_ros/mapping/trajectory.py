@@ -204,6 +204,8 @@ class FrameLog:
                 image, _ = self._unrolled(seen, w_T_c, motions)
                 off = self._keyframes.drift(seen.stream, w_T_c, image.tracks)
                 drifts.setdefault(seen.stream.name, []).append(Drift(image.stamp_ns, image.tracks.ids, off))
+        for own in drifts.values():
+            own.sort(key=lambda drift: drift.stamp_ns)  # some came late
         return drifts
 
     def _unrolled(self, seen: _Seen, w_T_c: Array | None, motions: Motions) -> tuple[TrackedImage, Motion | None]:
@@ -218,6 +220,15 @@ class FrameLog:
         code = self._names.index(camera) if camera in self._names else -1
         found = self._rows.find(lambda block: (block["stamp_ns"] == stamp_ns) & (block["camera"] == code))
         return bool(np.any(self._rows.take(found)["session"] == self._session))
+
+    def near(self, stamp_ns: int, camera: str) -> Array | None:
+        """``w_T_c`` (4, 4) of a camera in the frame of this session with the nearest stamp; None if none has a pose."""
+        rows = self._rows.take(self._placed_of(camera)) if camera in self._names else np.zeros(0, _ROW)
+        rows = rows[rows["session"] == self._session]
+        if not len(rows):
+            return None
+        nearest = int(np.argmin(np.abs(rows["stamp_ns"] - stamp_ns)))
+        return np.array(self._poses(rows[nearest : nearest + 1])[0])
 
     def since(self, count: int, rewritten: int) -> Iterator[tuple[int, FrameState]]:
         """Place and state of each frame from place ``count``, and of those that changed after ``rewritten``."""

@@ -8,7 +8,6 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.frames import CameraFrame, Drift, LostImages, TrackedImage, without_drift
 from dust3r_ros.tracking import Tracks
-from dust3r_ros.types import Array, StampedPose
 
 IDS = np.array([3, 5, 9])
 
@@ -45,50 +44,34 @@ def frame(stamp_ns: int, stream: CameraStream) -> CameraFrame:
     return CameraFrame(stamp_ns, stream, image, stream.gray(image), None)
 
 
-def at(x: float) -> Array:
-    w_T_c = np.eye(4)
-    w_T_c[0, 3] = x
-    return w_T_c
-
-
 class Locator:
-    """Finds images whose neighbour in time it knows the pose of, and counts how often it is asked for each."""
+    """Finds images beside those that it found before, and counts how often it is asked for each."""
 
-    def __init__(self, reach: int) -> None:
-        self.reach, self.asked = reach, list[int]()
+    def __init__(self, *found: int) -> None:
+        self.found, self.asked = set(found), list[int]()
 
-    def __call__(self, frame: CameraFrame, near: Array | None) -> Array | None:
+    def __call__(self, frame: CameraFrame) -> bool:
         self.asked.append(frame.stamp_ns)
-        close = near is not None and abs(near[0, 3] - frame.stamp_ns) <= self.reach
-        return at(frame.stamp_ns) if close else None
+        found = bool(self.found & {frame.stamp_ns - 1, frame.stamp_ns + 1})
+        self.found |= {frame.stamp_ns} if found else set()
+        return found
 
 
 def test_lost_images_lead_to_each_other_forth_and_back() -> None:
     stream = CameraStream("camera", 0, 64, 48, MapperConfig())
     lost = LostImages(np.copy)
-    for stamp_ns in (1, 2, 3, 4, 6, 7, 8, 12):
+    for stamp_ns in (3, 1, 2, 4, 6, 7, 8, 12):
         lost.keep(frame(stamp_ns, stream))
-    find = Locator(1)
-    lost.find([StampedPose(5, "camera", at(5.0)), StampedPose(11, "other", at(11.0))], find)
-    assert sorted(set(find.asked)) == [1, 2, 3, 4, 6, 7, 8, 12]
+    find = Locator(5)
+    lost.find(find)
+    assert find.found == {1, 2, 3, 4, 5, 6, 7, 8}
     assert max(find.asked.count(stamp_ns) for stamp_ns in find.asked) <= 3, "only again where a neighbour was found"
-    again = Locator(0)
-    lost.find([], again)
+    again = Locator()
+    lost.find(again)
     assert again.asked == [12], "those that were found are not kept"
     lost.clear()
-    lost.find([], again)
+    lost.find(again)
     assert again.asked == [12]
-
-
-def test_the_images_of_a_camera_are_not_near_those_of_another() -> None:
-    stream = CameraStream("camera", 0, 64, 48, MapperConfig())
-    lost, find = LostImages(np.copy), Locator(10)
-    lost.keep(frame(4, stream))
-    lost.find([StampedPose(5, "other", at(5.0))], find)
-    assert find.asked == [4]
-    lost.find([StampedPose(5, "camera", at(5.0))], find)
-    lost.find([StampedPose(5, "camera", at(5.0))], find)
-    assert find.asked == [4, 4]
 
 
 def test_the_working_image_of_a_frame_is_that_of_its_native_one() -> None:
