@@ -63,7 +63,7 @@ def write_results(
     cloud = _cloud(keyframes, config) if config.dense else mapper.landmarks()
     summary = _summary(mapper, len(keyframes), len(trajectory), len(cloud), config, stopwatch, source, wall_seconds)
     write_tum(directory / "trajectory.txt", trajectory)
-    write_tum(directory / "keyframes.txt", _in_order(keyframes, trajectory))
+    write_tum(directory / "keyframes.txt", [StampedPose(k.stamp_ns, k.camera, k.w_T_c) for k in keyframes])
     write_ply(directory / "map.ply", cloud)
     write_cameras(directory / "cameras.yaml", cameras.values(), raw)
     if not map_kept:
@@ -118,13 +118,6 @@ def peak_memory_mb() -> float:
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6
     except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # Linux counts in KiB
-
-
-def _in_order(keyframes: Sequence[Keyframe], trajectory: Sequence[StampedPose]) -> list[StampedPose]:
-    """The poses of keyframes, in the order of the trajectory: some may have been added late."""
-    order = {(pose.stamp_ns, pose.camera): at for at, pose in enumerate(trajectory)}
-    poses = [StampedPose(k.stamp_ns, k.camera, k.w_T_c) for k in keyframes]
-    return sorted(poses, key=lambda pose: order.get((pose.stamp_ns, pose.camera), len(order)))
 
 
 def _cloud(keyframes: Sequence[Keyframe], config: MapperConfig) -> Cloud:

@@ -50,13 +50,6 @@ def written(mapped, tmp_path_factory: pytest.TempPathFactory):
     return folder, summary
 
 
-def test_keyframes_are_in_the_order_of_time_though_some_were_added_late(mapped) -> None:
-    mapper, _ = mapped
-    late = [*mapper.keyframes[2:], *mapper.keyframes[:2]]
-    found = results._in_order(late, mapper.trajectory())
-    assert [pose.stamp_ns for pose in found] == sorted(keyframe.stamp_ns for keyframe in late)
-
-
 def test_the_files_hold_what_the_mapper_holds(mapped, written) -> None:
     mapper, _ = mapped
     folder, _ = written
