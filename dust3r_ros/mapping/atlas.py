@@ -319,7 +319,7 @@ class Search:
 
     def __init__(self, atlas: Atlas, backend: Backend, config: MapperConfig, rig: Rig) -> None:
         self._atlas, self._backend, self._config, self._rig = atlas, backend, config, rig
-        self._lost: dict[str, tuple[int, int]] = {}  # since which stamp, and for how many images, by camera
+        self._lost: dict[str, tuple[int, int]] = {}  # since when, and offline for how many images, by camera
         self._found_at: dict[str, int] = {}  # newest stamps by camera
         self._by_rig: set[tuple[str, int]] = set()
         self._unreported: list[tuple[int, str, int, bool]] = []  # keyframe, camera, stamp, whether the rig placed it
@@ -383,15 +383,15 @@ class Search:
         if submap.stuck:
             return True
         since_ns, images = self._lost.get(camera, (frame.stamp_ns, 0))
-        shows = len(frame.stream.features(frame.gray).pixels) >= _ANYTHING * self._config.track_min_inliers
-        self._lost[camera] = since_ns, images + shows
+        if self._atlas.active.live is None:
+            images += len(frame.stream.features(frame.gray).pixels) >= _ANYTHING * self._config.track_min_inliers
+        self._lost[camera] = since_ns, images
         return all(self._gone(frame.stamp_ns, name) for name in self._found_at.keys() | {camera})
 
     def _gone(self, stamp_ns: int, camera: str) -> bool:
         if camera in self._lost:
             since_ns, images = self._lost[camera]
-            offline = self._atlas.active.live is None
-            return stamp_ns - since_ns >= self._patience_ns or (offline and images >= _MOST_LOST)
+            return stamp_ns - since_ns >= self._patience_ns or images >= _MOST_LOST
         return stamp_ns - self._found_at[camera] >= max(_SILENT_NS, self._patience_ns)
 
     def found(self, stamp_ns: int, stream: CameraStream, w_T_c: Array, keyframe: int | None) -> None:
