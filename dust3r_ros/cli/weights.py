@@ -53,11 +53,17 @@ def _join_parser() -> argparse.ArgumentParser:
 
 
 def _join(arguments: argparse.Namespace) -> int:
-    from dust3r_ros.training.run_folder import join_weights
-
+    try:
+        from dust3r_ros.training.run_folder import join_weights
+    except ImportError as error:
+        raise _lacking(error) from error
     folder = join_weights(arguments.pieces, arguments.out or arguments.pieces / "model")
     _say(arguments, str(folder))
     return 0
+
+
+def _lacking(error: ImportError) -> BackendError:
+    return BackendError(f"weights need {error.name or 'torch'}; install it with: pip install 'dust3r_ros[network]'")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -67,9 +73,7 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         from dust3r_ros.network.checkpoint import load_checkpoint, save_checkpoint
     except ImportError as error:
-        raise BackendError(
-            f"weights need {error.name or 'torch'}; install it with: pip install 'dust3r_ros[network]'"
-        ) from error
+        raise _lacking(error) from error
     model = load_checkpoint(arguments.checkpoint)
     if arguments.half:
         save_checkpoint(model, arguments.half, half=True)

@@ -42,12 +42,7 @@ class ImageMask:
         tracked = full
         if tracking_size != (full.shape[1], full.shape[0]):
             tracked = np.asarray(cv2.resize(full, tracking_size, interpolation=cv2.INTER_AREA), np.uint8)
-        return cls.grown(tracked > _COVERED, grown(resize.apply(full) > _COVERED))
-
-    @classmethod
-    def grown(cls, tracked: Mask, working: Mask) -> ImageMask:
-        """From which pixels of the tracked image (H, W) are left out, and of the working one, already ``grown``."""
-        return cls(_distance(tracked), working)
+        return cls(distance_from(tracked > _COVERED), grown(resize.apply(full) > _COVERED))
 
     @property
     def clear_share(self) -> float:
@@ -116,5 +111,6 @@ def _outside(mask: Mask | None, confidence: Array32) -> Array32:
     return confidence if mask is None else np.where(mask, np.float32(1.0), confidence)
 
 
-def _distance(mask: Mask) -> Array32:
+def distance_from(mask: Mask) -> Array32:
+    """(H, W) pixels from the nearest one that a mask (H, W) leaves out."""
     return np.asarray(cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 3), np.float32)

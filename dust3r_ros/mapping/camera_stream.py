@@ -12,7 +12,7 @@ import numpy as np
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError, InputError
 from dust3r_ros.features.features import FEATURES, Features, extract
-from dust3r_ros.features.masks import DarkBorder, ImageMask, Mask
+from dust3r_ros.features.masks import DarkBorder, ImageMask, Mask, distance_from
 from dust3r_ros.geometry.lens import Lens, forward_model
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.geometry.resize import Resize
@@ -188,7 +188,7 @@ class CameraStream(ImageGeometry):
         width, height = self._tracking_size
         at = self.to_working(self.centred(pixel_grid(height, width).reshape(-1, 2)))
         column, row = np.clip(np.round(at).astype(int), 0, np.array(working.shape[::-1]) - 1).T
-        return ImageMask.grown(working[row, column].reshape(height, width), working)
+        return ImageMask(distance_from(working[row, column].reshape(height, width)), working)
 
     def follow(self, gray: Image, seen: Tracks | None = None) -> Tracks:
         """The previous image's corners as offsets in ``gray``; those now under its mask are dropped.

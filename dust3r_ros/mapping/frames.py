@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class CameraFrame:
     state: TrackingState = TrackingState.INITIALISING
     removed: tuple[int, ...] = ()  # names of the keyframes of a map left behind
 
-    @property
+    @cached_property
     def working(self) -> Image:
         """The working image (H, W, 3)."""
         resize = self.stream.resize

@@ -238,10 +238,9 @@ class MapBuilder(Submap):
 
     def arrive(self, stream: CameraStream, tracks: Tracks) -> None:
         sparse, records = self.state.sparse, self.state.records
-        shown = {at: np.isin(sparse.views[at].seen.ids, tracks.ids).sum() for at in sparse.posed()}
-        own = [at for at in shown if records[at].stream is stream]
+        own = [at for at in sparse.posed() if records[at].stream is stream]
         if own:
-            self.state.visit(max(own, key=lambda at: int(shown[at])))
+            self.state.visit(max(own, key=lambda at: int(np.isin(sparse.views[at].seen.ids, tracks.ids).sum())))
 
     def revisit(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array

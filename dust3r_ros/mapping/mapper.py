@@ -425,21 +425,21 @@ class Mapper(MapView):
         self.revision += self._active.live is not None
 
     def _begin(self, keep: bool) -> None:
-        """Begin another map with the next keyframe; ``keep``: the current one sleeps, and its focals are used."""
+        """Begin another map with the next keyframe; ``keep``: the current one sleeps, its focals count if it grew."""
         intrinsics, grown = self.submap.intrinsics, keep and self._active.has_grown
         if keep:
             self._atlas.sleep()
         else:
             self._lost.keep_all(self.submap.state.records if not self._live else ())
             self._atlas.begin()
-        self.submap.intrinsics = [
-            replace(i, prior=i.prior if i.given else i.focal)
-            if grown
-            else replace(
-                i, focal=i.prior, std=i.std if i.fixed else inf, rival_std=0.0, measured=None, contradicted=0.0
-            )
-            for i in intrinsics
-        ]
+        if grown:
+            intrinsics = [replace(i, prior=i.prior if i.given else i.focal) for i in intrinsics]
+        else:
+            intrinsics = [
+                replace(i, focal=i.prior, std=i.std if i.fixed else inf, rival_std=0.0, measured=None, contradicted=0.0)
+                for i in intrinsics
+            ]
+        self.submap.intrinsics = intrinsics
         self._forget_views()
 
     def _forget_views(self) -> None:

@@ -218,8 +218,12 @@ class FrameLog:
     def has(self, stamp_ns: int, camera: str) -> bool:
         """Whether a camera's frame of this session is here, with a pose or not."""
         code = self._names.index(camera) if camera in self._names else -1
-        found = self._rows.find(lambda block: (block["stamp_ns"] == stamp_ns) & (block["camera"] == code))
-        return bool(np.any(self._rows.take(found)["session"] == self._session))
+
+        def wanted(block: np.ndarray) -> np.ndarray:
+            own = (block["camera"] == code) & (block["session"] == self._session)
+            return own & (block["stamp_ns"] == stamp_ns)
+
+        return len(self._rows.find(wanted)) > 0
 
     def near(self, stamp_ns: int, camera: str) -> Array | None:
         """``w_T_c`` (4, 4) of a camera in the frame of this session with the nearest stamp; None if none has a pose."""
@@ -280,7 +284,9 @@ class FrameLog:
     def absorb(self, other: FrameLog, first: int) -> None:
         """Take the frames of another map, whose keyframes become ``first`` and up; not those that are here already."""
         self.rewritten += 1
-        here = {(frame.session, frame.stamp_ns, frame.camera) for _, frame in self.since(0, -1)}
+        stamps = np.concatenate([np.zeros(0, np.int64), *(block["stamp_ns"] for block in other._rows.blocks())])
+        alike = self._rows.find(lambda block: np.isin(block["stamp_ns"], stamps))  # a day of frames has few of these
+        here = {(frame.session, frame.stamp_ns, frame.camera) for frame in map(self._state, alike.tolist())}
         self._seen.clear()  # these refer to landmarks of previous maps
         self._seen_in_keyframes.clear()
         for _, frame in other.since(0, -1):
