@@ -98,6 +98,7 @@ def locate_corners(
 # Of a recognised place, and of one beside the last keyframes: standard deviation of the position over depth.
 _MAX_VAGUENESS, _MAX_STEP_VAGUENESS = 0.01, 0.05
 _MOSTLY = 0.5
+_RIVAL = 0.5  # of the landmarks that fit a pose: so many that fit another one leave it open which is right
 
 
 _LINKED = 25  # landmarks that two keyframes share: there is no loop to close between them
@@ -153,13 +154,26 @@ class FrameFinder:
         result = self.locate(stream, tracks, near)
         if result is None:
             return None
-        # A place recognised by only a few far points would bend the map; one beside the last keyframes does not.
-        known = self._state.sparse.known(tracks).ids
+        # A place recognised by only a few far points, or by one of several copies, would bend the map; one beside the
+        # last keyframes does not.
+        known = self._state.sparse.known(tracks)
         last = self._state.trail[-self._state.config.window :]
         seen = np.concatenate([self._state.sparse.views[view].seen.ids for view in last])
-        beside = np.isin(known[result.inliers], seen).mean() > _MOSTLY
+        beside = np.isin(known.ids[result.inliers], seen).mean() > _MOSTLY
         limit = _MAX_STEP_VAGUENESS if beside else _MAX_VAGUENESS
-        return (result, tracks) if result.relative_std(self._state.sparse.points[known]) <= limit else None
+        if result.relative_std(self._state.sparse.points[known.ids]) > limit:
+            return None
+        return (result, tracks) if beside or not self._has_rival(stream, known, result) else None
+
+    def _has_rival(self, stream: CameraStream, known: Tracks, found: PnpResult) -> bool:
+        """Whether what does not fit a pose agrees on another one: the pattern of a wallpaper is there many times."""
+        config, rest = self._state.config, known.select(~found.inliers)
+        enough = max(config.track_min_inliers, int(_RIVAL * np.count_nonzero(found.inliers)))
+        try:
+            self._state.sparse.locate(stream.index, rest, enough, config.seed)
+        except GeometryError:
+            return False
+        return True
 
     def seen_before(
         self, stream: CameraStream, image: Image, tracks: Tracks, w_T_c: Array

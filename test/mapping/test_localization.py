@@ -136,3 +136,22 @@ def test_a_map_that_drifted_needs_a_keyframe(there: tuple[RenderedSequence, Mapp
     np.testing.assert_allclose(again[1].w_T_c, found.w_T_c, atol=0.01)
     off = Tracks(tracks.ids, tracks.pixels + np.array([4.0, 0.0]))
     assert submap.finder.seen_before(stream, working, off, found.w_T_c) is None
+
+
+def test_an_image_of_which_the_map_has_two_places_is_not_recognised(there: tuple[RenderedSequence, Mapper]) -> None:
+    """As one of a wallpaper, whose pattern is there many times; beside the last keyframes it is known which it is."""
+    sequence, grown = there
+    mapper = branch(grown)
+    stream, submap = mapper.stream("camera"), mapper.submap
+    trail = list(submap.state.trail)
+    here, elsewhere = sequence.images[4], sequence.images[14]
+
+    def recognised(share: float, last: list[int]) -> bool:
+        """Whether an image is that has a share of its columns from elsewhere."""
+        cut = round((1.0 - share) * here.shape[1])
+        image = np.ascontiguousarray(np.concatenate([here[:, :cut], elsewhere[:, cut:]], axis=1))
+        submap.state.trail[:] = last
+        return submap.finder.relocalise(stream, stream.gray(image), stream.resize.apply(image)) is not None
+
+    assert [recognised(share, trail[-1:]) for share in (0.0, 0.2, 0.5, 0.8, 1.0)] == [True, True, False, True, True]
+    assert recognised(0.5, trail)
