@@ -34,10 +34,10 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 from targets import Machine, leave, target, target_lines, where_and_when  # noqa: E402
 
-from dust3r_ros.alignment.processes import use_one_thread  # noqa: E402
 from dust3r_ros.cli import map as one  # noqa: E402
 from dust3r_ros.cli.command import positive  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError, InputError  # noqa: E402
+from dust3r_ros.geometry.processes import use_one_thread  # noqa: E402
 from dust3r_ros.io.files import make_folder  # noqa: E402
 from dust3r_ros.scenes.export import write_folder  # noqa: E402
 from dust3r_ros.scenes.rooms import corridor, room  # noqa: E402

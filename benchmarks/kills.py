@@ -41,9 +41,9 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 from targets import Machine, leave, where_and_when  # noqa: E402
 
-from dust3r_ros.alignment.processes import thread_pool  # noqa: E402
 from dust3r_ros.config import MapperConfig  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError  # noqa: E402
+from dust3r_ros.geometry.processes import thread_pool  # noqa: E402
 from dust3r_ros.io.files import make_folder  # noqa: E402
 from dust3r_ros.mapping.localization import FrameFinder  # noqa: E402
 from dust3r_ros.mapping.loop_closing import LoopClosing  # noqa: E402

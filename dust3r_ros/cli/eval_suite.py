@@ -260,8 +260,8 @@ def _add_job(tables: Any) -> None:
 
 def _job(arguments: argparse.Namespace) -> int:
     """Writes the rows after each protocol, so that an interrupted job keeps those before."""
-    from dust3r_ros.alignment.processes import end_with_parent, use_one_thread
     from dust3r_ros.evaluation.suite.job import measure, measure_protocol
+    from dust3r_ros.geometry.processes import end_with_parent, use_one_thread
     from dust3r_ros.io.files import write_text
 
     end_with_parent()  # which cannot end it when it is killed itself

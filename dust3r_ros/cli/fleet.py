@@ -195,8 +195,8 @@ def _map_all(
 
 def _join(jobs: Sequence[Job], out: Path, records: dict[str, Record], arguments: argparse.Namespace) -> None:
     """Join the maps of this request that show the same place; those of the recordings stay as they are."""
-    from dust3r_ros.alignment.processes import use_one_thread
     from dust3r_ros.fleet.joining import join_all
+    from dust3r_ros.geometry.processes import use_one_thread
 
     use_one_thread()  # as for maps: the number of cores does not change the last digits
     config = _config(arguments)

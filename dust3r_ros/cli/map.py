@@ -156,7 +156,7 @@ def map_piece(arguments: argparse.Namespace, piece: Piece, path: Path, known: Ma
 
     ``known``: what an earlier piece found of the cameras. Raises ``Dust3rRosError``.
     """
-    from dust3r_ros.alignment.processes import use_one_thread
+    from dust3r_ros.geometry.processes import use_one_thread
     from dust3r_ros.io.frames import read_ahead
     from dust3r_ros.session.replay import Replay
     from dust3r_ros.storage.saved_map import save_map

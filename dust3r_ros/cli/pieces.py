@@ -135,7 +135,7 @@ def _calibration(mapped: MappedPiece) -> dict[str, Intrinsics]:
 
 def _begin_process() -> None:
     """In a process of the pool: a Ctrl-C is for the command, which ends them; they also end when it is killed."""
-    from dust3r_ros.alignment.processes import end_with_parent
+    from dust3r_ros.geometry.processes import end_with_parent
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()

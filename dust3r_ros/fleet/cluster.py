@@ -290,7 +290,7 @@ def _task(work: Work, job: Job, tries: int, version: str) -> Record:
     """In a process of the cluster: map with one thread, report, and write the record last."""
     import ray
 
-    from dust3r_ros.alignment.processes import use_one_thread
+    from dust3r_ros.geometry.processes import use_one_thread
 
     node, host, pid = ray.get_runtime_context().get_node_id(), socket.gethostname(), os.getpid()
     begun = Record(job.recording, job.request, RUNNING, tries=tries, host=host, node=node, pid=pid)

@@ -138,7 +138,7 @@ class _Actor:
 
     def __init__(self, config: MapperConfig, one_thread: bool) -> None:
         if one_thread:
-            from dust3r_ros.alignment.processes import use_one_thread
+            from dust3r_ros.geometry.processes import use_one_thread
 
             use_one_thread()  # before torch is imported, which reads the variables
         self._config = config

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dust3r_ros.alignment.processes import MOST_NICE, Aside
+from dust3r_ros.geometry.processes import MOST_NICE, Aside
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.depth_schedule import DepthSchedule
 from dust3r_ros.mapping.keypoint_adjustment import KeypointAdjustment

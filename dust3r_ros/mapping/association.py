@@ -8,11 +8,11 @@ from functools import partial, reduce
 
 import numpy as np
 
-from dust3r_ros.alignment.processes import each
 from dust3r_ros.features.features import Features, Select, matched
 from dust3r_ros.features.junctions import Junctions, find_junctions, match_junctions
 from dust3r_ros.geometry.essential import epipolar_distances
 from dust3r_ros.geometry.pinhole import rays
+from dust3r_ros.geometry.processes import each
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.reconstruction import Reconstruction, renumbered

@@ -15,10 +15,10 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from dust3r_ros.alignment.processes import THREADS, each
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.features.patches import HALF, find_patches, softened
 from dust3r_ros.geometry.pinhole import project, rays
+from dust3r_ros.geometry.processes import THREADS, each
 from dust3r_ros.geometry.reprojection import minimise
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.mapping.camera_stream import KeyframeRecord

@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from math import inf
 
-from dust3r_ros.alignment.processes import use_one_blas_thread
 from dust3r_ros.backends import fitted, make_backend
 from dust3r_ros.backends.base import Backend, Monocular, RelativeConfidence
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError
 from dust3r_ros.features.masks import check_mask
 from dust3r_ros.features.place_recognition import Appearance
+from dust3r_ros.geometry.processes import use_one_blas_thread
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.atlas import Atlas, AtlasEntry, Search
 from dust3r_ros.mapping.camera_stream import Cameras, CameraStream, check_image, guessed

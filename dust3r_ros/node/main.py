@@ -18,7 +18,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
-from dust3r_ros.alignment.processes import use_one_blas_thread
+from dust3r_ros.geometry.processes import use_one_blas_thread
 from dust3r_ros.node.image_losses import prepare
 from dust3r_ros.node.node import MappingNode
 from dust3r_ros.node.parameters import WRITTEN

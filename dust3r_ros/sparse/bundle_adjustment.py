@@ -11,13 +11,17 @@ use compiled code if it was built (``bundle_kernel.c``).
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from dust3r_ros.geometry.compiled import LIBRARY, address
 from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.geometry.processes import each
 from dust3r_ros.sparse.bundle_problem import (
     FOCAL,
     KINDS,
@@ -46,11 +50,8 @@ from dust3r_ros.types import Array
 
 
 class _Observations(ctypes.Structure):
-    """``kept``: the arrays that it points to."""
-
-    kept: object
     _fields_ = [
-        *((name, ctypes.c_long) for name in ("points", "free", "unknowns")),
+        *((name, ctypes.c_long) for name in ("first", "end", "points", "free", "unknowns")),
         *((name, ctypes.c_void_p) for name in ("starts", "pose", "offset", "spread", "camera", "radius", "unknown")),
         *((name, ctypes.c_double) for name in ("width", "sigma")),
     ]
@@ -63,8 +64,16 @@ class _State(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("rotation", "center", "intrinsics", "turning", "points")]
 
 
+_MANY = 4000  # observations: as many are divided between two threads
+
+_Output = TypeVar("_Output")
+
+
 class CompiledSteps:
-    """The same as ``PlainSteps``, several times as fast."""
+    """The same as ``PlainSteps``, several times as fast.
+
+    The points of a large problem are divided in two, on whatever machine: so that the sums are the same everywhere.
+    """
 
     def __init__(self, problem: BundleProblem, observations: Observations, loss: Huber) -> None:
         assert LIBRARY is not None
@@ -81,10 +90,14 @@ class CompiledSteps:
             observations.radius.astype(np.float64),
             unknown,
         )
-        sizes = observations.points, observations.free_poses, len(observations.unknowns)
-        self._given = _Observations(*sizes, *(array.ctypes.data for array in kept), loss.width, loss.sigma)
-        self._given.kept = kept
         M, P, K = len(self._order), observations.points, len(observations.unknowns)
+        middle = [int(np.searchsorted(kept[0], M / 2))] if M >= _MANY else []
+        addresses = [array.ctypes.data for array in kept]
+        self._parts = [
+            _Observations(*part, P, observations.free_poses, K, *addresses, loss.width, loss.sigma)
+            for part in pairwise([0, *middle, P])
+        ]
+        self._kept = kept
         # The largest arrays of a step: written anew by each.
         self._room = np.empty((M, 3, 6)), np.empty((P, 3, 3)), np.empty((P, 1 + K, 3))
 
@@ -101,16 +114,28 @@ class CompiledSteps:
 
     def _errors(self, state: State) -> tuple[float, Array, np.ndarray]:
         r, valid = np.empty(len(self._order)), np.empty(len(self._order), np.uint8)
-        cost = self._library.errors(ctypes.byref(self._given), _given(state), address(r), address(valid))
-        return float(cost), r, valid
+        given = _given(state)
+        costs = self._each(lambda part: self._library.errors(part, given, address(r), address(valid)))
+        return float(sum(costs)), r, valid
+
+    def _each(self, work: Callable[[object], _Output]) -> list[_Output]:
+        """``work`` of every part of the points, at the same time."""
+        return each(lambda part: work(ctypes.byref(part)), self._parts)
 
     def step(self, state: State, damping: float) -> Step | None:
         """The Levenberg-Marquardt step; None where the reduced system is not positive definite."""
         N, K, P = 6 * self._observations.free_poses, len(self._observations.unknowns), self._observations.points
-        S, borders, ff, bf = np.zeros((N, N)), np.zeros((1 + K, N)), np.zeros((K, K)), np.zeros(K)
-        inner, (Y, G, y) = np.zeros((1 + K, 1 + K)), self._room
-        outputs = (address(array) for array in (S, borders, ff, bf, inner, Y, G, y))
-        self._library.reduce(ctypes.byref(self._given), _given(state), ctypes.c_double(damping), *outputs)
+        room, given = [address(array) for array in self._room], _given(state)
+
+        def reduced(part: object) -> list[Array]:
+            sums = [np.zeros(shape) for shape in ((N, N), (1 + K, N), (K, K), (K,), (1 + K, 1 + K))]
+            self._library.reduce(part, given, ctypes.c_double(damping), *map(address, sums), *room)
+            return sums
+
+        (S, borders, ff, bf, inner), *others = self._each(reduced)
+        for sums in others:
+            for total, more in zip((S, borders, ff, bf, inner), sums, strict=True):
+                total += more
         information, pull = priors(self._problem, self._observations, state)
         ff[np.diag_indices(K)] += information
         try:
@@ -126,15 +151,14 @@ class CompiledSteps:
             return None
         poses, unknowns, information = found
         points = np.empty((3, P))
-        arrays = (address(array) for array in (Y, G, y, poses, unknowns, points))
-        self._library.back(ctypes.byref(self._given), *arrays)
+        self._each(lambda part: self._library.back(part, *room, *map(address, (poses, unknowns, points))))
         return Step(poses, unknowns, points, information)
 
     def settled(self, state: State) -> tuple[State, float]:
         """Every point moved to its own best fit, and the resulting cost."""
-        moved = np.empty_like(state.points)
-        cost = self._library.settle(ctypes.byref(self._given), _given(state), address(moved))
-        return State(state.rotation, state.center, state.intrinsics, moved), float(cost)
+        moved, given = np.empty_like(state.points), _given(state)
+        costs = self._each(lambda part: self._library.settle(part, given, address(moved)))
+        return State(state.rotation, state.center, state.intrinsics, moved), float(sum(costs))
 
 
 def _given(state: State) -> object:

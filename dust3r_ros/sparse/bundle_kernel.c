@@ -1,8 +1,9 @@
 // The inner loops of bundle_adjustment.py: normal equations with the points eliminated, the step of the points, and
 // points settled. schur.py and bundle_problem.py explain the sums and do the same in NumPy.
 //
-// Observations are sorted by point, those of one point by pose; `starts` (P + 1): where each point's begin. The
-// first `free` of the poses move. Points are (3, P), other arrays have their components last.
+// Observations are sorted by point, those of one point by pose; `starts` (P + 1): where each point's begin. A call
+// does the points from `first` up to `end`; sums of several calls add up. The first `free` of the poses move. Points
+// are (3, P), other arrays have their components last.
 
 #include <math.h>
 #include <string.h>
@@ -17,7 +18,7 @@
 #define LENS_EXACT 1e-7 // a step of Newton; the error left is about its square
 
 typedef struct {
-    long points, free, unknowns;
+    long first, end, points, free, unknowns;
     const long *starts;   // (P + 1)
     const int *pose;      // (M)
     const double *offset; // (M, 2) pixels from the centre
@@ -154,7 +155,7 @@ static inline FORCED void load(const State *state, long points, long p, double p
 CLONES double errors(const Observations *s, const State *state, double *r, unsigned char *valid) {
     double cost = 0.0, point[3];
     Seen o;
-    for (long p = 0; p < s->points; p++) {
+    for (long p = s->first; p < s->end; p++) {
         load(state, s->points, p, point);
         for (long m = s->starts[p]; m < s->starts[p + 1]; m++) {
             see(s, state, m, point, &o);
@@ -192,7 +193,7 @@ CLONES void reduce(
     const long N = 6 * s->free, K = s->unknowns;
     double point[3];
     Seen o;
-    for (long p = 0; p < s->points; p++) {
+    for (long p = s->first; p < s->end; p++) {
         double V[3][3] = {{0}}, *yp = y + 3 * (1 + K) * p, *Gp = G + 9 * p;
         memset(yp, 0, 3 * (1 + K) * sizeof(double));
         load(state, s->points, p, point);
@@ -249,8 +250,8 @@ CLONES void reduce(
             for (long b = 0; b <= K; b++)
                 inner[a * (1 + K) + b] += yp[3 * a] * yp[3 * b] + yp[3 * a + 1] * yp[3 * b + 1] + yp[3 * a + 2] * yp[3 * b + 2];
     }
-    for (long i = 0; i < N; i++) S[i * (N + 1)] += damping * S[i * (N + 1)] + 1e-9;
-    for (long p = 0; p < s->points; p++) {
+    for (long i = 0; i < N; i++) S[i * (N + 1)] += damping * S[i * (N + 1)] + (s->first ? 0.0 : 1e-9);
+    for (long p = s->first; p < s->end; p++) {
         const double *yp = y + 3 * (1 + K) * p, *Gp = G + 9 * p;
         for (long m = s->starts[p]; m < s->starts[p + 1] && s->pose[m] < s->free; m++) {
             double *Ym = Y + 18 * m, *border = borders + 6 * s->pose[m];
@@ -279,7 +280,7 @@ CLONES void back(
     double *step
 ) {
     const long K = s->unknowns;
-    for (long p = 0; p < s->points; p++) {
+    for (long p = s->first; p < s->end; p++) {
         const double *yp = y + 3 * (1 + K) * p, *Gp = G + 9 * p;
         double v[3] = {yp[0], yp[1], yp[2]};
         for (long k = 0; k < K; k++)
@@ -300,7 +301,7 @@ CLONES void back(
 CLONES double settle(const Observations *s, const State *state, double *moved) {
     double total = 0.0;
     Seen o;
-    for (long p = 0; p < s->points; p++) {
+    for (long p = s->first; p < s->end; p++) {
         double V[3][3] = {{0}}, pull[3] = {0}, point[3], to[3], G[9], v[3], before = 0.0, after = 0.0;
         load(state, s->points, p, point);
         for (long m = s->starts[p]; m < s->starts[p + 1]; m++) {

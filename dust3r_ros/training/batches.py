@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dust3r_ros.alignment.processes import settle_worker
 from dust3r_ros.errors import InputError, TrainingError
+from dust3r_ros.geometry.processes import settle_worker
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.network.heads import Raster
 from dust3r_ros.network.inference import normalise

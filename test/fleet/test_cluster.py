@@ -12,10 +12,10 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from dust3r_ros.alignment import processes
 from dust3r_ros.errors import ConfigError
 from dust3r_ros.fleet.cluster import Cluster, _environment, _local, _withdraw, need_ray, run
 from dust3r_ros.fleet.recordings import FAILED, MAPPED, RECORD, RUNNING, Job, Record, read_record
+from dust3r_ros.geometry import processes
 
 VARIABLES = ("RAY_USAGE_STATS_ENABLED", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
 

@@ -186,7 +186,7 @@ def test_recordings_that_share_a_network_are_mapped_as_alone(
     together, (single,) = alone(network, given, pairs), alone(network, given, pairs[:1])
     if not np.array_equal(together[0].points_first, single.points_first):
         pytest.skip("on this processor, a pair's pointmaps depend on its batch in the last digits")
-    script = "from dust3r_ros.alignment.processes import use_one_thread as one; one(); "
+    script = "from dust3r_ros.geometry.processes import use_one_thread as one; one(); "
     script += "import sys; from dust3r_ros.cli.map import main; sys.exit(main())"
     command = [sys.executable, "-c", script, str(tmp_path / "orbit"), "--out", str(tmp_path / "alone"), "--quiet"]
     subprocess.run([*command, *options], check=True)

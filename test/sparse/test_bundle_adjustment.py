@@ -27,11 +27,18 @@ def both(problem: BundleProblem, width: float) -> tuple[PlainSteps, CompiledStep
     return plain, compiled, State.of(problem, observations), observations
 
 
+@pytest.fixture(params=[1, 10**9], ids=["divided", "whole"])
+def many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small problems are divided between threads, too, or none is."""
+    monkeypatch.setattr(bundle_adjustment, "_MANY", request.param)
+
+
 def test_it_was_built() -> None:
     """By what makes the environment; where it was not, adjustments take several times as long."""
     assert LIBRARY is not None
 
 
+@pytest.mark.usefixtures("many")
 @pytest.mark.parametrize("bent", [False, True])
 @pytest.mark.parametrize("width", [1e9, 1.5])
 @pytest.mark.parametrize("spread", [False, True])
@@ -53,6 +60,7 @@ def test_steps_are_the_same(bent: bool, width: float, spread: bool) -> None:
         assert cost_b == pytest.approx(cost_a, rel=1e-10)
 
 
+@pytest.mark.usefixtures("many")
 def test_points_behind_the_camera_and_points_that_nobody_sees() -> None:
     problem = some_problem()
     problem.points[3] = problem.w_T_c[0][:3, 3] - problem.w_T_c[0][:3, 2]
@@ -67,6 +75,7 @@ def test_points_behind_the_camera_and_points_that_nobody_sees() -> None:
     np.testing.assert_allclose(b.points, a.points, rtol=1e-7, atol=1e-10)
 
 
+@pytest.mark.usefixtures("many")
 @pytest.mark.parametrize("held", ["poses", "intrinsics"])
 def test_only_a_part_moves(held: str) -> None:
     problem = some_problem()

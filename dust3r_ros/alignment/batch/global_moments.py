@@ -32,7 +32,7 @@ from dust3r_ros.alignment.batch.problem import AlignmentProblem
 from dust3r_ros.alignment.batch.ray_median import ray_median
 from dust3r_ros.alignment.batch.sweeps import Momentum, Statistics, Unknowns, gather, step
 from dust3r_ros.alignment.objective import Alignment, EdgeReport
-from dust3r_ros.alignment.processes import each
+from dust3r_ros.geometry.processes import each
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.types import Array, Array32, PairPrediction
 

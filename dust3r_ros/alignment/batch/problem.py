@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from dust3r_ros.alignment.processes import each
 from dust3r_ros.errors import GeometryError, InputError
+from dust3r_ros.geometry.processes import each
 from dust3r_ros.types import Array, Array32, PairPrediction
 
 _MAX_SHEAR = 1e-3  # how far a given rotation may be from orthogonal

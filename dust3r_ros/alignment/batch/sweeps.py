@@ -16,8 +16,8 @@ from dust3r_ros.alignment.batch.priors import INDEPENDENT, Priors, gauge, held_f
 from dust3r_ros.alignment.batch.problem import AlignmentProblem
 from dust3r_ros.alignment.batch.ray_median import FLOOR
 from dust3r_ros.alignment.moments import scale_of
-from dust3r_ros.alignment.processes import each
 from dust3r_ros.geometry.focal import FOCAL_LIMITS, reference_focal
+from dust3r_ros.geometry.processes import each
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.types import Array, Array32
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from dust3r_ros.alignment.processes import settle_worker
 from dust3r_ros.errors import InputError
+from dust3r_ros.geometry.processes import settle_worker
 from dust3r_ros.scenes.endless.stock import USES, material, window
 from dust3r_ros.scenes.endless.worlds import Blueprint, draw_up
 from dust3r_ros.types import Image

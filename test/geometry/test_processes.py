@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from threads import unlimited
 
-from dust3r_ros.alignment.processes import MOST_NICE, THREADS, Aside, each, thread_pool
+from dust3r_ros.geometry.processes import MOST_NICE, THREADS, Aside, each, thread_pool
 
 CODE = """
 import numpy as np, scipy.linalg
-from dust3r_ros.alignment.processes import _functions, use_one_blas_thread
+from dust3r_ros.geometry.processes import _functions, use_one_blas_thread
 print(max(count() for count in _functions("get_num_threads")))
 use_one_blas_thread()
 print(max(count() for count in _functions("get_num_threads")))
@@ -40,7 +40,7 @@ def test_results_come_in_order(count: int) -> None:
 
 def test_many_items_are_few_tasks_and_the_pool_stays() -> None:
     named = set(each(lambda _: threading.current_thread().name, list(range(200))))
-    assert 1 <= len(named) <= THREADS and all(name.startswith("alignment") for name in named)
+    assert 1 <= len(named) <= THREADS and all(name.startswith("pool") for name in named)
     assert thread_pool() is thread_pool()
 
 

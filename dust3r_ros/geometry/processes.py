@@ -88,7 +88,7 @@ _Result = TypeVar("_Result")
 @lru_cache(maxsize=1)
 def thread_pool() -> ThreadPoolExecutor:
     """The pool of this process; its threads keep their workspaces between alignments."""
-    return ThreadPoolExecutor(THREADS, "alignment")
+    return ThreadPoolExecutor(THREADS, "pool")
 
 
 def each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
