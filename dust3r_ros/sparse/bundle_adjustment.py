@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 from typing import TypeVar
 
@@ -132,10 +133,7 @@ class CompiledSteps:
             self._library.reduce(part, given, ctypes.c_double(damping), *map(address, sums), *room)
             return sums
 
-        (S, borders, ff, bf, inner), *others = self._each(reduced)
-        for sums in others:
-            for total, more in zip((S, borders, ff, bf, inner), sums, strict=True):
-                total += more
+        S, borders, ff, bf, inner = (reduce(np.add, sums) for sums in zip(*self._each(reduced), strict=True))
         information, pull = priors(self._problem, self._observations, state)
         ff[np.diag_indices(K)] += information
         try:
