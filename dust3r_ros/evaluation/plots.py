@@ -117,6 +117,7 @@ def _time(axes: Axes, run: SceneRun) -> None:
     seconds["other"] = max(run.result.seconds - sum(seconds.values()), 0.0)
     axes.barh(list(seconds), list(seconds.values()), color=_ESTIMATE)
     axes.set(title=f"where {run.result.seconds:.1f} s went, by stage (number of calls)", xlabel="s")
+    axes.tick_params(axis="y", labelsize=7)
     axes.invert_yaxis()
 
 
@@ -183,7 +184,7 @@ def _depth(axes: Axes, shown: ShownDepth) -> None:
     if shown.truth is not None:
         near, far, none = (100 * where.sum() / max(1, (shown.truth > 0).sum()) for where in shown.mistakes)
         panels.append(shown.marked())
-        title += f", truth; too near {near:.0f} % (blue), too far {far:.0f} % (red), none {none:.0f} % (green)"
+        title += f", truth\ntoo near {near:.0f} % (blue), too far {far:.0f} % (red), none {none:.0f} % (green)"
     axes.imshow(np.vstack([np.hstack(panels[:2]), np.hstack(panels[2:])]) if len(panels) > 3 else np.hstack(panels))
     axes.set_title(title, fontsize=8)
     axes.axis("off")
