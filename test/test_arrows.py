@@ -153,10 +153,10 @@ def test_arrows_point_down() -> None:
 
 
 def test_no_import_cycle() -> None:
-    """Late imports count, too: modules that need each other are one idea."""
+    """Late imports count, too: modules that need each other are one idea. The package's exports are for its users."""
     graph = {module: set[str]() for module in MODULES}
     for found in _imports():
-        if found.module in MODULES:
+        if found.module in MODULES and found.path != "__init__.py":
             graph[_module_of(PACKAGE / found.path)].add(found.module)
     while leaves := [module for module, needs in graph.items() if not needs & graph.keys()]:
         for module in leaves:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,16 +10,20 @@ from pathlib import Path
 from types import ModuleType
 from urllib.parse import urlsplit
 
+import cv2
 import pytest
 import yaml
 from launch_files import LAUNCH_FILES
-from pages import NAMES, OUTSIDE, ROOT, ROWS, commands, text_of
+from pages import CODE, NAMES, OUTSIDE, ROOT, ROWS, commands, text_of
 from PIL import Image
+from sequences import walk
 
 from dust3r_ros.cli.export import _parser as _export_parser
 from dust3r_ros.cli.fleet import _parser as _fleet_parser
 from dust3r_ros.cli.map import _parser
 from dust3r_ros.config import Row
+from dust3r_ros.io.trajectory import read_tum
+from dust3r_ros.products.ply import read_ply
 from scripts import script
 
 
@@ -202,3 +207,20 @@ def test_pictures_are_small_and_shown_with_a_description() -> None:
         assert len(words) > 20 and path.stat().st_size < 400_000
         with Image.open(path) as picture:
             assert picture.format in ("PNG", "JPEG", "WEBP") and 300 <= picture.width <= 1200
+
+
+def test_the_page_on_python_maps_a_recording(tmp_path: Path) -> None:
+    """Its blocks, one after the other, as a user would type them."""
+    writer = cv2.VideoWriter(str(tmp_path / "recording.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 8.0, (240, 176))
+    for image in walk("orbit").images:
+        writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    writer.release()
+    code = "\n".join(block for language, block in CODE.findall(text_of("docs/python.md")) if language == "python")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    keyframes, posed = map(int, re.findall(r"(\d+) keyframes, (\d+) images with a pose", done.stdout)[0])
+    assert keyframes >= 4 and posed == len(read_tum(tmp_path / "trajectory.txt")) == 24
+    assert len(read_ply(tmp_path / "map.ply")) > 10_000

@@ -219,6 +219,20 @@ def test_commands_lead_to_a_function(name: str, module: str, function: str) -> N
     assert done.returncode == 0, f"{name}: {done.stderr}"
 
 
+def test_the_package_exports_the_mapper_and_is_light_without_it() -> None:
+    code = (
+        "import sys, dust3r_ros; assert not {'numpy', 'cv2', 'scipy', 'torch', 'rclpy'} & sys.modules.keys()\n"
+        "from dust3r_ros import Mapper, MapperConfig; assert Mapper(MapperConfig()).counts.keyframes == 0\n"
+        "assert not {'torch', 'rclpy'} & sys.modules.keys()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(AttributeError, match="'dust3r_ros' has no attribute 'Mappers'"):
+        dust3r_ros.Mappers  # noqa: B018
+
+
 def test_scripts_can_be_executed() -> None:
     for path in (ROOT / "scripts").iterdir():
         if path.is_file():

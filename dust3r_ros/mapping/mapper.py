@@ -44,7 +44,7 @@ class Mapper(MapView):
     """
 
     def __init__(
-        self, config: MapperConfig = MapperConfig(), *, stage: StageTimer = no_timer, backend: Backend | None = None
+        self, config: MapperConfig = MapperConfig(), backend: Backend | None = None, *, stage: StageTimer = no_timer
     ) -> None:
         """``backend`` replaces the one named by ``config``. BLAS has one thread in this process from now on."""
         use_one_blas_thread()
