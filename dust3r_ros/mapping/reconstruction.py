@@ -14,7 +14,7 @@ from dust3r_ros.features.place_recognition import PairGraph
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.pages import Pages
-from dust3r_ros.sparse.consistency import Doubt, contradicted, doubts, worst
+from dust3r_ros.sparse.consistency import Doubt, contradicted, doubts, outliers, worst
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.map_merging import Merged, merge_maps
 from dust3r_ros.sparse.sparse_map import SparseMap
@@ -244,6 +244,7 @@ class Consistency:
         self._shares = np.zeros(0)
         self._tried_with = 0  # keyframes
         self._tried: list[Doubt] = []
+        self._tried_alone: dict[int, int] = {}  # keyframes then, by keyframe
 
     def renew(self, views: Sequence[int] | None = None) -> None:
         """Ask ``views``, by default all, again: they were adjusted."""
@@ -261,6 +262,7 @@ class Consistency:
         known[: len(self._shares)] = self._shares
         self._shares = known[new >= 0]
         self._tried.clear()
+        self._tried_alone = {int(new[k]): count for k, count in self._tried_alone.items() if new[k] >= 0}
 
     @property
     def worst(self) -> float:
@@ -273,22 +275,31 @@ class Consistency:
         return next(iter(doubts(self._shares, DOUBTED)), None)
 
     def rebuild_due(self, last: bool = False) -> bool:
-        """Whether to try to rebuild a stretch; ``last``: no more keyframes come.
+        """Whether to try to rebuild a stretch, or to pose a single keyframe anew; ``last``: no more keyframes come.
 
         While the focal is a guess, calibration comes first; with several cameras, they hold each other.
         """
         state, count = self._state, len(self._state.records)
-        due = count > self._tried_with if last else count >= _AGAIN * self._tried_with
-        if not due or not state.initialised or not (last or state.sure) or state.several_cameras:
+        if not state.initialised or not (last or state.sure) or state.several_cameras:
             return False
-        found, all_again = doubts(self._shares, REBUILT), last or count >= _VAIN_AGAIN * self._tried_with
-        return any(all_again or not any(doubt.overlaps(tried) for tried in self._tried) for doubt in found)
+
+        def more(tried_with: int) -> bool:
+            return count > tried_with if last else count >= _AGAIN * tried_with
+
+        if any(more(self._tried_alone.get(doubt.first, 0)) for doubt in outliers(self._shares)):
+            return True
+        if not more(self._tried_with):
+            return False
+        stretches, all_again = doubts(self._shares, REBUILT), last or count >= _VAIN_AGAIN * self._tried_with
+        return any(all_again or not any(doubt.overlaps(tried) for tried in self._tried) for doubt in stretches)
 
     def rebuilding(self) -> None:
         """Note that an attempt with the keyframes so far has begun."""
         self._tried_with, self._tried = len(self._state.records), doubts(self._shares, REBUILT)
+        self._tried_alone |= {doubt.first: self._tried_with for doubt in outliers(self._shares)}
 
     def rebuilt(self) -> None:
         """The map was built anew: nothing of it was tried yet."""
         self._tried.clear()
+        self._tried_alone.clear()
         self.renew()

@@ -6,7 +6,8 @@ errors of what was kept do not show it.
 
 Poses found one after the other do not recover from a wrong one: where steps are wide and walls flat, two views have a
 second, wrong explanation, and all that follows is built on it. Begun elsewhere in the stretch, and joined to the rest
-of the map afterwards, the same observations lead out of it.
+of the map afterwards, the same observations lead out of it. Where a pattern repeats, a single keyframe may be taken for
+its neighbour's place; what others see of the map then tells where it is.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dust3r_ros.sparse.landmarks import different
 from dust3r_ros.sparse.map_merging import fit_maps
 from dust3r_ros.sparse.refinement import close_loop, place_landmarks, refine
 from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX, SparseMap
-from dust3r_ros.tracking import no_tracks
+from dust3r_ros.tracking import join, no_tracks
 from dust3r_ros.types import Array
 
 _FEWEST_SEEN = 20  # observations
@@ -103,10 +104,21 @@ def doubts(shares: Array, above: float) -> list[Doubt]:
     return sorted((doubt for doubt in found if doubt.share > above), key=lambda doubt: -doubt.share)
 
 
+def outliers(shares: Array) -> list[Doubt]:
+    """Single keyframes of which much contradicts a map that two before and two after them agree with; worst first."""
+    half = _RUN // 2
+    padded = np.pad(shares, half, constant_values=np.nan)
+    around = np.stack([padded[at : at + len(shares)] for at in range(_RUN) if at != half])
+    found = np.flatnonzero((shares > _ALONE) & (np.median(around, axis=0) < _AGREEING * shares)).tolist()
+    return [Doubt(k, k, float(shares[k])) for k in sorted(found, key=lambda k: -float(shares[k]))]
+
+
+_ALONE, _AGREEING = 0.3, 1 / 3  # share that contradicts, of one keyframe; of it, around it
 _FEWEST_VIEWS, _MOST_VIEWS = 5, 60
 _REST = 3  # keyframes that are not rebuilt
 _POSED = 0.7  # of the stretch
 _SMALLER = 0.9  # of its misfit, by itself
+_LESS = 0.67  # of the share of a single keyframe
 _SHARED = 12  # landmarks that tie it to the rest
 _FIT_PX = 8.0
 _ROUNDS = 3
@@ -117,16 +129,38 @@ Starts = Callable[[int], Sequence[Options]]
 def rebuild(sparse: SparseMap, camera: int, above: float, starts: Starts) -> bool:
     """Rebuild stretches of which more than ``above`` contradicts the map, where that explains the whole better.
 
-    All views must be of ``camera``. ``starts(count)``: the ways to begin with so many views. Returns whether the map
-    changed.
+    Before, single keyframes that do are posed anew. All views must be of ``camera``. ``starts(count)``: the ways to
+    begin with so many views. Returns whether the map changed.
     """
-    changed = False
+    changed = any([_posed_anew(sparse, doubt) for doubt in outliers(contradicted(sparse))])
     for _ in range(_ROUNDS):
         doubtful = doubts(contradicted(sparse), above)
         if not any(_rebuilt(sparse, camera, doubt, starts) for doubt in doubtful):
             break
         changed = True
     return changed
+
+
+def _posed_anew(sparse: SparseMap, doubt: Doubt) -> bool:
+    """Pose a keyframe by a map without it, if it then contradicts that much less and the whole is explained better."""
+    view, before, misfit = doubt.first, sparse.snapshot(), sparse.misfit()
+    entry = sparse.views[view]
+    seen = join(entry.seen, entry.pruned).unique()
+    entry.w_T_c, entry.seen, entry.pruned = None, no_tracks(), no_tracks()
+    place_landmarks(sparse)
+    try:
+        entry.w_T_c = sparse.locate(entry.camera, seen, _SHARED).w_T_c
+    except GeometryError:
+        sparse.restore(before)
+        return False
+    entry.seen = seen
+    place_landmarks(sparse)
+    refine(sparse, range(max(view - _REST, 0), min(view + _REST + 1, len(sparse.views))))
+    sparse.extend()
+    if contradicted(sparse, [view])[view] < _LESS * doubt.share and sparse.misfit() < misfit:
+        return True
+    sparse.restore(before)
+    return False
 
 
 def _rebuilt(sparse: SparseMap, camera: int, doubt: Doubt, starts: Starts) -> bool:

@@ -156,6 +156,28 @@ def test_a_stretch_is_tried_again_when_the_map_has_grown(torn: Reconstruction) -
     assert not consistency.rebuild_due(last=True), "this was tried"
 
 
+def test_a_single_keyframe_is_tried_by_itself(torn: Reconstruction) -> None:
+    """Whatever was tried with stretches, and again once the map has grown."""
+    consistency, records, views = Consistency(torn), torn.records, torn.sparse.views
+    for view in views[20:30]:
+        view.seen.pixels[::3] -= 50.0
+    torn.records = records[:20]
+    consistency.renew()
+    consistency.rebuilding()
+    views[12].seen.pixels[::2] += 50.0
+    assert not consistency.rebuild_due()
+    consistency.renew()
+    assert consistency.doubt is None and consistency.rebuild_due()
+    consistency.rebuilding()
+    assert not consistency.rebuild_due() and not consistency.rebuild_due(last=True)
+    torn.records = records[:26]
+    assert consistency.rebuild_due()
+    consistency.rebuilding()
+    consistency.renumber(np.arange(-4, 36))
+    torn.records = records[:30]
+    assert not consistency.rebuild_due() and consistency.rebuild_due(last=True), "it is number 8 now"
+
+
 def test_another_stretch_is_tried_sooner(torn: Reconstruction) -> None:
     consistency, records = Consistency(torn), torn.records
     torn.records = records[:20]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from rings import ring
+from rings import FOCAL, STEP_M, ring
 from scipy.spatial.transform import Rotation
 
-from dust3r_ros.sparse.consistency import average, contradicted, doubts, in_a_row, rebuild
+from dust3r_ros.geometry.pinhole import project
+from dust3r_ros.geometry.rigid import transform
+from dust3r_ros.sparse.consistency import Doubt, average, contradicted, doubts, in_a_row, outliers, rebuild
 from dust3r_ros.sparse.initialization import Options, PairFromLandmarks
 from dust3r_ros.sparse.refinement import find_points, refine
 from dust3r_ros.tracking import Tracks, no_tracks
@@ -57,6 +59,19 @@ def test_one_bad_keyframe_is_no_doubt() -> None:
     assert in_a_row(shares).max() < 0.15 and doubts(shares, 0.15) == []
     shares[:3] = np.nan
     assert np.isnan(in_a_row(shares)[:3]).all() and in_a_row(shares)[3] == 0.04
+
+
+def test_one_keyframe_among_others_that_agree_stands_out() -> None:
+    shares = np.full(12, 0.04)
+    assert outliers(shares) == [] and outliers(np.zeros(0)) == []
+    shares[[3, 8]] = 0.4, 0.5
+    assert outliers(shares) == [Doubt(8, 8, 0.5), Doubt(3, 3, 0.4)]
+    shares[[0, 1, 10]] = 0.9
+    assert outliers(shares) == [Doubt(8, 8, 0.5), Doubt(3, 3, 0.4)], "at an end nothing tells"
+    shares[6:9] = 0.5
+    assert outliers(shares) == [Doubt(3, 3, 0.4)], "three in a row are a stretch"
+    shares[2] = np.nan
+    assert outliers(shares) == []
 
 
 def test_two_bad_keyframes_at_an_end_are_no_doubt() -> None:
@@ -142,3 +157,22 @@ def test_what_nothing_explains_stays_as_it_is() -> None:
     before = walk.ate
     rebuild(walk.sparse, 0, 0.15, starts)
     assert walk.ate < 1.1 * before + 0.01
+
+
+def test_a_keyframe_at_a_wrong_place_is_posed_anew() -> None:
+    """Two fifths of what it sees are of a pattern, one period off, and fit where the keyframe was taken to be."""
+    walk, view = ring(COUNT, 0.0), 12
+    sparse, entry = walk.sparse, walk.sparse.views[12]
+    right, wrong = entry.w_T_c.copy(), entry.w_T_c.copy()
+    wrong[:3, 3] += 0.6 * STEP_M * wrong[:3, 0]
+    entry.w_T_c = wrong
+    alike = np.arange(len(entry.seen.ids)) % 5 < 2
+    seen = project(transform(np.linalg.inv(wrong), sparse.points[entry.seen.ids]), FOCAL, (0.0, 0.0))
+    entry.seen.pixels[alike] = seen[alike]
+    sparse.prune(view, 4.0)
+    refine(sparse, [view])
+    assert np.linalg.norm(entry.w_T_c[:3, 3] - wrong[:3, 3]) < 0.1 * STEP_M, "it does not find out by itself"
+    assert [doubt.first for doubt in outliers(contradicted(sparse))] == [view]
+    assert rebuild(sparse, 0, 0.15, starts)
+    assert np.linalg.norm(entry.w_T_c[:3, 3] - right[:3, 3]) < 0.05 * STEP_M
+    assert contradicted(sparse)[view] < 0.45, "the pattern's are wrong now"
