@@ -106,7 +106,8 @@ class Frame:
     the camera's optical frame in the odometry's frame, metres. ``up`` (3,): unit vector against
     gravity, in the camera's optical frame. ``depth`` (h, w) float32, metres, 0 or NaN where there is none,
     registered to the image (shape alike, size may differ). ``points`` (N, 3): measured points, metres, in
-    the camera's optical frame. What is None is not known.
+    the camera's optical frame. ``focal``: about what the image's file says it is, pixels, and its relative standard
+    deviation. What is None is not known.
     """
 
     stamp_ns: int
@@ -117,6 +118,7 @@ class Frame:
     up: Array | None = None
     depth: Array32 | None = None
     points: Array32 | None = None
+    focal: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)

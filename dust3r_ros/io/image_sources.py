@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import struct
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -32,13 +34,15 @@ class ImageFolder(FrameSource):
 
     For a folder without images but with a subfolder ``rgb``, the subfolder is read. Without rgb.txt the stamps are
     nominal: 30 Hz from 0. Images of another size than the first are of another camera, named after it; where sizes
-    differ by a percent, they are cropped or continued to the same, around their middle.
+    differ by a percent, they are cropped or continued to the same, around their middle. Of photographs that say so,
+    the focal is known roughly.
     """
 
     def __init__(self, path: Path, camera: str = "camera") -> None:
         super().__init__(str(path))
         self._camera = camera
         self._sizes: dict[str, tuple[int, int]] = {}  # height and width by camera
+        self._focals: dict[str, tuple[float, float] | None] = {}
         self._files = _listed(path) or _plain(path)
         if not self._files and (path / "rgb").is_dir():
             self._files = _plain(path / "rgb")
@@ -53,8 +57,12 @@ class ImageFolder(FrameSource):
             if not self.wants(stamp_ns):
                 continue
             try:
-                image = self.image(self._camera, partial(_decoded, file))
-                yield Frame(stamp_ns, *(self._fitted(image) if image.size else (self._camera, image)))
+                image, camera = self.image(self._camera, partial(_decoded, file)), self._camera
+                if image.size:
+                    camera, image = self._fitted(image)
+                    if camera not in self._focals:
+                        self._focals[camera] = exif_focal(file, image.shape[1], image.shape[0])
+                yield Frame(stamp_ns, camera, image, focal=self._focals.get(camera))
             except InputError as error:
                 yield error
             except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
@@ -69,6 +77,37 @@ class ImageFolder(FrameSource):
         camera = f"{self._camera}_{width}x{height}" if self._sizes else self._camera
         self._sizes[camera] = height, width
         return camera, image
+
+
+_FILM_MM = math.hypot(36.0, 24.0)
+_SENSORS = (4 / 3, 3 / 2)  # shapes
+_EXIF, _FOCAL_35MM = 0x8769, 0xA405
+_FOCALS_MM = (8.0, 2000.0)
+_WHOLE_STD, _CROPPED_STD = 0.08, 0.12  # focusing and corrections of the lens crop the image, too
+
+
+def exif_focal(file: Path, width: int, height: int) -> tuple[float, float] | None:
+    """Focal of a photograph, pixels, by the 35 mm equivalent in its EXIF, and its relative deviation; None: not said.
+
+    Equivalents compare diagonals (CIPA DCG-001-2020), that of the sensor with that of film. An image of a shape that
+    no sensor has is part of what the sensor saw. Needs Pillow.
+    """
+    try:
+        from PIL import Image as Pillow
+    except ImportError:
+        return None
+    try:
+        with Pillow.open(file) as opened:
+            equivalent = float(opened.getexif().get_ifd(_EXIF).get(_FOCAL_35MM, 0))
+    except (OSError, ValueError, TypeError, KeyError, SyntaxError, OverflowError, ArithmeticError, struct.error):
+        return None  # the image itself was read
+    if not _FOCALS_MM[0] <= equivalent <= _FOCALS_MM[1]:
+        return None
+    long, short = max(width, height), min(width, height)
+    whole = any(abs(long / short / shape - 1) < 2 * _SAME_SIZE for shape in _SENSORS)
+    sensors = [max(long, short * shape) * math.hypot(1.0, 1 / shape) for shape in _SENSORS]
+    diagonal = math.hypot(long, short) if whole else math.sqrt(sensors[0] * sensors[1])
+    return equivalent * diagonal / _FILM_MM, _WHOLE_STD if whole else _CROPPED_STD
 
 
 def _centred(image: Image, height: int, width: int) -> Image:

@@ -305,12 +305,13 @@ def check_image(image: object, camera: str) -> Image:
 
 @dataclass(frozen=True)
 class _Given:
-    """A given focal, pixels at ``width`` x ``height``; ``std`` relative, 0 holds it."""
+    """A given focal, pixels at ``width`` x ``height``; ``std`` relative, 0 holds it; a ``guess`` is only begun with."""
 
     width: int
     height: int
     focal: float
     std: float
+    guess: bool
 
 
 class Cameras:
@@ -336,15 +337,15 @@ class Cameras:
         """The number of cameras that have sent images."""
         return len(self._streams)
 
-    def give(self, name: str, width: int, height: int, focal: float, std: float) -> None:
-        """Set a measured focal of a camera that has not sent an image yet. Raises ``ConfigError``."""
+    def give(self, name: str, width: int, height: int, focal: float, std: float, guess: bool = False) -> None:
+        """Set a focal of a camera that has not sent an image yet, see ``Mapper.set_camera``. Raises ``ConfigError``."""
         if name in self._streams:
             raise ConfigError(f"camera '{name}' has sent images already; its focal must be known before the first")
         if not (width > 0 and height > 0 and np.isfinite(focal) and focal > 0):
             raise ConfigError(f"camera '{name}' has focal {focal} at {width}x{height}; all must be positive")
         if not (np.isfinite(std) and 0 <= std < 1):
             raise ConfigError(f"camera '{name}' has the relative std {std} of its focal; it must lie in [0, 1)")
-        self._given[name] = _Given(width, height, float(focal), float(std))
+        self._given[name] = _Given(width, height, float(focal), float(std), guess)
 
     def remember(self, name: str, intrinsics: Intrinsics) -> None:
         """Begin a camera that has not sent an image yet with what another map found, unless its focal is given."""
@@ -361,11 +362,15 @@ class Cameras:
                     f"camera '{name}' sends {width}x{height} images, but its focal was given for "
                     f"{given.width}x{given.height}; the shapes must agree"
                 )
-            focal, std = given.focal * width / given.width, given.std
+            if not given.guess:
+                focal, std = given.focal * width / given.width, given.std
         self._streams[name] = stream
         lens = Lens(stream.long_edge / 2)
         if focal <= 0 and name in self._remembered:
             return stream, replace(self._remembered[name])
+        if focal <= 0 and given is not None:
+            guess = given.focal * width / given.width * stream.tracking_scale
+            return stream, Intrinsics(guess, guess, lens=lens, guess_std=given.std)
         if focal <= 0:
             guess = float(stream.long_edge)
             return stream, Intrinsics(guess, guess, lens=lens)

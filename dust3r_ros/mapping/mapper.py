@@ -65,13 +65,15 @@ class Mapper(MapView):
         self._last_stamp: dict[str, int] = {}
         self._live = False
 
-    def set_camera(self, name: str, width: int, height: int, focal: float, std: float = 0.0) -> None:
+    def set_camera(
+        self, name: str, width: int, height: int, focal: float, std: float = 0.0, *, guess: bool = False
+    ) -> None:
         """Set a known focal (pixels at ``width`` x ``height``) of a camera that has not sent an image yet.
 
-        ``std`` is its relative standard deviation: 0 holds the focal, otherwise it is refined. Such a camera
-        is assumed to have no lens distortion. Raises ``ConfigError``.
+        ``std`` is its relative standard deviation: 0 holds the focal, otherwise it is refined. Such a camera is
+        assumed to have no lens distortion, except with ``guess``: a focal to begin with. Raises ``ConfigError``.
         """
-        self._cameras.give(name, width, height, focal, std)
+        self._cameras.give(name, width, height, focal, std, guess)
 
     def remember(self, intrinsics: Mapping[str, Intrinsics]) -> None:
         """Begin cameras with what another map, of images of the same size, found of them."""
@@ -352,7 +354,7 @@ class Mapper(MapView):
     def _stream(self, camera: str, image: Image) -> CameraStream:
         if camera not in self._cameras:
             stream, focal = self._cameras.open(camera, image.shape[1], image.shape[0])
-            if isinstance(self._backend, Monocular) and not focal.given and focal.std == inf:
+            if isinstance(self._backend, Monocular) and not focal.given and min(focal.std, focal.guess_std) == inf:
                 focal = guessed(focal, stream, self._backend.guess_focal(stream.resize.apply(image)))
             for entry in (self._active, *self._atlas.asleep):
                 entry.submap.add_camera(stream, replace(focal))
@@ -383,10 +385,9 @@ class Mapper(MapView):
         with self._stage("match"):
             stream, w_T_c = frame.stream, frame.found.w_T_c
             again = self.submap.revisit(frame.stamp_ns, stream, frame.working, frame.gray, frame.tracks, w_T_c)
-        if again is None:
-            return False
-        frame.found, frame.tracks = again
-        return True
+        if again is not None:
+            frame.found, frame.tracks = again
+        return again is not None
 
     def _measure(self, frame: CameraFrame) -> None:
         """Locate a frame without the drift of its corners, where the camera has been before."""
@@ -396,8 +397,7 @@ class Mapper(MapView):
             stream, w_T_c = frame.stream, frame.found.w_T_c
             better = self.submap.measure(stream, frame.gray, frame.tracks, w_T_c)
         if better is not None:
-            frame.found, frame.tracks = better
-            frame.drifts = False
+            frame.found, frame.tracks, frame.drifts = *better, False
 
     def _follow_only(self, frame: CameraFrame) -> None:
         """Track without adding to the map: landmarks found again replace corners that leave the image."""

@@ -160,8 +160,7 @@ class Session:
 
     def place(self, camera: str, r_T_c: Array) -> None:
         """Set a camera's place on its rig: (4, 4), metres, the same rig frame for all."""
-        known = self._extrinsics.get(camera)
-        if known is not None and np.allclose(known, r_T_c, atol=1e-6):
+        if camera in self._extrinsics and np.allclose(self._extrinsics[camera], r_T_c, atol=1e-6):
             return
         self._extrinsics[camera] = r_T_c
         self.keeper.note("extrinsics", camera=camera, r_T_c=r_T_c)
@@ -357,6 +356,8 @@ class Session:
             return
         if known is not None:
             self.mapper.set_camera(frame.camera, width, height, *known)
+        elif frame.focal is not None and self._config.calibration != "ignore":
+            self.mapper.set_camera(frame.camera, width, height, *frame.focal, guess=True)
 
     # Scale and gravity
 

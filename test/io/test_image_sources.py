@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 
 from dust3r_ros.errors import InputError
@@ -46,6 +47,45 @@ def test_images_of_another_size_are_of_another_camera(sequence: RenderedSequence
         assert np.array_equal(frames[2].image[:, :-1], large[2][:, :-1]), "continued on the right"
         assert np.array_equal(frames[3].image, large[3]), "cropped at the bottom"
         assert np.array_equal(frames[4].image, np.rot90(large[4]))
+
+
+@pytest.mark.parametrize(
+    ("size", "millimetres", "focal"),
+    [
+        ((400, 300), 26, (26 / 43.267 * 500, 0.08)),
+        ((300, 400), 26, (26 / 43.267 * 500, 0.08)),
+        ((600, 401), 50, (50 / 43.267 * 721.7, 0.08)),
+        ((400, 225), 20, (20 / 43.267 * 490.3, 0.12)),  # of 4:3 or 3:2, cropped above and below
+        ((400, 400), 46, (46 / 43.267 * 693.4, 0.12)),  # left and right
+        ((400, 300), 0, None),
+        ((400, 300), 60_000, None),
+    ],
+)
+def test_photographs_say_their_focal_length(
+    tmp_path: Path, size: tuple[int, int], millimetres: int, focal: tuple[float, float] | None
+) -> None:
+    exif = PIL.Image.Exif()
+    exif.get_ifd(0x8769)[0xA405] = millimetres
+    for index in range(2):
+        PIL.Image.new("RGB", size, (90, 120, 40)).save(tmp_path / f"{index}.jpg", exif=exif)
+    frames = list(open_source(tmp_path))
+    assert [frame.focal for frame in frames] == [None if focal is None else pytest.approx(focal, rel=1e-3)] * 2
+
+
+def test_exif_that_is_damaged_says_nothing(tmp_path: Path) -> None:
+    exif = PIL.Image.Exif()
+    exif.get_ifd(0x8769)[0xA405] = 26
+    PIL.Image.new("RGB", (400, 300), (90, 120, 40)).save(tmp_path / "whole.jpg", exif=exif)
+    data = (tmp_path / "whole.jpg").read_bytes()
+    begin, end = data.index(b"Exif"), data.index(b"\xff\xdb")
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        damaged = bytearray(data)
+        for at in rng.integers(begin, end, 4):
+            damaged[at] = rng.integers(256)
+        (tmp_path / "whole.jpg").write_bytes(bytes(damaged))
+        (found,) = open_source(tmp_path)
+        assert found.focal is None or found.focal[0] > 0
 
 
 @pytest.mark.parametrize("given", ["scene", "scene/rgb"])

@@ -317,6 +317,23 @@ class TestKnownFocal:
         play(mapper, known, range(1))
         assert mapper.cameras["camera"].focal == pytest.approx(200.0)
 
+    def test_a_guess_is_only_begun_with(self, known: RenderedSequence) -> None:
+        """By a tenth too long, and said to be within a twentieth."""
+        mapper = Mapper(SMALL)
+        mapper.set_camera("camera", 2 * known.width, 2 * known.height, 2.2 * known.focal, 0.05, guess=True)
+        play(mapper, known, range(1))
+        camera = mapper.cameras["camera"]
+        assert camera.focal == pytest.approx(1.1 * known.focal) and not camera.fixed and camera.given == 0.0
+        play(mapper, known, range(1, len(known.images)))
+        mapper.finish()
+        assert mapper.cameras["camera"].focal == pytest.approx(known.focal, rel=0.03)
+
+    def test_a_guess_counts_less_than_the_configuration(self, known: RenderedSequence) -> None:
+        mapper = Mapper(replace(SMALL, focal=123.0))
+        mapper.set_camera("camera", known.width, known.height, 200.0, 0.05, guess=True)
+        play(mapper, known, range(1))
+        assert mapper.cameras["camera"].focal == pytest.approx(123.0) and mapper.cameras["camera"].fixed
+
     def test_of_another_shape(self, known: RenderedSequence) -> None:
         mapper = Mapper(SMALL)
         mapper.set_camera("camera", 640, 480, 500.0)
