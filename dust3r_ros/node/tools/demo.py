@@ -138,11 +138,9 @@ def run(bag: Path, frames: int, out: Path, seconds: float, every: bool = False) 
 
     from dust3r_ros.node.tools.recorder import Recorder
 
-    parameters = {
-        "image_topic": TOPIC,
-        "output_dir": str(out.resolve()),
-        "backlog": "every" if every else "latest",
-    }
+    parameters: dict[str, object] = {"image_topic": TOPIC, "output_dir": str(out.resolve())}
+    if every:  # also while the node, on a busy machine, takes none for a moment
+        parameters |= {"backlog": "every", "image_depth": 50}
     settings = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
     with ExitStack() as stack:
         recorder = stack.enter_context(Recorder(ESTIMATE))
