@@ -10,13 +10,13 @@ from pathlib import Path
 from types import ModuleType
 from urllib.parse import urlsplit
 
-import cv2
 import pytest
 import yaml
 from launch_files import LAUNCH_FILES
 from pages import CODE, NAMES, OUTSIDE, ROOT, ROWS, commands, text_of
 from PIL import Image
 from sequences import walk
+from small_recordings import write_video
 
 from dust3r_ros.cli.export import _parser as _export_parser
 from dust3r_ros.cli.fleet import _parser as _fleet_parser
@@ -211,10 +211,7 @@ def test_pictures_are_small_and_shown_with_a_description() -> None:
 
 def test_the_page_on_python_maps_a_recording(tmp_path: Path) -> None:
     """Its blocks, one after the other, as a user would type them."""
-    writer = cv2.VideoWriter(str(tmp_path / "recording.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 8.0, (240, 176))
-    for image in walk("orbit").images:
-        writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    writer.release()
+    write_video(tmp_path / "recording.mp4", walk("orbit").images, "mp4v", rate=8.0)
     code = "\n".join(block for language, block in CODE.findall(text_of("docs/python.md")) if language == "python")
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},

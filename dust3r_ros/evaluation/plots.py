@@ -14,7 +14,7 @@ from dust3r_ros.evaluation.errors import resample
 from dust3r_ros.evaluation.run import SceneRun, keyframe_depth
 from dust3r_ros.features.masks import Mask
 from dust3r_ros.io.files import atomic_path, make_folder
-from dust3r_ros.types import Array, Array32, Image, Keyframe, StampedPose
+from dust3r_ros.types import Array, Array32, Camera, Image, Keyframe, StampedPose
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +50,8 @@ def write_plots(directory: Path, run: SceneRun) -> Path:
     _position_error(figure.add_subplot(grid[0, 3:]), run)
     _focal(figure.add_subplot(grid[1, :3]), run)
     _time(figure.add_subplot(grid[1, 3:]), run)
-    depths = [ShownDepth.of(run, index, keyframe) for index, keyframe in enumerate(run.mapper.keyframes)]
+    keyframes, cameras = run.mapper.keyframes, run.mapper.cameras
+    depths = [ShownDepth.of(run, k, keyframe, cameras[keyframe.camera]) for k, keyframe in enumerate(keyframes)]
     for column, depth in enumerate(worst(depths)):
         _depth(figure.add_subplot(grid[2, 2 * column : 2 * column + 2]), depth)
     path = make_folder(directory) / f"{result.scene}.png"
@@ -131,11 +132,11 @@ class ShownDepth:
     truth: Array32 | None
 
     @classmethod
-    def of(cls, run: SceneRun, index: int, keyframe: Keyframe) -> ShownDepth:
-        """That of a keyframe of the map."""
+    def of(cls, run: SceneRun, index: int, keyframe: Keyframe, camera: Camera) -> ShownDepth:
+        """That of a keyframe of the map, taken by ``camera``."""
         scale = np.float32(run.errors.scale if run.errors else 1.0)
         depth, native = keyframe_depth(keyframe, run.config.min_confidence) * scale, run.scene.depth(keyframe.stamp_ns)
-        truth = None if native is None else resample(native, keyframe, run.mapper.cameras[keyframe.camera])
+        truth = None if native is None else resample(native, keyframe, camera)
         return cls(index, keyframe.image, depth, truth)
 
     @property

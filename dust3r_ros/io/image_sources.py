@@ -57,25 +57,22 @@ class ImageFolder(FrameSource):
             if not self.wants(stamp_ns):
                 continue
             try:
-                image, camera = self.image(self._camera, partial(_decoded, file)), self._camera
-                if image.size:
-                    camera, image = self._fitted(image)
-                    if camera not in self._focals:
-                        self._focals[camera] = exif_focal(file, image.shape[1], image.shape[0])
+                image = self.image(self._camera, partial(_decoded, file))
+                camera, image = self._fitted(image, file) if image.size else (self._camera, image)
                 yield Frame(stamp_ns, camera, image, focal=self._focals.get(camera))
             except InputError as error:
                 yield error
             except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
                 yield InputError(f"image '{file}' cannot be read: {getattr(error, 'strerror', None) or error}")
 
-    def _fitted(self, image: Image) -> tuple[str, Image]:
-        """The camera of an image, and the image in that camera's size."""
+    def _fitted(self, image: Image, file: Path) -> tuple[str, Image]:
+        """The camera of the image in a file, and the image in that camera's size."""
         height, width = image.shape[:2]
         for camera, (rows, columns) in self._sizes.items():
             if abs(height - rows) <= _SAME_SIZE * rows and abs(width - columns) <= _SAME_SIZE * columns:
                 return camera, _centred(image, rows, columns)
         camera = f"{self._camera}_{width}x{height}" if self._sizes else self._camera
-        self._sizes[camera] = height, width
+        self._sizes[camera], self._focals[camera] = (height, width), exif_focal(file, width, height)
         return camera, image
 
 

@@ -355,6 +355,7 @@ class Cameras:
         """The stream of a new camera, and what is known about its focal. Raises ``InputError``."""
         stream = CameraStream(name, len(self._streams), width, height, self._config)
         focal, std = self._config.focal, 0.0
+        guess, guess_std = float(stream.long_edge), inf
         given = self._given.get(name)
         if given is not None:
             if given.width * height != given.height * width:
@@ -362,18 +363,17 @@ class Cameras:
                     f"camera '{name}' sends {width}x{height} images, but its focal was given for "
                     f"{given.width}x{given.height}; the shapes must agree"
                 )
-            if not given.guess:
-                focal, std = given.focal * width / given.width, given.std
+            scaled = given.focal * width / given.width
+            if given.guess:
+                guess, guess_std = scaled * stream.tracking_scale, given.std
+            else:
+                focal, std = scaled, given.std
         self._streams[name] = stream
         lens = Lens(stream.long_edge / 2)
         if focal <= 0 and name in self._remembered:
             return stream, replace(self._remembered[name])
-        if focal <= 0 and given is not None:
-            guess = given.focal * width / given.width * stream.tracking_scale
-            return stream, Intrinsics(guess, guess, lens=lens, guess_std=given.std)
         if focal <= 0:
-            guess = float(stream.long_edge)
-            return stream, Intrinsics(guess, guess, lens=lens)
+            return stream, Intrinsics(guess, guess, lens=lens, guess_std=guess_std)
         value = focal * stream.tracking_scale
         return stream, Intrinsics(value, value, std=std, fixed=std == 0, lens=lens, prior_std=std or inf)
 

@@ -30,6 +30,7 @@ from dust3r_ros.types import Array
 _FEWEST_SEEN = 20  # observations
 _RUN = 5  # keyframes: one that is blurred is no evidence
 _END = 2 / 3  # of the share that is doubtful, where a stretch ends
+_ALONE, _AGREEING = 0.3, 1 / 3  # share that contradicts, of one keyframe; of it, around it
 
 
 class Doubt(NamedTuple):
@@ -110,10 +111,9 @@ def outliers(shares: Array) -> list[Doubt]:
     padded = np.pad(shares, half, constant_values=np.nan)
     around = np.stack([padded[at : at + len(shares)] for at in range(_RUN) if at != half])
     found = np.flatnonzero((shares > _ALONE) & (np.median(around, axis=0) < _AGREEING * shares)).tolist()
-    return [Doubt(k, k, float(shares[k])) for k in sorted(found, key=lambda k: -float(shares[k]))]
+    return sorted((Doubt(k, k, float(shares[k])) for k in found), key=lambda doubt: -doubt.share)
 
 
-_ALONE, _AGREEING = 0.3, 1 / 3  # share that contradicts, of one keyframe; of it, around it
 _FEWEST_VIEWS, _MOST_VIEWS = 5, 60
 _REST = 3  # keyframes that are not rebuilt
 _POSED = 0.7  # of the stretch

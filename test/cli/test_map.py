@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import yaml
 from sequences import cut, walk
+from small_recordings import write_video
 from threads import unlimited
 
 from dust3r_ros.cli.map import main
@@ -153,11 +154,7 @@ def test_a_video_is_mapped(
     sequence: RenderedSequence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    video = tmp_path / "walk.avi"
-    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 8.0, (240, 176))
-    for image in sequence.images:
-        writer.write(np.ascontiguousarray(image[..., ::-1]))
-    writer.release()
+    write_video(tmp_path / "walk.avi", sequence.images, rate=8.0)
     done = called(capsys, "walk.avi", "--out", "out", "--camera", "phone", "--max-frames", 9, *SPARSE)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "out/summary.json").read_text())

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import PIL.Image
 import pytest
+from small_recordings import write_video
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.io.image_sources import VideoFile, open_source
@@ -18,6 +19,13 @@ from dust3r_ros.scenes.sequence import RenderedSequence
 def save(path: Path, image: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), image[..., ::-1])
+
+
+def photograph(path: Path, size: tuple[int, int], millimetres: int) -> None:
+    """A JPEG whose EXIF has a focal length, as its equivalent on 35 mm film."""
+    exif = PIL.Image.Exif()
+    exif.get_ifd(0x8769)[0xA405] = millimetres
+    PIL.Image.new("RGB", size, (90, 120, 40)).save(path, exif=exif)
 
 
 def test_names_sort_as_people_count(sequence: RenderedSequence, tmp_path: Path) -> None:
@@ -64,18 +72,14 @@ def test_images_of_another_size_are_of_another_camera(sequence: RenderedSequence
 def test_photographs_say_their_focal_length(
     tmp_path: Path, size: tuple[int, int], millimetres: int, focal: tuple[float, float] | None
 ) -> None:
-    exif = PIL.Image.Exif()
-    exif.get_ifd(0x8769)[0xA405] = millimetres
     for index in range(2):
-        PIL.Image.new("RGB", size, (90, 120, 40)).save(tmp_path / f"{index}.jpg", exif=exif)
+        photograph(tmp_path / f"{index}.jpg", size, millimetres)
     frames = list(open_source(tmp_path))
     assert [frame.focal for frame in frames] == [None if focal is None else pytest.approx(focal, rel=1e-3)] * 2
 
 
 def test_exif_that_is_damaged_says_nothing(tmp_path: Path) -> None:
-    exif = PIL.Image.Exif()
-    exif.get_ifd(0x8769)[0xA405] = 26
-    PIL.Image.new("RGB", (400, 300), (90, 120, 40)).save(tmp_path / "whole.jpg", exif=exif)
+    photograph(tmp_path / "whole.jpg", (400, 300), 26)
     data = (tmp_path / "whole.jpg").read_bytes()
     begin, end = data.index(b"Exif"), data.index(b"\xff\xdb")
     rng = np.random.default_rng(0)
@@ -162,20 +166,9 @@ def test_real_scenes_open(shared: Path) -> None:
     assert len(source) == 58 and first.stamp_ns == 1341841278_842700000 and first.image.shape == (480, 640, 3)
 
 
-def record(path: Path, images: np.ndarray, codec: str, rate: float = 10.0) -> Path:
-    height, width = images.shape[1:3]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), rate, (width, height))
-    if not writer.isOpened():
-        pytest.skip(f"this OpenCV cannot write {codec}")
-    for image in images:
-        writer.write(np.ascontiguousarray(image[..., ::-1]))
-    writer.release()
-    return path
-
-
 @pytest.mark.parametrize("name, codec", [("walk.avi", "MJPG"), ("walk.mp4", "mp4v")])
 def test_frames_and_stamps_of_a_video(sequence: RenderedSequence, tmp_path: Path, name: str, codec: str) -> None:
-    source = open_source(record(tmp_path / name, sequence.images, codec))
+    source = open_source(write_video(tmp_path / name, sequence.images, codec))
     assert isinstance(source, VideoFile) and len(source) == 6
     frames = list(source)
     assert [frame.stamp_ns for frame in frames] == [index * 100_000_000 for index in range(6)]
@@ -186,7 +179,7 @@ def test_frames_and_stamps_of_a_video(sequence: RenderedSequence, tmp_path: Path
 
 
 def test_a_truncated_video_gives_what_is_there(sequence: RenderedSequence, tmp_path: Path) -> None:
-    path = record(tmp_path / "walk.avi", np.concatenate([sequence.images] * 5), "MJPG")
+    path = write_video(tmp_path / "walk.avi", np.concatenate([sequence.images] * 5))
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     source = open_source(path)
@@ -198,11 +191,7 @@ def test_a_truncated_video_gives_what_is_there(sequence: RenderedSequence, tmp_p
 @pytest.mark.parametrize("claimed", [2**24, 2**31 - 1, 2**32 - 1])
 def test_a_container_that_claims_millions_of_frames(sequence: RenderedSequence, tmp_path: Path, claimed: int) -> None:
     """It is not believed: neither are millions reported missing, nor is room made for them."""
-    path = tmp_path / "video.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (sequence.width, sequence.height))
-    for image in sequence.images:
-        writer.write(image)
-    writer.release()
+    path = write_video(tmp_path / "video.avi", sequence.images)
     raw = bytearray(path.read_bytes())
     for place in (raw.index(b"avih") + 24, raw.index(b"strh") + 40):
         raw[place : place + 4] = claimed.to_bytes(4, "little")
@@ -224,7 +213,7 @@ def test_only_a_part_is_read_where_only_that_is_wanted(kind: str, sequence: Rend
         write_folder(sequence, tmp_path / kind)
     elif kind == "bag":
         write_bag(sequence, tmp_path / kind)
-    path = tmp_path / kind if kind != "video" else record(tmp_path / "a.avi", sequence.images, "MJPG")
+    path = tmp_path / kind if kind != "video" else write_video(tmp_path / "a.avi", sequence.images)
     whole, source = list(open_source(path)), open_source(path)
     source.between = whole[2].stamp_ns, whole[4].stamp_ns
     part = list(source)
@@ -241,7 +230,7 @@ def test_images_that_are_not_needed_are_not_decoded(kind: str, sequence: Rendere
         write_folder(sequence, tmp_path / "walk")
     elif kind == "bag":
         write_bag(sequence, tmp_path / "walk")
-    path = record(tmp_path / "walk.avi", sequence.images, "MJPG") if kind == "video" else tmp_path / "walk"
+    path = write_video(tmp_path / "walk.avi", sequence.images) if kind == "video" else tmp_path / "walk"
     source = open_source(path)
     whole = [(frame.camera, frame.stamp_ns, frame.image.tobytes()) for frame in source]
     asked: list[str] = []

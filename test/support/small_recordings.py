@@ -1,9 +1,11 @@
-"""Fixtures of tests of files: a few rendered frames and bags of them."""
+"""For tests of files: a few rendered frames, bags of them, and videos."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from dust3r_ros.scenes.export import write_bag
@@ -14,6 +16,18 @@ from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
 def sequence() -> RenderedSequence:
     """Six frames, 96 x 72."""
     return render_sequence("sweep", 6, 96, 72, seed=0)
+
+
+def write_video(path: Path, images: np.ndarray, codec: str = "MJPG", rate: float = 10.0) -> Path:
+    """Write images (N, H, W, 3) RGB as a video, and skip the test where OpenCV has no such codec; returns ``path``."""
+    height, width = images.shape[1:3]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), rate, (width, height))
+    if not writer.isOpened():
+        pytest.skip(f"this OpenCV cannot write {codec}")
+    for image in images:
+        writer.write(np.ascontiguousarray(image[..., ::-1]))
+    writer.release()
+    return path
 
 
 @pytest.fixture(scope="session")
