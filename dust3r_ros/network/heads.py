@@ -118,8 +118,14 @@ class _Dpt(nn.Module):
         levels = [process(x.to(kind)) for process, x in zip(self.act_postprocess, maps, strict=True)]
         features = self.head[:-1](self.scratch(levels))
         last = self.head[-1]
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
         if features.dtype == last.weight.dtype:
             return last(features)
+        if torch.compiler.is_compiling():
+            # Sums that share what they read: compiled, one pass over the features, and no wider copy of them.
+            wide, weights = features.to(last.weight.dtype), last.weight[:, :, 0, 0]
+            sums = [(wide * weight[:, None, None]).sum(dim=1) for weight in weights]
+            return torch.stack(sums, dim=1) + last.bias[:, None, None]
         # Row by row of patches: all of the features in the wider format would be the largest tensor of the network.
         rows = [last(part.to(last.weight.dtype)) for part in features.split(PATCH, dim=2)]
         return torch.cat(rows, dim=2)

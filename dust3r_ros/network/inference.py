@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dust3r_ros.errors import BackendError, Dust3rRosError, InputError
 from dust3r_ros.network.config import PATCH, Dust3rConfig
+from dust3r_ros.network.heads import DptHead
 from dust3r_ros.network.model import Dust3r, PairOutput, Tokens
 from dust3r_ros.types import Image
 
@@ -239,12 +240,17 @@ def pick_compiler(device: torch.device, wanted: bool) -> str:
 
 
 def _compile(model: Dust3r, compiler: str) -> None:
-    """Blocks, one by one: those of a kind share their code, so that compiling takes seconds and not minutes."""
+    """Blocks and DPT heads, one by one: those of a kind share their code, so that compiling takes seconds and not
+    minutes.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "dust3r_ros" / "inductor"))
     for blocks in (model.enc_blocks, model.dec_blocks, model.dec_blocks2):
         for block in blocks:
             block.compile(backend=compiler)
+    for head in (model.downstream_head1, model.downstream_head2):
+        if isinstance(head, DptHead):
+            head.dpt.compile(backend=compiler)
 
 
 def uncompile(model: torch.nn.Module) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,6 +220,8 @@ class _Leg:
         """Remove remains of a run and write the recipe for ``room`` seconds of training."""
         shutil.rmtree(self._run, ignore_errors=True)
         applied = choice.applied(recipe, bool(self.record["init"]), room)
+        if self.record["init"]:
+            applied["seed"] = _seed_of(self.record["init"])
         write_text(self._config(recipe), json.dumps(applied, indent=1) + "\n")
 
     def _options(self, recipe: Recipe, choice: Choice, minutes: float, resume: bool) -> Options:
@@ -294,6 +297,11 @@ def _fitting(recipe: Recipe) -> str:
         if all(getattr(have, size) == getattr(wanted, size) for size in sizes):
             return name
     return ""
+
+
+def _seed_of(checkpoint: str) -> int:
+    """A seed that depends on weights alone: what they have learned from is not learned from again."""
+    return zlib.crc32(b"".join(value.numpy().tobytes() for value in load_checkpoint(checkpoint).state_dict().values()))
 
 
 def _short(result: Mapping[str, Any]) -> str:

@@ -118,20 +118,25 @@ def test_attention_in_parts_is_attention(tokens: int, others: int) -> None:
     assert (half.float() - exact).norm() < 0.01 * exact.norm()
 
 
+@pytest.mark.parametrize("head", ["linear", "dpt"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_compiled_network_gives_the_same(small: Dust3r, precision: str) -> None:
+def test_a_compiled_network_gives_the_same(networks: Mapping[str, Dust3r], head: str, precision: str) -> None:
     """Traced and run as the compiler gets it, in batches of several sizes."""
-    pair = images(32, 48)
-    plain, compiled = FastDust3r(small, CPU, precision), FastDust3r(copy.deepcopy(small), CPU, precision, "aot_eager")
+    pair, model = images(32, 48), networks[f"tiny_{head}"]
+    plain, compiled = (FastDust3r(copy.deepcopy(model), CPU, precision, way) for way in ("", "aot_eager"))
     torch.compiler.reset()
     one, other = (plain.encode(image) for image in pair)
     for count in (1, 2, 5):
         first, second = Tokens.cat([one] * count), Tokens.cat([other] * count)
         exact, found = plain.decode(first, second), compiled.decode(first, second)
         for name in PARTS:
-            torch.testing.assert_close(getattr(found, name), getattr(exact, name), atol=1e-5, rtol=1e-4)
+            if precision == "float32" or head == "linear":
+                torch.testing.assert_close(getattr(found, name), getattr(exact, name), atol=1e-5, rtol=1e-4)
+            elif "points" in name:  # filters' results are rounded in other places
+                assert deviation(getattr(found, name), getattr(exact, name)) < 0.01
     torch.testing.assert_close(compiled.encode(pair[0]).features, one.features, atol=1e-5, rtol=1e-4)
-    assert all(block._compiled_call_impl is not None for block in compiled.model.dec_blocks2)
+    parts = [*compiled.model.dec_blocks2, *([compiled.model.downstream_head2.dpt] if head == "dpt" else [])]
+    assert all(part._compiled_call_impl is not None for part in parts)
 
 
 @pytest.mark.long

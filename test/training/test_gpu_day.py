@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,25 @@ def test_legs_go_on_where_the_last_was_ended(
         join_weights(tmp_path / "day" / "back", tmp_path / f"joined{steps}")
     assert told(tmp_path / "day")["legs"] == 2 and not told(tmp_path / "day")["done"]
     assert "the same command continues" in capsys.readouterr().out
+
+
+def test_a_day_that_continues_another_sees_other_worlds(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one seed for all days, each would learn again from the worlds of the first."""
+
+    def few(given: Options, *rest: Any) -> Outcome:
+        return session.train(replace(given, minutes=None, steps=2), *rest)
+
+    monkeypatch.setattr(day, "train", few)
+    seeds, start = [], []
+    for number in range(3):
+        assert gpu_day.main([*options(tmp_path, "--minutes", "20"), *start]) == 0
+        seeds.append(json.loads((tmp_path / "day" / "small.json").read_text())["seed"])
+        joined = join_weights(tmp_path / "day" / "back", tmp_path / f"joined{number}")
+        start = ["--init", str(joined)]
+        shutil.rmtree(tmp_path / "day")
+    assert len(set(seeds)) == 3 and seeds[0] == _SMALL.get("seed", 0)
 
 
 def test_a_stage_that_fails_costs_only_itself(
