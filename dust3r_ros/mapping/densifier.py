@@ -269,12 +269,13 @@ class Densifier:
     def following(self, steps: Sequence[Callable[[], object]], views: Sequence[int]) -> set[int]:
         """Run an adjustment of posed ``views``, step by step: depth follows the landmarks; returns the moved views."""
         sparse = self._state.sparse
-        before = {index: (sparse.views[index].w_T_c, sparse.median_depth(index)) for index in views}
+        before = {index: sparse.views[index].w_T_c for index in views}
+        units = {index: sparse.median_depth(index) for index in views if self.depths[index].pixels is not None}
         for step in steps:
             step()
-        moved = {index for index, (w_T_c, _) in before.items() if sparse.views[index].w_T_c is not w_T_c}
-        for index in sorted(moved):
-            factor = sparse.median_depth(index) / before[index][1]
+        moved = {index for index, w_T_c in before.items() if sparse.views[index].w_T_c is not w_T_c}
+        for index in sorted(moved & units.keys()):
+            factor = sparse.median_depth(index) / units[index]
             if np.isfinite(factor) and factor > 0:
                 self.depths.rescale(index, factor)
         return moved
