@@ -53,8 +53,7 @@ class StampOrder:
         if back == 0:
             raise InputError(f"image stamp {stamp_ns} ns repeats the last one; stamps must increase")
         if back <= REORDERED_NS:
-            seconds = back * 1e-9
-            raise InputError(f"image stamp {stamp_ns} ns is {seconds:.3f} s before the last one; stamps must increase")
+            raise InputError(f"image stamp {stamp_ns} ns is {1e-9 * back:.3f} s before the last; stamps must increase")
         return back
 
     def took(self, camera: str, stamp_ns: int) -> None:
@@ -358,6 +357,7 @@ class Session:
             self.mapper.set_camera(frame.camera, width, height, *known)
         elif frame.focal is not None and self._config.calibration != "ignore":
             self.mapper.set_camera(frame.camera, width, height, *frame.focal, guess=True)
+            self._log.info(f"camera '{frame.camera}' begins with the focal of its EXIF data, {frame.focal[0]:.0f} px")
 
     # Scale and gravity
 

@@ -304,12 +304,13 @@ def test_a_map_that_cannot_be_loaded_leaves_everything_as_it_was(fresh, sequence
 
 
 @pytest.mark.parametrize(("use", "focal"), [("fixed", 300.0), ("prior", 300.0), ("ignore", 240.0)])
-def test_what_a_photograph_says_of_its_focal_length_is_begun_with(log, use, focal):
+def test_what_a_photograph_says_of_its_focal_length_is_begun_with(log, caplog, use, focal):
     """Whatever becomes of calibrations, which are exact; but not by who wants the images alone to tell."""
     session = Session(replace(FAST, calibration=use), log)
     session.process(Frame(0, "camera", walk("orbit", frames=12).images[0], focal=(300.0, 0.08)))
     camera = session.mapper.cameras["camera"]
     assert camera.focal == pytest.approx(focal) and not camera.fixed and camera.given == 0.0
+    assert ("EXIF data, 300 px" in caplog.text) == (use != "ignore")
     session.know("camera", Calibration(240, 176, 200.0, 200.0, 119.5, 87.5))
     session.process(Frame(1, "camera", walk("orbit", frames=12).images[1], focal=(300.0, 0.08)))
     assert session.mapper.cameras["camera"].focal == pytest.approx(focal if use == "ignore" else 200.0)

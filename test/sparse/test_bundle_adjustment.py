@@ -61,6 +61,20 @@ def test_steps_are_the_same(bent: bool, width: float, spread: bool) -> None:
 
 
 @pytest.mark.usefixtures("many")
+def test_more_observations_and_points_than_are_computed_side_by_side() -> None:
+    problem = disturbed(problem_of(arc(views=70, points=150), 0.7), size=0.02)
+    plain, compiled, state, observations = both(problem, 1.5)
+    expected, found = plain.step(state, 1e-3), compiled.step(state, 1e-3)
+    assert expected is not None and found is not None
+    np.testing.assert_allclose(found.points, expected.points, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(found.poses, expected.poses, rtol=1e-6, atol=1e-8)
+    moved = state.moved(found.poses, found.unknowns, found.points, observations)
+    (a, cost_a), (b, cost_b) = plain.settled(moved), compiled.settled(moved)
+    np.testing.assert_allclose(b.points, a.points, rtol=1e-9)
+    assert cost_b == pytest.approx(cost_a, rel=1e-10)
+
+
+@pytest.mark.usefixtures("many")
 def test_points_behind_the_camera_and_points_that_nobody_sees() -> None:
     problem = some_problem()
     problem.points[3] = problem.w_T_c[0][:3, 3] - problem.w_T_c[0][:3, 2]
