@@ -191,8 +191,8 @@ static inline FORCED int see(
     for (int i = 0; i < LANES; i++) {
         for (int k = 0; k < 2; k++)
             o->error[k][i] = o->radius[i] * (o->shown[k][i] + o->center[k][i]) - o->offset[k][i];
-        const double long_ = sqrt(o->error[0][i] * o->error[0][i] + o->error[1][i] * o->error[1][i]);
-        const double r = o->valid[i] ? long_ : BEHIND_PX, within = least(r, o->width[i]), sharp = 1.0 / o->sigma[i];
+        const double away = sqrt(o->error[0][i] * o->error[0][i] + o->error[1][i] * o->error[1][i]);
+        const double r = o->valid[i] ? away : BEHIND_PX, within = least(r, o->width[i]), sharp = 1.0 / o->sigma[i];
         const double root = sqrt(least(o->width[i] / most(r, 1e-12), 1.0)) * sharp;
         o->r[i] = r;
         o->root[i] = o->valid[i] ? root : 0.0; // of the weight
