@@ -4,12 +4,12 @@
 #include <math.h>
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define ROUNDED_CLONES __attribute__((target_clones("avx2", "default"))) // every operation rounds, as in NumPy
 #if __GNUC__ >= 12
 #define CLONES __attribute__((target_clones("arch=x86-64-v3", "default"))) // with AVX2 and FMA
 #else
-#define CLONES __attribute__((target_clones("avx2", "default")))
+#define CLONES ROUNDED_CLONES
 #endif
-#define ROUNDED_CLONES __attribute__((target_clones("avx2", "default"))) // every operation rounds, as in NumPy
 #else
 #define CLONES
 #define ROUNDED_CLONES

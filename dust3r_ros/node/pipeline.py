@@ -72,7 +72,7 @@ class Pipeline:
         self._handed_at: dict[str, int] = {}  # newest stamps by camera
         self._live: dict[str, LiveCamera] = {}
         self._lost: dict[str, _Handed | None] = {}  # the newest image without a pose, by camera
-        self._order = StampOrder()
+        self._order = StampOrder(node.on_time_jump != "ignore")
         self._states = CameraStates()
         self._watch = Watch(node.profile)
         self._output = PoseOutput(publishers, self._watch)
@@ -264,11 +264,7 @@ class Pipeline:
 
     def _check_order(self, arrival: Arrival) -> None:
         """Raises ``InputError`` for a repeated or overtaken stamp; starts over if time was set back."""
-        back = self._order.back(arrival.camera, arrival.stamp_ns)
-        if back:
-            if self.node_config.on_time_jump == "ignore":
-                stamp, seconds = arrival.stamp_ns, back * 1e-9
-                raise InputError(f"image stamp {stamp} ns is {seconds:.3f} s before the last one; stamps must increase")
+        if self._order.back(arrival.camera, arrival.stamp_ns):
             self._order.clear()
             self._watch.forget()
             for camera in self._live.values():

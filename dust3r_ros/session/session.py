@@ -38,7 +38,9 @@ REORDERED_NS = 100_000_000
 class StampOrder:
     """The newest stamp of every camera; cameras may have different clocks."""
 
-    def __init__(self) -> None:
+    def __init__(self, jumps: bool) -> None:
+        """``jumps``: whether time may be set back; else every image before the last one is refused."""
+        self._jumps = jumps
         self._last: dict[str, int] = {}
         self._before: dict[str, int] = {}
 
@@ -52,8 +54,9 @@ class StampOrder:
             return 0
         if back == 0:
             raise InputError(f"image stamp {stamp_ns} ns repeats the last one; stamps must increase")
-        if back <= REORDERED_NS:
-            raise InputError(f"image stamp {stamp_ns} ns is {1e-9 * back:.3f} s before the last; stamps must increase")
+        if back <= REORDERED_NS or not self._jumps:
+            seconds = back * 1e-9
+            raise InputError(f"image stamp {stamp_ns} ns is {seconds:.3f} s before the last one; stamps must increase")
         return back
 
     def took(self, camera: str, stamp_ns: int) -> None:
@@ -123,7 +126,7 @@ class Session:
         self._extrinsics = {name: np.array(T) for name, T in settings.get("extrinsics", {}).items()} | self._extrinsics
         for camera, r_T_c in self._extrinsics.items():
             mapper.set_extrinsics(camera, r_T_c)
-        self._order = StampOrder()
+        self._order = StampOrder(self._on_time_jump != "ignore")
         self._seen: dict[str, tuple[Tracks, int]] = {}
         by_network = self._backend.metric_depth if isinstance(self._backend, Monocular) else None
         self.world, world = WorldAligner(by_network), settings.get("world", {})
@@ -328,10 +331,6 @@ class Session:
         back = self._order.back(frame.camera, frame.stamp_ns)
         if not back:
             return ()
-        if self._on_time_jump == "ignore":
-            raise InputError(
-                f"image stamp {frame.stamp_ns} ns is {back * 1e-9:.3f} s before the last one; stamps must increase"
-            )
         anew = "a submap begins" if self._on_time_jump == "submap" else "a new map starts"
         self._log.warning(f"image stamps jump back by {back * 1e-9:.3f} s: {anew}")
         return self._jump()

@@ -65,9 +65,9 @@ typedef struct {
     const double *points;     // (3, P)
 } State;
 
-#define LANES 32
+#define LANES 32 // observations side by side: a processor computes some at a time
+#define TOGETHER 64 // points that are settled together
 
-// Observations side by side: a processor computes four or eight at a time.
 typedef struct {
     long first, count;
     double ray[3][LANES], x[LANES], y[LANES], z[LANES], error[2][LANES], r[LANES], cost[LANES], root[LANES];
@@ -114,13 +114,13 @@ static inline FORCED void bend(const Seen *o, const double *within, int further,
     }
 }
 
-// Where lenses show what a pinhole would show at `ideal`, and by how much they enlarge there.
-static inline FORCED void show(Seen *o, const double ideal[2][LANES], int further) {
+// From where a pinhole would show the points to where lenses show them, and by how much they enlarge there.
+static inline FORCED void show(Seen *o, int further) {
     double wanted[LANES], within[LANES], found[LANES];
     for (int i = 0; i < LANES; i++) {
         const double turning = o->turning[i];
         const double widest = divisor_of(o->radial[0][i], o->radial[1][i], o->radial[2][i], turning * turning);
-        wanted[i] = sqrt(ideal[0][i] * ideal[0][i] + ideal[1][i] * ideal[1][i]);
+        wanted[i] = sqrt(o->shown[0][i] * o->shown[0][i] + o->shown[1][i] * o->shown[1][i]);
         within[i] = least(wanted[i], turning / widest);
     }
     bend(o, within, further, found);
@@ -133,7 +133,7 @@ static inline FORCED void show(Seen *o, const double ideal[2][LANES], int furthe
         const double across = (found[i] + along * (wanted[i] - within[i])) * away;
         o->along[i] = along;
         o->across[i] = wanted[i] > 0.0 ? across : 1.0;
-        for (int k = 0; k < 2; k++) o->outward[k][i] = ideal[k][i] * away, o->shown[k][i] = o->across[i] * ideal[k][i];
+        for (int k = 0; k < 2; k++) o->outward[k][i] = o->shown[k][i] * away, o->shown[k][i] *= o->across[i];
     }
 }
 
@@ -179,15 +179,14 @@ static inline FORCED int see(
 ) {
     if (m >= o->first && m < o->first + o->count) return (int)(m - o->first);
     const int lens = gather(s, state, points, m, p, end, o);
-    double ideal[2][LANES];
     for (int i = 0; i < LANES; i++) {
         o->valid[i] = o->z[i] > MIN_DEPTH;
         const double z = o->z[i] > MIN_DEPTH ? o->z[i] : 1.0, scale = o->focal[i] / o->radius[i];
         o->z[i] = z, o->x[i] /= z, o->y[i] /= z;
         o->along[i] = o->across[i] = 1.0, o->outward[0][i] = o->outward[1][i] = 0.0;
-        o->shown[0][i] = ideal[0][i] = scale * o->x[i], o->shown[1][i] = ideal[1][i] = scale * o->y[i];
+        o->shown[0][i] = scale * o->x[i], o->shown[1][i] = scale * o->y[i];
     }
-    if (lens) show(o, ideal, lens > 1);
+    if (lens) show(o, lens > 1);
     for (int i = 0; i < LANES; i++) {
         for (int k = 0; k < 2; k++)
             o->error[k][i] = o->radius[i] * (o->shown[k][i] + o->center[k][i]) - o->offset[k][i];
@@ -368,15 +367,14 @@ CLONES void back(
     }
 }
 
-#define TOGETHER 64
-
 // One Gauss-Newton step of every point on its own, to `moved` (3, P); a point that would get worse stays. Returns the
 // new cost.
 CLONES double settle(const Observations *s, const State *state, double *moved) {
     double total = 0.0, before[TOGETHER];
+    Seen o = {.count = 0};
     for (long low = s->first; low < s->end; low += TOGETHER) {
         const long high = low + TOGETHER < s->end ? low + TOGETHER : s->end;
-        Seen o = {.count = 0};
+        o.count = 0;
         for (long p = low; p < high; p++) {
             double V[3][3] = {{0}}, pull[3] = {0}, G[9], v[3], cost = 0.0;
             for (long m = s->starts[p]; m < s->starts[p + 1]; m++) {

@@ -68,6 +68,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(day, "choose", lambda recipe, device, workers, *_: day.Choice.of(None, recipe, device, 0))
 
 
+def two_steps(given: Options, *rest: Any) -> Outcome:
+    """``train``, but so long."""
+    return session.train(replace(given, minutes=None, steps=2), *rest)
+
+
 def told(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "day.json").read_text()))
 
@@ -141,11 +146,7 @@ def test_a_day_that_continues_another_sees_other_worlds(
     tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With one seed for all days, each would learn again from the worlds of the first."""
-
-    def few(given: Options, *rest: Any) -> Outcome:
-        return session.train(replace(given, minutes=None, steps=2), *rest)
-
-    monkeypatch.setattr(day, "train", few)
+    monkeypatch.setattr(day, "train", two_steps)
     seeds, start = [], []
     for number in range(3):
         assert gpu_day.main([*options(tmp_path, "--minutes", "20"), *start]) == 0
@@ -162,11 +163,8 @@ def test_a_stage_that_fails_costs_only_itself(
     def broken(device: Any) -> Any:
         raise RuntimeError("CUDA error: an illegal memory access")
 
-    def few(given: Options, *rest: Any) -> Outcome:
-        return session.train(replace(given, minutes=None, steps=2), *rest)
-
     monkeypatch.setattr(day, "CHECKS", {"caster": broken})
-    monkeypatch.setattr(day, "train", few)
+    monkeypatch.setattr(day, "train", two_steps)
     for words in ("check caster: RuntimeError: CUDA error: an illegal memory access", "the day is over already"):
         assert gpu_day.main(options(tmp_path, "--minutes", "20")) == 0
         assert words in capsys.readouterr().out
