@@ -213,7 +213,7 @@ class Atlas:
     def restore(self, state: MapState, streams: Mapping[str, CameraStream]) -> None:
         """Restore the maps of an earlier session, which had all of ``streams``, into an empty atlas."""
         self.session, self.origin = state.session + 1, (state.lineage, state.changes)
-        self._names = count(max((name for submap in state.submaps for name in submap.names), default=-1) + 1)
+        self._names = count(max((name for submap in state.submaps for name in submap.names), default=-1))
         maps = [AtlasEntry(self._make(), self._names, self.session) for _ in state.submaps]
         for entry, saved in zip(maps, state.submaps, strict=True):
             entry.restore(saved, streams)
@@ -308,9 +308,9 @@ class Atlas:
 
 _SILENT_NS = 30_000_000_000  # the last pose of a silent camera no longer holds
 _UNREPORTED = 8  # newest keyframes waiting for another camera's next frame
-# Offline, a camera is lost for good after so many images in a row that show anything, by their features: it is found
-# later just as well. Stamps of files do not say how long that took.
-_MOST_LOST, _ANYTHING, _SURELY = 3, 6, 3  # images; times the fewest landmarks of a pose
+# Offline, stamps of files say little. A camera is lost for good after so many images in a row that show anything, by
+# their features (it is found later just as well); after so many of it alone, so are others, whose images are over.
+_MOST_LOST, _ALONE, _ANYTHING, _SURELY = 3, 10, 6, 3  # images, of one; times the fewest landmarks of a pose
 _EAGER, _RELUCTANT = 6, 3  # frames of a camera that was never found: all of the first, then one in so many
 
 
@@ -386,13 +386,15 @@ class Search:
         if self._atlas.active.live is None:
             images += len(frame.stream.features(frame.gray).pixels) >= _ANYTHING * self._config.track_min_inliers
         self._lost[camera] = since_ns, images
-        return all(self._gone(frame.stamp_ns, name) for name in self._found_at.keys() | {camera})
+        alone_ns = since_ns if images >= _ALONE else 0
+        return all(self._gone(frame.stamp_ns, name, alone_ns) for name in self._found_at.keys() | {camera})
 
-    def _gone(self, stamp_ns: int, camera: str) -> bool:
+    def _gone(self, stamp_ns: int, camera: str, alone_ns: int) -> bool:
+        """Whether a camera is lost for good at a stamp, or has sent nothing since ``alone_ns``."""
         if camera in self._lost:
             since_ns, images = self._lost[camera]
             return stamp_ns - since_ns >= self._patience_ns or images >= _MOST_LOST
-        return stamp_ns - self._found_at[camera] >= max(_SILENT_NS, self._patience_ns)
+        return self._found_at[camera] < max(alone_ns, stamp_ns - max(_SILENT_NS, self._patience_ns))
 
     def found(self, stamp_ns: int, stream: CameraStream, w_T_c: Array, keyframe: int | None) -> None:
         """Record the pose of a frame, which may be a keyframe."""

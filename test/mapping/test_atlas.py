@@ -133,6 +133,18 @@ def test_the_largest_of_separate_maps_stays(lost, orbit: RenderedSequence) -> No
     assert np.sqrt(np.mean(distances**2)) < 0.02 * path_length(orbit)
 
 
+def test_images_of_another_size_begin_a_map_once_the_first_are_over(orbit: RenderedSequence, config) -> None:
+    """Two sets of photographs in one folder: what the second shows, the first map does not know."""
+    mapper, elsewhere = Mapper(config), walk("corridor", 24)
+    feed(mapper, orbit, range(4), 0)
+    assert mapper.keyframes
+    for i, image in enumerate(elsewhere.images):
+        mapper.process(SECOND + i * SECOND // 30, "upright", np.rot90(image).copy())
+    mapper.finish()
+    assert {pose.camera for pose in mapper.trajectory()} == {"upright"}
+    assert len(mapper.trajectory()) == 24, "those too that came before the map began"
+
+
 class Blind(Oracle):
     """An oracle that knows nothing of black images, and of pairs of two worlds: the first has 48 frames."""
 
