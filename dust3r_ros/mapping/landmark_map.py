@@ -161,7 +161,14 @@ class MapBuilder(Submap):
         self, other: MapBuilder, matches: np.ndarray, shown_by: np.ndarray, strange: bool = False
     ) -> tuple[int, np.ndarray] | None:
         fit = self._loops.fit(other.state, matches, shown_by)
-        if fit is None or (strange and not self._loops.see_the_same(other.state, fit.target_S_source)):
+        if fit is None:
+            return None
+        own_S_other, shown = fit.target_S_source, np.unique(shown_by)
+        if not (
+            self._loops.see_the_same(other.state, own_S_other)
+            if strange
+            else self.finder.recognises(other.state, shown, own_S_other)
+        ):
             return None
         for builder in (self, other):
             builder._adjuster.waiting.cancel()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import cv2
 import numpy as np
 
@@ -11,6 +13,7 @@ from dust3r_ros.features.place_recognition import Appearance
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.pose import PnpResult, by_chance, solve_pnp
 from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.association import Linker
 from dust3r_ros.mapping.camera_stream import Cameras, CameraStream, check_image
 from dust3r_ros.mapping.covisibility import Neighbourhood
@@ -99,6 +102,7 @@ def locate_corners(
 _MAX_VAGUENESS, _MAX_STEP_VAGUENESS = 0.01, 0.05
 _MOSTLY = 0.5
 _RIVAL = 0.5  # of the landmarks that fit a pose: so many that fit another one leave it open which is right
+_THERE = 0.02  # of the long edge, the median distance of landmarks from where they would be seen
 
 
 _LINKED = 25  # landmarks that two keyframes share: there is no loop to close between them
@@ -164,6 +168,18 @@ class FrameFinder:
         if result.relative_std(self._state.sparse.points[known.ids]) > limit:
             return None
         return (result, tracks) if beside or not self._has_rival(stream, known, result) else None
+
+    def recognises(self, other: Reconstruction, indices: Iterable[int], own_S_other: Similarity) -> bool:
+        """Whether one of the other map's keyframes ``indices`` is found, and where ``own_S_other`` has it.
+
+        Of those that show a pattern, all may agree on one of its repetitions.
+        """
+        for index in indices:
+            record, place = other.records[index], own_S_other.pose(other.sparse.views[index].pose)
+            found = None if record.gray is None else self.relocalise(record.stream, record.gray, record.image)
+            if found is not None and self._misfit(record.stream, found[1], place) < _THERE * record.stream.long_edge:
+                return True
+        return False
 
     def _has_rival(self, stream: CameraStream, known: Tracks, found: PnpResult) -> bool:
         """Whether what does not fit a pose agrees on another one: the pattern of a wallpaper is there many times."""

@@ -9,7 +9,7 @@ import pytest
 from branches import branch
 from sequences import SMALL, walk
 
-from dust3r_ros.geometry.similarity import weighted_similarity
+from dust3r_ros.geometry.similarity import Similarity, weighted_similarity
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.tracking import Tracks
@@ -155,3 +155,11 @@ def test_an_image_of_which_the_map_has_two_places_is_not_recognised(there: tuple
 
     assert [recognised(share, trail[-1:]) for share in (0.0, 0.2, 0.5, 0.8, 1.0)] == [True, True, False, True, True]
     assert recognised(0.5, trail)
+
+
+def test_another_map_is_recognised_where_it_is_and_nowhere_else(there: tuple[RenderedSequence, Mapper]) -> None:
+    """Its keyframes are found in this one, each by itself: what all of them seem to see may be one of many copies."""
+    state, finder = there[1].submap.state, there[1].submap.finder
+    assert finder.recognises(state, [4, 5], Similarity.identity())
+    aside = Similarity(1.0, np.eye(3), np.array([0.2, 0.0, 0.0]))
+    assert not finder.recognises(state, [4, 5], aside) and not finder.recognises(state, [], Similarity.identity())
