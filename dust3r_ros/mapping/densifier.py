@@ -274,7 +274,7 @@ class Densifier:
         for step in steps:
             step()
         moved = {index for index, w_T_c in before.items() if sparse.views[index].w_T_c is not w_T_c}
-        for index in sorted(moved & units.keys()):
+        for index in sorted(moved & units.keys() & set(sparse.posed())):  # what is built anew may leave some out
             factor = sparse.median_depth(index) / units[index]
             if np.isfinite(factor) and factor > 0:
                 self.depths.rescale(index, factor)

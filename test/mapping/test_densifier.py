@@ -257,6 +257,23 @@ def test_pairs_of_a_keyframe_that_lost_its_pose_are_not_renewed(dense: tuple[Den
     check(densifier, truth, 2)
 
 
+def test_depth_follows_a_map_that_is_built_anew_without_one_of_its_keyframes(dense: tuple[Densifier, Oracle]) -> None:
+    densifier, _ = dense
+    sparse = densifier._state.sparse
+    densifier.densify(1, [0])
+    before = [densifier.depths[index].shown[0].copy() for index in (0, 1)]
+
+    def build_anew() -> None:
+        """In half the unit, and keyframe 0 has no pose."""
+        sparse.move(np.eye(4), 0.5)
+        sparse.views[0].w_T_c = None
+
+    assert densifier.following((build_anew,), (0, 1)) == {0, 1}
+    known = before[1] > 0
+    np.testing.assert_allclose(densifier.depths[1].shown[0][known], 0.5 * before[1][known], rtol=1e-6)
+    np.testing.assert_array_equal(densifier.depths[0].shown[0], before[0])
+
+
 def test_without_depth_the_graph_knows_who_shares_landmarks(sequence: RenderedSequence) -> None:
     backend = make_backend(SMALL)
     densifier, _ = made(sequence, backend, replace(CONFIG, dense=False))
