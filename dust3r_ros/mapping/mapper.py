@@ -238,7 +238,7 @@ class Mapper(MapView):
             self._atlas.renumber_landmarks(self._cameras)
         if known and self.submap.state.generation != before:
             self.revision += 1
-        return replace(self.news(), removed=self._take_culled())
+        return self.news(self._take_culled())
 
     def follow(self, poses: Iterable[FollowedPose]) -> int:
         """Record poses of frames that are not fed: they move with the map, but do not change it.
@@ -258,9 +258,8 @@ class Mapper(MapView):
         Then ``depth`` is computed; ``tick`` counts the keyframes that get it. If several maps could not be joined, the
         largest one stays.
         """
-        removed: tuple[int, ...] = ()
-        if self._atlas.largest() is not self._active:
-            removed = self._wake(self._atlas.largest())
+        largest = self._atlas.largest()
+        removed = () if largest is self._active else self._wake(largest)
         if self.mapping:  # if false, the map is fixed
             self._find_lost()
             self.submap.adjust_last(self._active.frames.motions)
@@ -271,7 +270,7 @@ class Mapper(MapView):
             self.submap.finish(tick, depth)
             removed += self._take_culled()
         self._search.relearn(self._cameras)
-        return replace(self.news(), removed=removed)
+        return self.news(removed)
 
     def _find_lost(self) -> None:
         """Offline, pose images that have no pose, also those of maps that were left behind."""
@@ -298,14 +297,15 @@ class Mapper(MapView):
             self._search.renumber(culled.new)
         return removed
 
-    def news(self) -> MapUpdate:
-        """Changes that came without a frame."""
+    def news(self, removed: tuple[int, ...] = ()) -> MapUpdate:
+        """Changes that came without a frame; ``removed``: names of keyframes that are known to have left."""
         stamp = max(self._last_stamp.values(), default=0)
         camera = max(self._last_stamp, key=lambda name: self._last_stamp[name], default="")
         known = self.submap.initialised
         state = TrackingState.TRACKING if known else TrackingState.INITIALISING
         changed = self._active.take_changed() if known else ()
-        return MapUpdate(stamp, camera, state, changed=changed, cameras=self.cameras)
+        removed += tuple(map(self._active.name, self.submap.take_unposed())) if known else ()
+        return MapUpdate(stamp, camera, state, changed=changed, removed=removed, cameras=self.cameras)
 
     def move(self, new_S_old: Similarity) -> MapUpdate:
         """Move the map to other coordinates and another unit, immediately: all poses, landmarks and depth.

@@ -292,10 +292,17 @@ class Submap(ABC):
 
     def take_changed(self) -> tuple[Keyframe, ...]:
         """Keyframes with a pose that changed since the last call, with new versions."""
-        indices, self.state.changed = sorted(self.state.changed & set(self.posed())), set()
+        indices = sorted(self.state.changed & set(self.posed()))
+        self.state.changed.difference_update(indices)
         for index in indices:
             self.state.records[index].version += 1
         return tuple(self.keyframe(index) for index in indices)
+
+    def take_unposed(self) -> list[int]:
+        """Keyframes that were taken once and have lost their pose since the last call: in a map that is built anew."""
+        unposed = self.state.changed - set(self.posed())
+        self.state.changed -= unposed
+        return [index for index in sorted(unposed) if self.state.records[index].version]
 
     def take_culled(self) -> list[Culled]:
         """The removals of keyframes since the last call, in order; the map's frames and names must follow."""

@@ -199,10 +199,25 @@ def test_a_keyframe_that_was_left_out_is_posed_later(sequence: RenderedSequence)
     before = driver.builder.pose(0)
     driver.builder.state.sparse.views[0].w_T_c = None
     assert [keyframe.index for keyframe in driver.builder.take_changed()] == [1, 2, 3]
+    assert driver.builder.take_unposed() == [], "nobody has heard of it"
     driver.add([12])
     assert driver.builder.posed() == [0, 1, 2, 3, 4]
     assert 0 in {keyframe.index for keyframe in driver.builder.take_changed()}
     np.testing.assert_allclose(driver.builder.pose(0), before, atol=0.02)
+
+
+def test_a_keyframe_that_loses_its_pose_is_told_once(sequence: RenderedSequence) -> None:
+    """A stretch of the map is built anew, and this one does not fit."""
+    driver = Driver(sequence)
+    driver.add(range(0, 12, 3))
+    driver.builder.take_changed()
+    driver.builder.mark_all()
+    driver.builder.state.sparse.views[2].w_T_c = None
+    assert [keyframe.index for keyframe in driver.builder.take_changed()] == [0, 1, 3]
+    assert driver.builder.take_unposed() == [2] and driver.builder.take_unposed() == []
+    driver.builder.state.sparse.views[2].w_T_c = np.eye(4)
+    driver.builder.mark_all()
+    assert 2 in {keyframe.index for keyframe in driver.builder.take_changed()}
 
 
 def test_landmarks_that_two_keyframes_see_have_place_color_and_count() -> None:
