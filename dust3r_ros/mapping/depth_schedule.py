@@ -97,14 +97,15 @@ class DepthSchedule:
             self._state.changed |= self.dense.densify(index, others)
 
     def rebuild(self) -> None:
-        """Compute all depth again: every pose is new."""
+        """Compute all depth again: every pose is new, and some keyframes may have none."""
         self.movers.forget()
-        for index in range(len(self._state.records)):
+        every = range(len(self._state.records))
+        for index in every:
             self.dense.depths.clear(index)
         self.waiting.drop()
         for index in self._state.sparse.posed():
             self.add_late(index)
-        self._state.changed.update(self._state.sparse.posed())
+        self._state.changed.update(every)
 
     def retake(self, keyframes: Collection[int]) -> None:
         """Compute the depth of keyframes again at the end: their images changed."""

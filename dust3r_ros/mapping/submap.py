@@ -299,7 +299,7 @@ class Submap(ABC):
         return tuple(self.keyframe(index) for index in indices)
 
     def take_unposed(self) -> list[int]:
-        """Keyframes that were taken once and have lost their pose since the last call: in a map that is built anew."""
+        """Changed keyframes that were taken once and have no pose any more: where the map is built anew."""
         unposed = self.state.changed - set(self.posed())
         self.state.changed -= unposed
         return [index for index in sorted(unposed) if self.state.records[index].version]
