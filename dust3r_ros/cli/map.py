@@ -158,12 +158,14 @@ def map_piece(arguments: argparse.Namespace, piece: Piece, path: Path, known: Ma
     """
     from dust3r_ros.geometry.processes import use_one_thread
     from dust3r_ros.io.frames import read_ahead
+    from dust3r_ros.io.image_sources import sizes_of
     from dust3r_ros.session.replay import Replay
     from dust3r_ros.storage.saved_map import save_map
 
     use_one_thread()
     source, wanted, warnings = inputs.open_inputs(arguments, None), set(piece.frames), list[str]()
     source.between = piece.between
+    source.sizes.update(sizes_of(camera for camera, _ in piece.frames))
     session = _session(arguments, config_of(arguments, None), source, None, None, warnings.append)
     session.mapper.remember(known)
     frames = (frame for frame in source if (frame.camera, frame.stamp_ns) in wanted)
@@ -237,6 +239,7 @@ def _session(
         inputs.say(arguments.quiet, done)
     if plan is not None:
         return session
+    source.sizes.update({name: (known.height, known.width) for name, known in session.mapper.cameras.items()})
     for camera, calibration in inputs.calibrations(arguments, source).items():
         try:
             session.know(camera, calibration)

@@ -38,8 +38,9 @@ class FrameSource(ABC):
     ``skipped`` (for the current iteration); ``InputError`` at the end if no frame was left. ``len`` is the number of
     frames by the recording's metadata. ``between``: only frames from the first stamp to before the second are read;
     None: all. ``needs``: whether the next image of a camera is needed; where it is not, its frame comes with an empty
-    one, not decoded. ``incomplete`` counts frames (of the current iteration) that lack an expected companion;
-    ``lacking`` says what the first of them lacks.
+    one, not decoded. ``sizes``: height and width of cameras that are known before, for recordings that do not name
+    theirs. ``incomplete`` counts frames (of the current iteration) that lack an expected companion; ``lacking`` says
+    what the first of them lacks.
     """
 
     def __init__(self, name: str) -> None:
@@ -49,6 +50,7 @@ class FrameSource(ABC):
         self.lacking = ""
         self.between: tuple[int, int] | None = None
         self.needs: Callable[[str], bool] = lambda camera: True
+        self.sizes: dict[str, tuple[int, int]] = {}
 
     def wants(self, stamp_ns: int) -> bool:
         """Whether a frame with this stamp is to be read."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,22 +26,20 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 NOMINAL_HZ = 30
-_SAME_SIZE = 0.01  # of it: what rectifies images one by one crops each of them a little differently
 
 
 class ImageFolder(FrameSource):
     """Images of a folder in natural order of their names, or as listed in its rgb.txt (or its parent's).
 
     For a folder without images but with a subfolder ``rgb``, the subfolder is read. Without rgb.txt the stamps are
-    nominal: 30 Hz from 0. Images of another size than the first are of another camera, named after it; where sizes
-    differ by a percent, they are cropped or continued to the same, around their middle. Of photographs that say so,
-    the focal is known roughly.
+    nominal: 30 Hz from 0. Images of another size than the first, or than that of a camera known before, are of another
+    camera, named after it; where sizes differ by a percent, they are cropped or continued to the same, around their
+    middle. Of photographs that say so, the focal is known roughly.
     """
 
     def __init__(self, path: Path, camera: str = "camera") -> None:
         super().__init__(str(path))
         self._camera = camera
-        self._sizes: dict[str, tuple[int, int]] = {}  # height and width by camera
         self._focals: dict[str, tuple[float, float] | None] = {}
         self._files = _listed(path) or _plain(path)
         if not self._files and (path / "rgb").is_dir():
@@ -58,22 +56,41 @@ class ImageFolder(FrameSource):
                 continue
             try:
                 image = self.image(self._camera, partial(_decoded, file))
-                camera, image = self._fitted(image, file) if image.size else (self._camera, image)
+                camera, image = fitted(self._camera, image, self.sizes)
+                if image.size and camera not in self._focals:
+                    self._focals[camera] = exif_focal(file, image.shape[1], image.shape[0])
                 yield Frame(stamp_ns, camera, image, focal=self._focals.get(camera))
             except InputError as error:
                 yield error
             except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
                 yield InputError(f"image '{file}' cannot be read: {getattr(error, 'strerror', None) or error}")
 
-    def _fitted(self, image: Image, file: Path) -> tuple[str, Image]:
-        """The camera of the image in a file, and the image in that camera's size."""
-        height, width = image.shape[:2]
-        for camera, (rows, columns) in self._sizes.items():
-            if abs(height - rows) <= _SAME_SIZE * rows and abs(width - columns) <= _SAME_SIZE * columns:
-                return camera, _centred(image, rows, columns)
-        camera = f"{self._camera}_{width}x{height}" if self._sizes else self._camera
-        self._sizes[camera], self._focals[camera] = (height, width), exif_focal(file, width, height)
-        return camera, image
+
+_SAME_SIZE = 0.01  # of it: what rectifies images one by one crops each of them a little differently
+_BY_SIZE = re.compile(r"_(\d+)x(\d+)$", re.ASCII)  # ends the name of a camera that is named after its size
+
+
+def fitted(name: str, image: Image, sizes: dict[str, tuple[int, int]]) -> tuple[str, Image]:
+    """The camera of an image, and the image in that camera's size.
+
+    It is ``name``, or one named after it, whose height and width in ``sizes`` are about the same; else another, added.
+    """
+    if not image.size:  # not needed, so not decoded
+        return name, image
+    height, width = image.shape[:2]
+    for camera, (rows, columns) in sizes.items():
+        same = abs(height - rows) <= _SAME_SIZE * rows and abs(width - columns) <= _SAME_SIZE * columns
+        if same and (camera == name or _BY_SIZE.fullmatch(camera.removeprefix(name))):
+            return camera, _centred(image, rows, columns)
+    camera = f"{name}_{width}x{height}" if name in sizes else name
+    sizes[camera] = height, width
+    return camera, image
+
+
+def sizes_of(cameras: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Height and width of those cameras that are named after their size."""
+    named = {camera: _BY_SIZE.search(camera) for camera in cameras}
+    return {camera: (int(found[2]), int(found[1])) for camera, found in named.items() if found}
 
 
 _FILM_MM = math.hypot(36.0, 24.0)
@@ -195,7 +212,7 @@ class VideoFile(FrameSource):
                 image = self.image(self._camera, partial(_retrieved, capture))
                 if image is None:
                     break
-                yield Frame(last, self._camera, image)
+                yield Frame(last, *fitted(self._camera, image, self.sizes))
         finally:
             capture.release()
         # The container's count may be a frame or two off; more means a truncated file.

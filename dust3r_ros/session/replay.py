@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from dust3r_ros.errors import ConfigError, InputError
+from dust3r_ros.io.image_sources import sizes_of
 from dust3r_ros.io.manifest import Event, FrameEntry, checksum, unpacked
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import FollowedPose
@@ -181,7 +182,9 @@ class ManifestReplay:
     def __iter__(self) -> Iterator[Frame | Event]:
         self.missing, self.reason = 0, ""
         frames = (entry for entry in self._manifest.entries() if isinstance(entry, FrameEntry))
-        window = _Window(self._source, {(frame.camera, frame.stamp_ns) for frame in frames})
+        wanted = {(frame.camera, frame.stamp_ns) for frame in frames}
+        self._source.sizes.update(sizes_of(camera for camera, _ in wanted))
+        window = _Window(self._source, wanted)
         for entry in self._manifest.entries():
             if isinstance(entry, Event):
                 yield entry

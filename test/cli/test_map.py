@@ -191,6 +191,31 @@ def test_a_still_camera_gives_valid_files_and_says_why_there_is_no_map(
     assert "Nothing could be mapped" in (tmp_path / "out/report.html").read_text()
 
 
+def test_images_of_another_size_are_another_camera_of_a_loaded_map(
+    mapped, sequence: RenderedSequence, tmp_path: Path, capsys
+) -> None:
+    """A photograph or a video of any device shows where in the map it was taken; its manifest knows it, too."""
+    place, record = tmp_path / "large", tmp_path / "run.jsonl"
+    large = [cv2.resize(image, None, fx=2, fy=2) for image in sequence.images]
+    other = f"camera_{large[0].shape[1]}x{large[0].shape[0]}"
+    write_folder(replace(sequence, images=large, focal=2 * sequence.focal), place)
+    loaded = ["--load", mapped[0] / "map.db", *FAST, "--set", "dense=false"]
+    done = called(capsys, place, "--out", tmp_path / "more", "--record", record, *loaded)
+    summary = json.loads((tmp_path / "more" / "summary.json").read_text())
+    assert done.returncode == 0 and "could not be used" not in done.stderr, done.stderr
+    assert set(summary["cameras"]) == {"camera", other} and summary["tracked"] > 14 + 10
+    again = called(capsys, place, "--out", tmp_path / "again", "--manifest", record)
+    assert again.returncode == 0 and "could not be found" not in again.stderr, again.stderr
+    poses = [(tmp_path / out / "trajectory.txt").read_bytes() for out in ("more", "again")]
+    assert poses[0] == poses[1]
+
+    video = write_video(tmp_path / "walk.avi", np.stack(large))
+    done = called(capsys, video, "--out", tmp_path / "found", "--localize-only", *loaded)
+    found = json.loads((tmp_path / "found" / "summary.json").read_text())
+    assert done.returncode == 0 and other in found["cameras"], done.stderr
+    assert found["tracked"] >= 14 + 10
+
+
 def test_every_and_max_frames_choose_and_bad_files_are_counted(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from small_recordings import write_video
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.io.image_sources import VideoFile, open_source
+from dust3r_ros.io.image_sources import VideoFile, open_source, sizes_of
 from dust3r_ros.scenes.export import write_bag, write_folder
 from dust3r_ros.scenes.sequence import RenderedSequence
 
@@ -55,6 +55,24 @@ def test_images_of_another_size_are_of_another_camera(sequence: RenderedSequence
         assert np.array_equal(frames[2].image[:, :-1], large[2][:, :-1]), "continued on the right"
         assert np.array_equal(frames[3].image, large[3]), "cropped at the bottom"
         assert np.array_equal(frames[4].image, np.rot90(large[4]))
+
+
+def test_cameras_that_are_known_keep_their_sizes(sequence: RenderedSequence, tmp_path: Path) -> None:
+    """As of a map that goes on, or of the manifest of such a run; but one of another name is not meant."""
+    height, width = sequence.images[0].shape[:2]
+    for index in range(2):
+        save(tmp_path / f"{index}.png", sequence.images[index] if index else np.rot90(sequence.images[index]))
+
+    def cameras(sizes: dict[str, tuple[int, int]]) -> list[str]:
+        source = open_source(tmp_path)
+        source.sizes.update(sizes)
+        return [frame.camera for frame in source]
+
+    usual, upright = f"camera_{width}x{height}", f"camera_{height}x{width}"
+    assert cameras({}) == cameras({"front": (width, height)}) == ["camera", usual]
+    assert cameras({"camera": (9, 9)}) == [upright, usual]
+    assert cameras({"camera": (height, width)}) == [upright, "camera"]
+    assert cameras(sizes_of(["camera", upright, "camera_9"])) == [upright, "camera"]
 
 
 @pytest.mark.parametrize(
