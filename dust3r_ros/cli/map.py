@@ -158,17 +158,19 @@ def map_piece(arguments: argparse.Namespace, piece: Piece, path: Path, known: Ma
     """
     from dust3r_ros.geometry.processes import use_one_thread
     from dust3r_ros.io.frames import read_ahead
-    from dust3r_ros.io.image_sources import sizes_of
+    from dust3r_ros.io.image_sources import sizes_of, unsized
     from dust3r_ros.session.replay import Replay
     from dust3r_ros.storage.saved_map import save_map
 
     use_one_thread()
-    source, wanted, warnings = inputs.open_inputs(arguments, None), set(piece.frames), list[str]()
+    source, warnings = inputs.open_inputs(arguments, None), list[str]()
     source.between = piece.between
     source.sizes.update(sizes_of(camera for camera, _ in piece.frames))
     session = _session(arguments, config_of(arguments, None), source, None, None, warnings.append)
     session.mapper.remember(known)
-    frames = (frame for frame in source if (frame.camera, frame.stamp_ns) in wanted)
+    # The size of an image that was not looked at is unknown: it is listed as the first camera's.
+    wanted = {(unsized(camera), stamp_ns) for camera, stamp_ns in piece.frames}
+    frames = (frame for frame in source if (unsized(frame.camera), frame.stamp_ns) in wanted)
     replay = Replay(session.process, read_ahead(frames))
     used = tuple((update.camera, update.stamp_ns) for update in replay)
     # A lens that is not given changes once more in the whole map, and then no depth would fit.

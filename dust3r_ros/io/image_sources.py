@@ -87,6 +87,11 @@ def fitted(name: str, image: Image, sizes: dict[str, tuple[int, int]]) -> tuple[
     return camera, image
 
 
+def unsized(camera: str) -> str:
+    """The name of a camera without its size."""
+    return _BY_SIZE.sub("", camera)
+
+
 def sizes_of(cameras: Iterable[str]) -> dict[str, tuple[int, int]]:
     """Height and width of those cameras that are named after their size."""
     named = {camera: _BY_SIZE.search(camera) for camera in cameras}

@@ -15,13 +15,14 @@ from contextlib import suppress
 from math import inf
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from scoring import alignment
 from sequences import walk
 
 from dust3r_ros.cli import pieces as in_pieces
-from dust3r_ros.cli.map import main
+from dust3r_ros.cli.map import _parser, main, map_piece
 from dust3r_ros.cli.pieces import MappedPiece
 from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.mapping.reconstruction import TRUSTED
@@ -67,7 +68,7 @@ def test_a_map_in_pieces_does_not_depend_on_the_number_of_processes(
 
 COMMAND = """
 import sys
-from dust3r_ros.cli.map import main
+from dust3r_ros.cli.map import _parser, main, map_piece
 from dust3r_ros.session import pieces
 
 if __name__ == "__main__":  # processes of the pool import this file, too
@@ -177,3 +178,22 @@ def test_where_none_is_sure_the_most_certain_one_calibrates_all(
     assert all(std < TRUSTED for _, std in begun[2:])
     begun, _ = _mapped(monkeypatch, tmp_path, sure=-1, turns=(0.1, 0.2, 0.1, 0.1, 0.1))
     assert [std < TRUSTED for _, std in begun] == [False, True, True, True, True], "no other could determine it"
+
+
+def test_images_of_another_size_that_were_not_looked_at_are_mapped(tmp_path: Path) -> None:
+    """The names of all are known when they are decoded; that of the first in a piece follows from those of others."""
+    sequence = walk("orbit", 24)
+    write_folder(sequence, tmp_path / "walk")
+    files = sorted((tmp_path / "walk/rgb").iterdir())[:16]
+    for file in files[8:]:
+        cv2.imwrite(str(file), cv2.resize(cv2.imread(str(file)), None, fx=2, fy=2))
+    other = f"camera_{2 * sequence.width}x{2 * sequence.height}"
+    stamps = sequence.stamps_ns[:16].tolist()
+    names = ["camera"] * 10 + [other] * 6
+    options = ["--set", "working_size=160", "--set", "tracking_size=240", "--set", "dense=false"]
+    arguments = _parser().parse_args([str(tmp_path / "walk"), "--out", str(tmp_path / "out"), *options])
+    for first in (0, 8):
+        piece = Piece(tuple(zip(names, stamps, strict=True))[first:], stamps[first], stamps[-1] + 1)
+        found = map_piece(arguments, piece, tmp_path / "piece.db", {})
+        assert set(found.frames) == set(list(zip(["camera"] * 8 + [other] * 8, stamps, strict=True))[first:])
+        assert len(found.intrinsics) == (2 if first == 0 else 1) and not found.warnings
