@@ -10,8 +10,10 @@ import importlib.util
 import logging
 import os
 import re
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,41 @@ def pair_memory(config: Dust3rConfig, grids: Sequence[tuple[int, int]], kind: to
     return kept + 2 * outputs + max(block, pixels * 128 * size * 3)
 
 
+_LONG_S = 0.02  # a call that says how many cores there are
+_SHARE = 0.75  # of a core for each thread: less is too few
+_PAUSE_S, _LONGEST_S = 4.0, 64.0  # until all threads are tried again, doubled each time in vain
+
+
+class FreeCores:
+    """Around calls on a CPU: as many of torch's threads as other programs leave cores.
+
+    Threads wait for each other at every step, and those that wait keep their cores: with another program on one of two
+    cores, a call takes ten times as long. What it gives does not depend on their number.
+    """
+
+    def __init__(self) -> None:
+        self._most = 0  # threads, while fewer are used
+        self._again_s, self._pause_s = 0.0, _PAUSE_S
+
+    def __enter__(self) -> None:
+        if self._most and time.monotonic() >= self._again_s:
+            torch.set_num_threads(self._most)
+            self._most = 0
+        self._begun_s, self._used_s = time.monotonic(), time.process_time()
+
+    def __exit__(self, *error: object) -> None:
+        now_s, threads = time.monotonic(), torch.get_num_threads()
+        cores = (time.process_time() - self._used_s) / max(now_s - self._begun_s, 1e-9)
+        if threads == 1 or now_s - self._begun_s < _LONG_S:
+            return
+        if cores >= _SHARE * threads:
+            self._pause_s = self._pause_s if self._most else _PAUSE_S
+            return
+        self._most, self._again_s = self._most or threads, now_s + self._pause_s
+        self._pause_s = min(2.0 * self._pause_s, _LONGEST_S)
+        torch.set_num_threads(max(1, int(cores)))
+
+
 class FastDust3r:
     """A network for inference on one device, with the interface of ``OnnxDust3r``.
 
@@ -137,6 +174,7 @@ class FastDust3r:
         for head in (self.model.downstream_head1, self.model.downstream_head2):
             head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._graphs = CallGraphs(record_on_gpu(device)) if device.type == "cuda" else None
+        self._cores = FreeCores() if device.type == "cpu" else nullcontext()
         self.compiled = bool(compiler)
         if compiler:
             _compile(self.model, compiler)
@@ -167,7 +205,8 @@ class FastDust3r:
     @torch.inference_mode()
     def _run(self, name: Hashable, call: Call, *inputs: Tensor) -> Sequence[Tensor]:
         try:
-            return self._graphs(name, call, *inputs) if self._graphs else call(*inputs)
+            with self._cores:
+                return self._graphs(name, call, *inputs) if self._graphs else call(*inputs)
         except Exception as error:
             if not self.compiled or is_out_of_memory(error) or isinstance(error, Dust3rRosError):
                 raise

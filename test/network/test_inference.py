@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,14 @@ from dust3r_ros.network import (  # noqa: E402
     normalise,
 )
 from dust3r_ros.network.blocks import _attend_in_parts  # noqa: E402
-from dust3r_ros.network.inference import CallGraphs, FastDust3r, HostCopy, pair_memory, reduced  # noqa: E402
+from dust3r_ros.network.inference import (  # noqa: E402
+    CallGraphs,
+    FastDust3r,
+    FreeCores,
+    HostCopy,
+    pair_memory,
+    reduced,
+)
 
 CPU = torch.device("cpu")
 SMALL = Dust3rConfig(
@@ -295,3 +303,26 @@ def test_normalised_range_and_layout():
 def test_unusable_images(images):
     with pytest.raises(InputError):
         normalise(images)
+
+
+def test_threads_are_as_many_as_other_programs_leave_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two programs that both use all cores would wait for each other at every step."""
+    now, used = [0.0], [0.0]
+    monkeypatch.setattr(inference, "time", SimpleNamespace(monotonic=lambda: now[0], process_time=lambda: used[0]))
+    before, cores = torch.get_num_threads(), FreeCores()
+
+    def call(seconds: float, share: float) -> int:
+        """The threads that are left after a call that gets a ``share`` of the cores its threads could use."""
+        with cores:
+            used[0] += share * seconds * torch.get_num_threads()
+            now[0] += seconds
+        return torch.get_num_threads()
+
+    try:
+        torch.set_num_threads(4)
+        assert [call(0.5, 0.95), call(0.001, 0.1), call(0.5, 0.55)] == [4, 4, 2], "a short one says nothing"
+        assert [call(0.5, 0.9), call(0.5, 0.2)] == [2, 1]
+        assert {call(0.5, 1.0) for _ in range(15)} == {1}, "twice in vain: eight seconds"
+        assert [call(0.5, 0.97) for _ in range(3)] == [1, 4, 4]
+    finally:
+        torch.set_num_threads(before)
