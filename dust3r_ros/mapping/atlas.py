@@ -213,7 +213,7 @@ class Atlas:
     def restore(self, state: MapState, streams: Mapping[str, CameraStream]) -> None:
         """Restore the maps of an earlier session, which had all of ``streams``, into an empty atlas."""
         self.session, self.origin = state.session + 1, (state.lineage, state.changes)
-        self._names = count(max((name for submap in state.submaps for name in submap.names), default=-1))
+        self._names = count(max((name for submap in state.submaps for name in submap.names), default=-1) + 1)
         maps = [AtlasEntry(self._make(), self._names, self.session) for _ in state.submaps]
         for entry, saved in zip(maps, state.submaps, strict=True):
             entry.restore(saved, streams)
