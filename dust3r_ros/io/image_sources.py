@@ -80,7 +80,7 @@ def fitted(name: str, image: Image, sizes: dict[str, tuple[int, int]]) -> tuple[
     height, width = image.shape[:2]
     for camera, (rows, columns) in sizes.items():
         same = abs(height - rows) <= _SAME_SIZE * rows and abs(width - columns) <= _SAME_SIZE * columns
-        if same and (camera == name or _BY_SIZE.fullmatch(camera.removeprefix(name))):
+        if same and name in (camera, unsized(camera)):
             return camera, _centred(image, rows, columns)
     camera = f"{name}_{width}x{height}" if name in sizes else name
     sizes[camera] = height, width

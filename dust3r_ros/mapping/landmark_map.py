@@ -163,18 +163,18 @@ class MapBuilder(Submap):
         fit = self._loops.fit(other.state, matches, shown_by)
         if fit is None:
             return None
-        own_S_other, shown = fit.target_S_source, np.unique(shown_by)
-        if not (
-            self._loops.see_the_same(other.state, own_S_other)
-            if strange
-            else self.finder.recognises(other.state, shown, own_S_other)
-        ):
+        own_S_other = fit.target_S_source
+        if strange:
+            certain = self._loops.see_the_same(other.state, own_S_other)
+        else:
+            certain = self.finder.recognises(other.state, np.unique(shown_by), own_S_other)
+        if not certain:
             return None
         for builder in (self, other):
             builder._adjuster.waiting.cancel()
-        merged = self.state.absorb(other.state, fit.target_S_source, matches[fit.agree])
+        merged = self.state.absorb(other.state, own_S_other, matches[fit.agree])
         self._links.absorb(other._links, merged.first_view, merged.ids)
-        self._depth.take_over(other._depth, merged.first_view, fit.target_S_source.scale)
+        self._depth.take_over(other._depth, merged.first_view, own_S_other.scale)
         if not strange:
             self._adjuster.close_loop()
         self.state.generation += 1

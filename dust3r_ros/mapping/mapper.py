@@ -323,7 +323,7 @@ class Mapper(MapView):
         self._begin(keep=self.submap.initialised)
         self._last_stamp.clear()
         self._lost.clear()
-        return replace(self.news(), state=TrackingState.INITIALISING, removed=removed)
+        return replace(self.news(removed), state=TrackingState.INITIALISING)
 
     def resume(self, state: MapState) -> None:
         """Continue a saved map, before the first image; no camera has a pose until a frame is located in it.

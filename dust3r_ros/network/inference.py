@@ -149,7 +149,8 @@ class FreeCores:
         if threads == 1 or now_s - self._begun_s < _LONG_S:
             return
         if cores >= _SHARE * threads:
-            self._pause_s = self._pause_s if self._most else _PAUSE_S
+            if not self._most:
+                self._pause_s = _PAUSE_S
             return
         self._most, self._again_s = self._most or threads, now_s + self._pause_s
         self._pause_s = min(2.0 * self._pause_s, _LONGEST_S)

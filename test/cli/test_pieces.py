@@ -68,7 +68,7 @@ def test_a_map_in_pieces_does_not_depend_on_the_number_of_processes(
 
 COMMAND = """
 import sys
-from dust3r_ros.cli.map import _parser, main, map_piece
+from dust3r_ros.cli.map import main
 from dust3r_ros.session import pieces
 
 if __name__ == "__main__":  # processes of the pool import this file, too
