@@ -41,7 +41,13 @@ def shortfalls(replay: Replay, items: Any, source: FrameSource, session: Session
     left_out = [f"{count} frame{'s' * (count > 1)} {why}" for count, why in counted if count]
     if replay.undone:
         left_out.append(f"{replay.undone} events of the manifest failed, so the map differs ({replay.reason})")
-    return [*left_out, *session.keeper.problems, *session.mapper.doubts]
+    with_pose = {pose.camera for pose in session.mapper.trajectory()}
+    left_out += [
+        f"camera '{name}' has no pose: none of its images shows enough of what the map knows"
+        for name in session.mapper.cameras
+        if with_pose and name not in with_pose
+    ]
+    return [*left_out, *session.keeper.problems, *session.estimate.contradictions, *session.mapper.doubts]
 
 
 def say(quiet: bool, words: str) -> None:
@@ -57,14 +63,19 @@ def warn(command: str, words: str) -> None:
 
 def report(quiet: bool, directory: Path, summary: dict[str, Any]) -> None:
     """Print a short summary of the finished map."""
+    from dust3r_ros.products.report import metres
+
     rate = summary["frames_per_second"]
     say(
         quiet,
         f"{summary['frames']} frames, {summary['tracked']} tracked; {summary['keyframes']} keyframes, "
         f"{summary['pairs']} pairs, {summary['points']:,} points in {summary['seconds']:.1f} s ({rate:.1f} frames/s)",
     )
+    if scale := summary["scale"]:
+        say(quiet, f"a map unit is {metres(scale)}")
     for name, camera in summary["cameras"].items():
-        how = "given" if camera["fixed"] else f"estimated from {camera['support']} pairs"
+        found = f"estimated from {camera['support']} pairs" if camera["focal_std"] else "a guess"
+        how = "given" if camera["fixed"] else found
         size = f"{camera['width']} x {camera['height']}"
         say(quiet, f"{name}: focal length {camera['focal']:.1f} px at {size}, {how}")
     say(quiet, f"picture: {directory / 'preview.png'}   report: {directory / 'report.html'}")

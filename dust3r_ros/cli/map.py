@@ -140,9 +140,6 @@ def map_recording(
                 raise KeyboardInterrupt
             raise InputError(inputs.unusable(arguments.input, replay, items, source.skipped))
         update = _finish(session, arguments.quiet)
-        if about := session.estimate.roughly:
-            std = 100 * session.estimate.relative_std
-            inputs.say(arguments.quiet, f"a map unit is about {about:.3g} m, +-{std:.0f} %")
         if view is not None:
             view.show(update, session.mapper, metric=session.metric)
         summary = _write(arguments, config, session, perf_counter() - start)
@@ -366,6 +363,7 @@ def _write(arguments: argparse.Namespace, config: MapperConfig, session: Session
         wall_seconds=seconds,
         raw={name: session.calibrations.raw(camera) for name, camera in session.mapper.cameras.items()},
         settings=session.settings(),
+        scale=session.scale,
     )
 
 

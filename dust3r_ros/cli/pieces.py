@@ -91,6 +91,7 @@ def map_in_pieces(
         wall_seconds=perf_counter() - start,
         raw=joined.raw,
         settings=joined.settings,
+        scale=joined.scale,
     )
     return Mapped(summary, path_length(joined.mapper.trajectory()), joined.metric, None)
 

@@ -87,6 +87,7 @@ def _joined(
             wall_seconds=perf_counter() - start,
             raw=joined.raw,
             settings=joined.settings,
+            scale=joined.scale,
         )
         figures = {
             **figures_of(summary),

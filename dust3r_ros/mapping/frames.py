@@ -13,6 +13,7 @@ import numpy as np
 from dust3r_ros.features.masks import ImageMask
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
+from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.types import Array, Image, TrackingState
 
@@ -113,6 +114,10 @@ class LostImages:
     def clear(self) -> None:
         """Forget all: they are of another clock."""
         self._frames.clear()
+
+    def of_others(self, state: Reconstruction) -> bool:
+        """Whether some are of cameras that wait for a map to become certain of its focal."""
+        return state.initialised and not state.sure and not all(state.knows(frame.stream) for frame in self._frames)
 
     def find(self, locate: Callable[[CameraFrame], bool], records: Iterable[KeyframeRecord] = ()) -> bool:
         """Have each located, back and forth, since each may lead to the next; what is found is not kept.

@@ -261,11 +261,14 @@ class Mapper(MapView):
         largest = self._atlas.largest()
         removed = () if largest is self._active else self._wake(largest)
         if self.mapping:  # if false, the map is fixed
+            if self._lost.of_others(self.submap.state):
+                self.submap.adjust_last(self._active.frames.motions)
+                self.submap.state.complete = True
             self._find_lost()
+            self.submap.state.complete = False
             self.submap.adjust_last(self._active.frames.motions)
         with self._stage("refine"):
-            frames = self._active.frames
-            frames.find_again(exactly=self.mapping, motions=frames.motions())
+            self._active.frames.find_again(exactly=self.mapping, motions=self._active.frames.motions())
         if self.mapping:
             self.submap.finish(tick, depth)
             removed += self._take_culled()
@@ -299,8 +302,7 @@ class Mapper(MapView):
 
     def news(self, removed: tuple[int, ...] = ()) -> MapUpdate:
         """Changes that came without a frame; ``removed``: names of keyframes that are known to have left."""
-        stamp = max(self._last_stamp.values(), default=0)
-        camera = max(self._last_stamp, key=lambda name: self._last_stamp[name], default="")
+        camera, stamp = max(self._last_stamp.items(), key=lambda item: item[1], default=("", 0))
         known = self.submap.initialised
         state = TrackingState.TRACKING if known else TrackingState.INITIALISING
         changed = self._active.take_changed() if known else ()
@@ -347,8 +349,7 @@ class Mapper(MapView):
 
     def drop(self, keyframes: Collection[int]) -> None:
         """Remove keyframes of the active map, by name, that others make up for; frames relative to them stay."""
-        names = self._active.names
-        self.submap.drop([index for index in self.submap.posed() if names[index] in keyframes])
+        self.submap.drop([index for index in self.submap.posed() if self._active.name(index) in keyframes])
         self._take_culled()
 
     def _stream(self, camera: str, image: Image) -> CameraStream:
@@ -394,8 +395,7 @@ class Mapper(MapView):
         if frame.found is None:
             return
         with self._stage("match"):
-            stream, w_T_c = frame.stream, frame.found.w_T_c
-            better = self.submap.measure(stream, frame.gray, frame.tracks, w_T_c)
+            better = self.submap.measure(frame.stream, frame.gray, frame.tracks, frame.found.w_T_c)
         if better is not None:
             frame.found, frame.tracks, frame.drifts = *better, False
 

@@ -57,7 +57,8 @@ class Reconstruction:
     ``records``: the parts of each keyframe. ``sparse``: their poses, the landmarks they see, and the focals of the
     cameras; in a map based on pointmaps, the focals only. ``graph``: which keyframes are connected by pairs.
     ``initialised``: there are poses. ``settled``: the focal of the camera that began the map is found, and no others
-    are tried. ``live``: poses are needed soon. ``known``: the cameras were calibrated before the map began.
+    are tried. ``complete``: no more frames come, so it will not become more certain. ``live``: poses are needed soon.
+    ``known``: the cameras were calibrated before the map began.
     ``generation`` counts how many times the map was rebuilt or calibrated again. ``changed``: keyframes whose pose,
     depth or image is not what it was when they were last taken; whoever changes one enters it there. ``trail``: all
     keyframes, by when a camera was last there; ``visits`` counts how often one was at a keyframe. ``adjusted``: how
@@ -72,7 +73,7 @@ class Reconstruction:
         self.records: list[KeyframeRecord] = []
         self.sparse = SparseMap(config.min_parallax_deg)
         self.graph = PairGraph(config)
-        self.initialised = self.settled = self.live = self.known = False
+        self.initialised = self.settled = self.complete = self.live = self.known = False
         self.generation = 0
         self.changed: set[int] = set()
         self.trail: list[int] = []
@@ -174,7 +175,7 @@ class Reconstruction:
         """Whether the focal of the camera that began the map is certain enough for others to join."""
         if not self.records:
             return False
-        return self._first_focal.given or self.settled or len(self.records) > MOST_UNSURE
+        return self._first_focal.given or self.settled or self.complete or len(self.records) > MOST_UNSURE
 
     @property
     def guessing(self) -> bool:

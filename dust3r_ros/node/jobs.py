@@ -220,6 +220,7 @@ def write_products(session: Session, directory: str, config: MapperConfig, sourc
             stopwatch=session.stopwatch,
             source=source,
             settings=session.settings(),
+            scale=session.scale,
             raw={name: session.calibrations.raw(camera) for name, camera in session.mapper.cameras.items()},
             map_kept=kept,
         )

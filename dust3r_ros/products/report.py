@@ -90,6 +90,11 @@ FILES = {
 }
 
 
+def metres(scale: Mapping[str, float]) -> str:
+    """What a map unit is, in words, from a summary's ``scale``."""
+    return f"{scale['metres_per_unit']:.3g} m, +-{100 * scale['relative_std']:.2g} %"
+
+
 def _figures(summary: Mapping[str, Any]) -> str:
     seconds, rate = summary.get("seconds"), summary.get("frames_per_second")
     figures = {
@@ -99,6 +104,7 @@ def _figures(summary: Mapping[str, Any]) -> str:
         "keyframes": f"{summary['keyframes']:,}",
         "pairs": f"{summary['pairs']:,}",
         "points": f"{summary['points']:,}",
+        **({"a map unit": metres(summary["scale"])} if summary["scale"] else {}),
         "seconds": "–" if seconds is None else f"{seconds:.1f}",
         "frames/s": "–" if rate is None else f"{rate:.1f}",
         "peak memory": f"{summary['peak_memory_mb']:,.0f} MB",

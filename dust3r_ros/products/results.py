@@ -48,20 +48,23 @@ def write_results(
     wall_seconds: float | None = None,
     raw: Mapping[str, Calibration] | None = None,
     settings: Mapping[str, Any] | None = None,
+    scale: tuple[float, float] | None = None,
     map_kept: bool = False,
 ) -> dict[str, Any]:
     """Write trajectory, keyframes, cloud, cameras, saved map, summary, picture and report of ``mapper``.
 
     ``directory`` is created if missing; each file is written atomically. ``source`` names the input, ``wall_seconds``
     is the duration of the run, ``raw`` the calibrations of raw images by camera, ``settings`` those to store in the
-    saved map (the configuration); ``map_kept``: a session writes that file itself. Without depth (``config.dense``) the
-    cloud consists of the landmarks. A map without a point still gives valid files, and the report says so. Returns the
-    content of summary.json. Raises ``OutputError`` when a file cannot be written.
+    saved map (the configuration), ``scale`` metres per map unit with the relative deviation, None if unknown;
+    ``map_kept``: a session writes that file itself. Without depth (``config.dense``) the cloud consists of the
+    landmarks. A map without a point still gives valid files, and the report says so. Returns the content of
+    summary.json. Raises ``OutputError`` when a file cannot be written.
     """
     directory = make_folder(directory)
     keyframes, trajectory, cameras = mapper.keyframes, mapper.trajectory(), mapper.cameras
     cloud = _cloud(keyframes, config) if config.dense else mapper.landmarks()
     summary = _summary(mapper, len(keyframes), len(trajectory), len(cloud), config, stopwatch, source, wall_seconds)
+    summary["scale"] = scale and {"metres_per_unit": float(f"{scale[0]:.4g}"), "relative_std": float(f"{scale[1]:.2g}")}
     write_tum(directory / "trajectory.txt", trajectory)
     write_tum(directory / "keyframes.txt", [StampedPose(k.stamp_ns, k.camera, k.w_T_c) for k in keyframes])
     write_ply(directory / "map.ply", cloud)

@@ -47,6 +47,11 @@ class JoinedMap:
         return bool(self.settings["world"]["metric"])
 
     @property
+    def scale(self) -> tuple[float, float] | None:
+        """Metres per map unit with the relative standard deviation; None if unknown."""
+        return (1.0, self.settings["world"]["relative_std"]) if self.metric else None
+
+    @property
     def raw(self) -> dict[str, Calibration]:
         """The calibrations of raw images by camera."""
         calibrations = Calibrations("ignore", 0.0)

@@ -307,6 +307,12 @@ class Session:
         return self.estimate.state is ScaleState.METRIC
 
     @property
+    def scale(self) -> tuple[float, float] | None:
+        """Metres per map unit with the relative standard deviation; None while unknown."""
+        metres = 1.0 if self.metric else self.estimate.roughly
+        return (metres, self.estimate.relative_std) if metres else None
+
+    @property
     def device(self) -> str:
         """The backend's device."""
         return str(getattr(self._backend, "device", "cpu"))

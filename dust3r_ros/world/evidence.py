@@ -12,7 +12,7 @@ import numpy as np
 
 from dust3r_ros.types import Array
 
-_OWN_STD = 0.003  # least relative error of extrinsics
+_OWN_STD, _OWN_M = 0.003, 0.001  # least errors of extrinsics: relative, and in metres
 _OUTLIER = 4.0
 
 
@@ -27,7 +27,7 @@ class Baseline:
     @property
     def usable(self) -> bool:
         """Whether it carries any information."""
-        return 0 < self.metres < math.inf and 0 < self.units < math.inf and 0 <= self.relative_std < math.inf
+        return _OWN_M < self.metres < math.inf and 0 < self.units < math.inf and 0 <= self.relative_std < math.inf
 
 
 def rig_scale(baselines: Sequence[Baseline]) -> ScaleEvidence | None:
@@ -36,7 +36,7 @@ def rig_scale(baselines: Sequence[Baseline]) -> ScaleEvidence | None:
     if not usable:
         return None
     logs = np.array([math.log(b.metres / b.units) for b in usable])
-    std = np.maximum([b.relative_std for b in usable], _OWN_STD)
+    std = np.maximum([max(b.relative_std, _OWN_M / b.metres) for b in usable], _OWN_STD)
     weight = 1.0 / std**2
     off = np.abs(logs - weighted_median(logs, weight))
     usual = max(1.48 * weighted_median(off / std, weight), 1.0)

@@ -439,7 +439,9 @@ def test_a_depth_network_by_its_file(folder: Path, sequence: RenderedSequence, t
     options = [*FAST, "--out", str(tmp_path / "out"), "--backend", "mono", "--checkpoint"]
     assert main([str(folder), *options, str(path)]) == 0
     said = capfd.readouterr().out
-    assert re.search(r"^a map unit is about \d\.\d+ m, \+-[12]\d %$", said, re.MULTILINE)
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["keyframes"] > 2
+    assert re.search(r"^a map unit is \d\.\d+ m, \+-[12]\d %$", said, re.MULTILINE)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["keyframes"] > 2 and 0.1 < summary["scale"]["relative_std"] < 0.3
+    assert "a map unit" in (tmp_path / "out" / "report.html").read_text()
     assert main([str(folder), *options, str(other(tmp_path / "other.onnx"))]) == 2
     assert "other.onnx' is a graph that takes x (1, 10) tensor(float) and gives logits" in capfd.readouterr().err

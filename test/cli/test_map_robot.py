@@ -54,6 +54,7 @@ def test_two_cameras_and_odometry_give_one_map_in_metres_and_so_does_the_manifes
     assert run(bag, "--out", out, *OPTIONS, "--record", tmp_path / "run.jsonl") == ""
     summary = json.loads((out / "summary.json").read_text())
     assert sorted(summary["cameras"]) == ["left", "right"] and summary["frames"] == 60
+    assert summary["scale"]["metres_per_unit"] == 1.0 and 0 < summary["scale"]["relative_std"] < 0.02
     found = read_tum(out / "trajectory.txt")
     truth = [StampedPose(stamp, name, o_T_c) for (stamp, name), o_T_c in sorted(true_poses().items())]
     errors = trajectory_errors(truth, found, scale=False)

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from rigs import RenderedRig, mounted, play_rig, rear_rig, rig_errors, side_rig, stereo_rig, unit_of
+from rigs import Eye, RenderedRig, mounted, play_rig, rear_rig, render_rig, rig_errors, side_rig, stereo_rig, unit_of
 from sequences import SMALL, walk
 
 from dust3r_ros.backends.two_view import TwoViewBackend
+from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.rigid import angle_deg
 from dust3r_ros.mapping.mapper import Mapper
+from dust3r_ros.scenes.sequence import walk as rendered_walk
 from dust3r_ros.types import MapUpdate
 
 SPARSE = replace(SMALL, dense=False, keyframe_motion_young=0.02)
@@ -138,6 +140,19 @@ def test_a_camera_somewhere_else_joins_nothing() -> None:
     mapper.finish()
     assert {keyframe.camera for keyframe in mapper.keyframes} == {"here"}
     assert np.isinf(mapper.cameras["elsewhere"].focal_std) and mapper.counts.lost == 1
+
+
+def test_another_camera_joins_at_the_end_of_a_map_that_was_never_certain() -> None:
+    """Little motion, straight ahead: other cameras wait for a focal that does not become more certain."""
+    eyes = Eye("left", np.eye(4), 240, 176, 200.0), Eye("right", mounted(x=0.1, yaw_deg=15.0), 208, 160, 150.0)
+    rig = render_rig(rendered_walk("forward", 40, rate_hz=16.0, laps=0.2), 16.0, eyes)
+    mapper = Mapper(MapperConfig(dense=False))
+    updates = play_rig(mapper, rig)
+    assert not any(update.w_T_c is not None for update in updates if update.camera == "right")
+    mapper.finish()
+    run, errors = Run(rig, mapper, updates), rig_errors(mapper, rig)
+    assert run.focal_error("left") < 0.02 and run.focal_error("right") < 0.02
+    assert errors["right"][1] > 8 and all(error < 0.004 for error, _ in errors.values()), errors
 
 
 @pytest.mark.long

@@ -35,6 +35,7 @@ def summary(**changes: Any) -> dict[str, Any]:
             "align": {"count": 33, "p50_ms": 10.0, "p95_ms": 20.0, "max_ms": 31.5},
         },
         "peak_memory_mb": 345.6,
+        "scale": {"metres_per_unit": 1.0, "relative_std": 0.004},
         "version": "0.1.0",
         "seed": 0,
         "configuration": {"backend": "two_view", "working_size": 320},
