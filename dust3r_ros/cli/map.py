@@ -358,12 +358,9 @@ def _write(arguments: argparse.Namespace, config: MapperConfig, session: Session
         Path(arguments.out),
         session.mapper,
         config=config,
-        stopwatch=session.stopwatch,
         source=Path(arguments.input).name or str(arguments.input),
         wall_seconds=seconds,
-        raw={name: session.calibrations.raw(camera) for name, camera in session.mapper.cameras.items()},
-        settings=session.settings(),
-        scale=session.scale,
+        **session.for_files(),
     )
 
 

@@ -86,12 +86,9 @@ def map_in_pieces(
         directory,
         joined.mapper,
         config=config,
-        stopwatch=joined.stopwatch,
         source=Path(arguments.input).name or str(arguments.input),
         wall_seconds=perf_counter() - start,
-        raw=joined.raw,
-        settings=joined.settings,
-        scale=joined.scale,
+        **joined.for_files(),
     )
     return Mapped(summary, path_length(joined.mapper.trajectory()), joined.metric, None)
 

@@ -82,12 +82,9 @@ def _joined(
             folder,
             joined.mapper,
             config=config,
-            stopwatch=joined.stopwatch,
             source=what,
             wall_seconds=perf_counter() - start,
-            raw=joined.raw,
-            settings=joined.settings,
-            scale=joined.scale,
+            **joined.for_files(),
         )
         figures = {
             **figures_of(summary),

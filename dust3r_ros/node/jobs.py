@@ -217,11 +217,8 @@ def write_products(session: Session, directory: str, config: MapperConfig, sourc
             directory,
             session.mapper,
             config=config,
-            stopwatch=session.stopwatch,
             source=source,
-            settings=session.settings(),
-            scale=session.scale,
-            raw={name: session.calibrations.raw(camera) for name, camera in session.mapper.cameras.items()},
+            **session.for_files(),
             map_kept=kept,
         )
 

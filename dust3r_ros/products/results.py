@@ -63,8 +63,8 @@ def write_results(
     directory = make_folder(directory)
     keyframes, trajectory, cameras = mapper.keyframes, mapper.trajectory(), mapper.cameras
     cloud = _cloud(keyframes, config) if config.dense else mapper.landmarks()
-    summary = _summary(mapper, len(keyframes), len(trajectory), len(cloud), config, stopwatch, source, wall_seconds)
-    summary["scale"] = scale and {"metres_per_unit": float(f"{scale[0]:.4g}"), "relative_std": float(f"{scale[1]:.2g}")}
+    counts = len(keyframes), len(trajectory), len(cloud)
+    summary = _summary(mapper, counts, config, stopwatch, source, wall_seconds, scale)
     write_tum(directory / "trajectory.txt", trajectory)
     write_tum(directory / "keyframes.txt", [StampedPose(k.stamp_ns, k.camera, k.w_T_c) for k in keyframes])
     write_ply(directory / "map.ply", cloud)
@@ -138,15 +138,14 @@ def _cloud(keyframes: Sequence[Keyframe], config: MapperConfig) -> Cloud:
 
 def _summary(
     mapper: Mapper,
-    keyframes: int,
-    tracked: int,
-    points: int,
+    found: tuple[int, int, int],
     config: MapperConfig,
     stopwatch: Stopwatch,
     source: str,
     wall_seconds: float | None,
+    scale: tuple[float, float] | None,
 ) -> dict[str, Any]:
-    counts, cameras = mapper.counts, sorted(mapper.cameras.items())
+    (keyframes, tracked, points), counts, cameras = found, mapper.counts, sorted(mapper.cameras.items())
     return {
         "source": source,
         "frames": counts.frames,
@@ -157,6 +156,7 @@ def _summary(
         "points": points,
         "focal": {name: round(camera.focal, 3) for name, camera in cameras},
         "cameras": {name: _camera(camera) for name, camera in cameras},
+        "scale": scale and {"metres_per_unit": float(f"{scale[0]:.4g}"), "relative_std": float(f"{scale[1]:.2g}")},
         "seconds": None if wall_seconds is None else round(wall_seconds, 3),
         "frames_per_second": round(counts.frames / wall_seconds, 3) if wall_seconds else None,
         "stages": stopwatch.summary(),

@@ -20,7 +20,7 @@ from dust3r_ros.sensors.camera_info import Calibrations
 from dust3r_ros.session.pieces import Piece
 from dust3r_ros.storage.loading import load_state
 from dust3r_ros.timing import Stopwatch
-from dust3r_ros.types import Array, Calibration, StampedPose
+from dust3r_ros.types import Array, StampedPose
 from dust3r_ros.world.evidence import ScaleEvidence, combine
 from dust3r_ros.world.placement import mean_rotation
 
@@ -46,17 +46,13 @@ class JoinedMap:
         """Whether it is in metres."""
         return bool(self.settings["world"]["metric"])
 
-    @property
-    def scale(self) -> tuple[float, float] | None:
-        """Metres per map unit with the relative standard deviation; None if unknown."""
-        return (1.0, self.settings["world"]["relative_std"]) if self.metric else None
-
-    @property
-    def raw(self) -> dict[str, Calibration]:
-        """The calibrations of raw images by camera."""
-        calibrations = Calibrations("ignore", 0.0)
+    def for_files(self) -> dict[str, Any]:
+        """What ``products.results.write_results`` asks for besides the mapper."""
+        calibrations, std = Calibrations("ignore", 0.0), self.settings["world"]["relative_std"]
         calibrations.resume(self.settings["calibrations"])
-        return {name: calibrations.raw(camera) for name, camera in self.mapper.cameras.items()}
+        raw = {name: calibrations.raw(camera) for name, camera in self.mapper.cameras.items()}
+        scale = (1.0, std) if self.metric else None
+        return {"stopwatch": self.stopwatch, "raw": raw, "settings": self.settings, "scale": scale}
 
     def trajectory(self, name: str) -> list[StampedPose]:
         """The frames of one of the maps, where they are in the joined one."""

@@ -248,7 +248,8 @@ class Session:
         """Keep the poses of frames that a front end tracked but did not hand over."""
         if not poses:
             return
-        self.keeper.note("followed", poses=[_noted(pose) for pose in poses])
+        noted = [vars(pose) | {"ids": packed(pose.ids), "pixels": packed(pose.pixels)} for pose in poses]
+        self.keeper.note("followed", poses=noted)
         self.mapper.follow(poses)
 
     def finish(self, tick: Tick = no_tick, depth: bool = True) -> MapUpdate:
@@ -306,11 +307,10 @@ class Session:
         """Whether the map is in metres."""
         return self.estimate.state is ScaleState.METRIC
 
-    @property
-    def scale(self) -> tuple[float, float] | None:
-        """Metres per map unit with the relative standard deviation; None while unknown."""
-        metres = 1.0 if self.metric else self.estimate.roughly
-        return (metres, self.estimate.relative_std) if metres else None
+    def for_files(self) -> dict[str, Any]:
+        """What ``products.results.write_results`` asks for besides the mapper."""
+        raw = {name: self.calibrations.raw(camera) for name, camera in self.mapper.cameras.items()}
+        return {"stopwatch": self.stopwatch, "raw": raw, "settings": self.settings(), "scale": self.estimate.unit}
 
     @property
     def device(self) -> str:
@@ -406,11 +406,6 @@ class Session:
     def _write(self, update: MapUpdate) -> None:
         with self.stopwatch("save"):
             self.keeper.write(lambda: self.mapper.live, update, self.settings)
-
-
-def _noted(pose: FollowedPose) -> dict[str, Any]:
-    """A pose in the form of a manifest."""
-    return {**vars(pose), "ids": packed(pose.ids), "pixels": packed(pose.pixels)}
 
 
 def begin(

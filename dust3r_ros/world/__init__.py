@@ -118,6 +118,12 @@ class WorldEstimate:
         """Metres per map unit as long as they are known too little for a map in metres; 0 before and after."""
         return self.scale if self.state is ScaleState.CONVERGING else 0.0
 
+    @property
+    def unit(self) -> tuple[float, float] | None:
+        """Metres per unit of a map that has been moved as it says, with the relative deviation; None if unknown."""
+        metres = 1.0 if self.state is ScaleState.METRIC else self.roughly
+        return (metres, self.relative_std) if metres else None
+
     @classmethod
     def unknown(cls) -> WorldEstimate:
         """The estimate before any evidence."""
