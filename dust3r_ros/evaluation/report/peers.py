@@ -307,10 +307,10 @@ def peer_table(rows: Sequence[Row]) -> Table:
     head += ["ratio of processor s, poses only", "MB, poses only"]
     lead = (
         "Ours / the peer's, or their ratio, on the same frames with the same unknown focal. An ATE is of the frames "
-        "that have a pose, so it must be read beside their share. pycolmap: one simple pinhole camera; its methods "
-        "share features, and matches, whose time each of them counts. opencv: a chain of essential matrices, the focal "
-        "guessed as the long edge: the floor. Ours maps densely; the last columns are without dense depth, which is "
-        "what the peers give."
+        "that have a pose, so it must be read beside their share. pycolmap: its own options, so one camera with a "
+        "radial term and the principal point in the middle; its methods share features, and matches, whose time each "
+        "of them counts. opencv: a chain of essential matrices, the focal guessed as the long edge: the floor. Ours "
+        "maps densely; the last columns are without dense depth, which is what the peers give."
     )
     notes = [f"ATE at or below the peer's in {sum(wins)} of {len(wins)} pairs of scene and peer"] if wins else []
     return Table("Beside peers", head, body, lead=lead, notes=notes if wins else ["no peer was run"], texts=2)

@@ -2,8 +2,8 @@
 
 python pycolmap_mapping.py IMAGES OUT.json [--max-frames N] [--exhaustive N] [--limit S]
 
-Incremental and global mapping, each of exhaustive and of sequential matches: the same SIFT features, one SIMPLE_PINHOLE
-camera of unknown focal for all images. Every stage is a process of its own, so that time and memory are its own; a
+Incremental and global mapping, each of exhaustive and of sequential matches, with pycolmap's own options: the same SIFT
+features, one camera of unknown focal for all images, by default with one radial term. Every stage is a process of its own, so that time and memory are its own; a
 method's are those of all its stages, shared or not. OUT.json, written again after each method: version, images given,
 and by method either a note on why there is nothing, or seconds, processor_seconds and peak_memory_mb, both also by
 stage, number of models, and of the largest one the pose of each image (camera to world, row by row) and the camera's
@@ -158,7 +158,6 @@ def extract(pycolmap: Any, images: Path, names: list[str], folder: Path) -> Figu
         images,
         names,
         camera_mode=pycolmap.CameraMode.SINGLE,
-        reader_options=pycolmap.ImageReaderOptions(camera_model="SIMPLE_PINHOLE"),
         device=pycolmap.Device.cpu,
     )
     return {}
