@@ -36,7 +36,7 @@ _KEPT = 10  # newest frames that count
 _MOST = 0.6  # of the newest frames
 VAGUE = 0.1  # relative standard deviation above which a focal is ignored
 _SURE = 0.03
-_MAP_ERROR = 0.02  # error of a frame's focal due to errors of the map itself
+_MAP_ERROR = 0.02  # error of a frame's focal due to errors of the map itself, which frames share
 MIN_INLIERS = 25  # pose and focal together fit more by chance than a pose alone
 _MOVED = 0.01  # of the long edge: a camera at rest only repeats itself
 _FOCALS = (0.4, 4.0)  # of the long edge: 103 to 14 degrees of view
@@ -73,7 +73,7 @@ def pose_and_focal(
 
 @dataclass(frozen=True, eq=False)
 class _Vote:
-    """The estimate of one frame: the log of the focal with its standard deviation, and what it saw."""
+    """The estimate of one frame: the log of the focal with its standard deviation in the map, and what it saw."""
 
     log_focal: float
     std: float
@@ -99,7 +99,7 @@ class FocalVotes:
     def vote(self, stream: CameraStream, focal: float, std: float) -> None:
         """Take a focal estimated from two frames without the map, with its relative standard deviation."""
         if std < VAGUE:
-            self._cast(stream, _Vote(float(np.log(focal)), float(np.hypot(std, _MAP_ERROR)), no_tracks()))
+            self._cast(stream, _Vote(float(np.log(focal)), std, no_tracks()))
 
     def _cast(self, stream: CameraStream, vote: _Vote) -> None:
         votes = self._votes.setdefault(stream.index, [])
@@ -146,7 +146,7 @@ class FocalVotes:
         usual = _FOCALS[0] * edge < found.focal < _FOCALS[1] * edge
         if not usual or not std < VAGUE:
             return None
-        return _Vote(float(np.log(found.focal)), float(np.hypot(std, _MAP_ERROR)), known.select(found.inliers))
+        return _Vote(float(np.log(found.focal)), std, known.select(found.inliers))
 
 
 def _moved(a: Tracks, b: Tracks, long_edge: int) -> bool:
@@ -157,7 +157,8 @@ def _moved(a: Tracks, b: Tracks, long_edge: int) -> bool:
 
 
 def _alike(vote: _Vote, sibling: Intrinsics) -> bool:
-    return bool(abs(vote.log_focal - np.log(sibling.focal)) < 3.0 * np.hypot(vote.std, sibling.std))
+    std = np.hypot(np.hypot(vote.std, _MAP_ERROR), sibling.std)
+    return bool(abs(vote.log_focal - np.log(sibling.focal)) < 3.0 * std)
 
 
 def _agreed(votes: list[_Vote], enough: int) -> tuple[float, float] | None:
@@ -168,11 +169,11 @@ def _agreed(votes: list[_Vote], enough: int) -> tuple[float, float] | None:
     order = np.argsort(logs)
     weights = np.cumsum(stds[order] ** -2.0)
     middle = logs[order][np.searchsorted(weights, 0.5 * weights[-1])]
-    agree = np.abs(logs - middle) < 3.0 * stds
+    agree = np.abs(logs - middle) < 3.0 * np.hypot(stds, _MAP_ERROR)
     if agree.sum() < max(enough, _MOST * len(votes)):
         return None
     weights = stds[agree] ** -2.0
-    std = float(weights.sum() ** -0.5)
+    std = float(np.hypot(weights.sum() ** -0.5, _MAP_ERROR))
     return (float(np.exp(weights @ logs[agree] / weights.sum())), std) if std < _SURE else None
 
 

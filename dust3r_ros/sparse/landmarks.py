@@ -233,12 +233,12 @@ class Intrinsics:
     @property
     def total_std(self) -> float:
         """Relative standard deviation, from all causes, 0 if the focal is held; its variance grows with doubt."""
-        if self.fixed:
-            return 0.0
+        if self.fixed or not math.isfinite(self.std):
+            return 0.0 if self.fixed else math.inf
+        given = self.prior_std**-2.0  # not cautious, unlike what was seen beyond it
+        std = (given + max(self.std**-2.0 - given, 0.0) * _CAUTION**2) ** -0.5
         doubt = math.sqrt(max(1.0, self.contradicted / _CONTRADICTED))
-        return math.hypot(
-            _LEAST_STD, doubt * math.hypot(math.hypot(self.std, self.rolling_std) / _CAUTION, self.rival_std)
-        )
+        return math.hypot(_LEAST_STD, doubt * math.hypot(std, self.rolling_std / _CAUTION, self.rival_std))
 
 
 _SPARSE = 100  # times as many numbers as ids: beyond this they are sorted

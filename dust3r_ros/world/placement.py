@@ -125,12 +125,12 @@ def mean_direction(directions: Array) -> tuple[Array, float]:
         mean /= max(float(np.linalg.norm(mean)), 1e-12)
         off = directions - mean
         weight = 1.0 / np.maximum(np.linalg.norm(off, axis=1), _FLOOR)
-    return mean, _deviation(off, weight)
+    return mean, _deviation(off, weight, 0.5)  # the sum of distances is half as curved as the squares in its place
 
 
-def _deviation(off: Array, weight: Array) -> float:
+def _deviation(off: Array, weight: Array, curved: float = 1.0) -> float:
     """Deviation of a mean from which samples (N, 3), in time order, are ``off``; the largest of the three axes'."""
-    found = max(block_std(weight * axis, weight) for axis in off.T)
+    found = max(block_std(weight * axis, curved * weight) for axis in off.T)
     if math.isfinite(found):
         return found
     return float(np.sqrt(np.mean(np.sum(off**2, axis=1)))) + math.radians(1.0)  # too few to estimate their scatter
