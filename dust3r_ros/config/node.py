@@ -92,7 +92,7 @@ class NodeConfig:
         False, "Publish the inverse transform, so that the map is a child of the odometry or camera frame.", live=True
     )
     tf_rate: float = row(
-        20.0, "Rate, in Hz, of the transform map -> odom_frame or base_frame, also between images.", low=0.5, high=200.0
+        20.0, "Rate, in Hz, of the transform map -> odom_frame, also between images.", low=0.5, high=200.0
     )
     transform_tolerance: float = row(
         0.1,

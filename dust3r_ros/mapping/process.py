@@ -119,7 +119,9 @@ class RemoteObject:
                     traceback.print_exc()
                 continue
             with self._lock:
-                future = self._asked.pop(number)
+                future = self._asked.pop(number, None)
+            if future is None:  # it failed: the process ended after it had answered
+                continue
             if kind == "error":
                 future.set_exception(value)
             else:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -54,7 +54,8 @@ class BackEndLink:
         self._known: dict[str, Calibration] = {}
         self._rig: Mapping[str, Array] = {}
         self._mapping: bool | None = None
-        self._restarts, self._stopping = 0, False
+        self._restarts, self._stopping = 0, threading.Event()
+        self._restarter: threading.Thread | None = None
         self.trouble = ""  # why there is no back end at the moment
         self._lock = threading.Lock()
         self._made, self._ended_last = 0, 0  # numbers of the last process started and the last one ended
@@ -97,8 +98,9 @@ class BackEndLink:
             refused.set_exception(BackendError("the mapping process ended; it is being restarted"))
             return refused
         poses = []
-        while self._unreported:
-            poses.append(self._unreported.popleft())
+        with contextlib.suppress(IndexError):  # other threads take them, too
+            while True:
+                poses.append(self._unreported.popleft())
         if poses:
             back_end.call("keep", poses)
         return back_end.call(method, *arguments)
@@ -121,8 +123,11 @@ class BackEndLink:
     def stop(self) -> None:
         """End the process once its work is done. Raises ``OutputError`` when its files cannot be written."""
         with self._lock:
-            self._stopping, back_end = True, self._back_end
+            self._stopping.set()
+            back_end, restarter = self._back_end, self._restarter
         if back_end is None:
+            if restarter is not None:
+                restarter.join()  # the process that it may be starting holds map_db
             return
         try:
             self.call("close").result()
@@ -156,36 +161,37 @@ class BackEndLink:
         with self._lock:
             if self._ended_last == number:
                 raise BackendError("the mapping process ended right after its start")
-            if not self._stopping:
+            if not self._stopping.is_set():
                 self._back_end, self._number, self.trouble = back_end, number, ""
                 return news
         back_end.stop()
         raise BackendError("the node is shutting down")
 
     def _ended(self, number: int, reason: str) -> None:
-        with self._lock:
-            self._ended_last = number
-            if self._stopping or number != self._number:  # ``_start`` handles that itself
-                return
-            self._back_end, self._number = None, 0
         kept = self._setting.node.map_db
         then = f"the map continues from '{kept}'" if kept else "the map starts anew, because map_db is not set"
-        self.trouble = f"the mapping process ended ({reason}); it is being restarted, and {then}"
+        with self._lock:
+            self._ended_last = number
+            if self._stopping.is_set() or number != self._number:  # ``_start`` handles that itself
+                return
+            self._back_end, self._number = None, 0
+            self.trouble = f"the mapping process ended ({reason}); it is being restarted, and {then}"
+            self._restarter = threading.Thread(target=self._restart, name="restart", daemon=True)
+            self._restarter.start()
         self._logger.error(self.trouble)
         self._hearing.ended()
-        threading.Thread(target=self._restart, name="restart", daemon=True).start()
 
     def _restart(self) -> None:
         self._restarts += 1
         setting, wait = self._setting_again(), _WAIT_S
-        while not self._stopping:
+        while not self._stopping.is_set():
             try:
                 news = self._start(setting)
             except Exception as error:
-                if self._stopping:
+                if self._stopping.is_set():
                     return
                 self._logger.error(f"the mapping process cannot be restarted: {error}")
-                time.sleep(wait)
+                self._stopping.wait(wait)
                 wait = min(2.0 * wait, _LONGEST_WAIT_S)
                 continue
             unheard = self.forget()
@@ -193,18 +199,18 @@ class BackEndLink:
                 self.know(camera, calibration)
             if self._rig:
                 self.place(self._rig)
-            if self._mapping is not None:
-                self.set_mapping(self._mapping)
             self._logger.info("the mapping process is running again")
             self._hearing.again(news, not self._setting.node.map_db, unheard)
             return
 
     def _setting_again(self) -> Setting:
         """The setting for a restart: continue map_db; write a new, numbered manifest and keep the old one."""
-        node, manifest = self._setting.node, self._setting.manifest
+        node, manifest, mapper = self._setting.node, self._setting.manifest, self._setting.mapper
+        if self._mapping is not None:
+            mapper = replace(mapper, mode="mapping" if self._mapping else "localization")
         if manifest:
             path = Path(manifest)
             manifest = str(path.with_name(f"{path.stem}.{self._restarts}{path.suffix}"))
         if node.map_db and Path(node.map_db).exists():
             node = replace(node, map_start="continue", load_map="")
-        return replace(self._setting, node=node, manifest=manifest)
+        return replace(self._setting, mapper=mapper, node=node, manifest=manifest)

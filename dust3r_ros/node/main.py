@@ -6,9 +6,10 @@ import argparse
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -25,8 +26,8 @@ from dust3r_ros.node.parameters import WRITTEN
 
 # How long a thread keeps the interpreter while another waits: tracking must not wait for receiving.
 _SWITCH_S = 0.001
-# Time for pending answers after the lifecycle has ended.
-LINGER_S = 0.5
+# Time for pending answers after the lifecycle has ended, and after a signal.
+LINGER_S, _LAST_ANSWERS_S = 0.5, 0.1
 
 
 class _Stop:
@@ -64,23 +65,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # e.g. unknown ROS arguments, an unreadable parameter file
         print(f"dust3r_node cannot start ({type(error).__name__}): {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    executor = SingleThreadedExecutor()
-    for node in nodes:
-        executor.add_node(node)
+    # A thread each: a node is deaf while it begins or ends, which others must not notice
+    others = [threading.Thread(target=_live, args=(node, stop), name=node.get_namespace()) for node in nodes[1:]]
+    for other in others:
+        other.start()
     try:
-        for node in nodes:
-            if node.parameters["autostart"]:
-                _autostart(node)
-        _spin(executor, nodes, stop)
-        for node in nodes:
-            if not node.ended:
-                node.trigger_shutdown()
+        _live(nodes[0], stop)
+        for other in others:
+            other.join()
     finally:
-        executor.shutdown()
+        stop.asked = True
+        for other in others:
+            other.join()
         for node in nodes:
             node.destroy_node()
         rclpy.shutdown()
     return 0
+
+
+def _live(node: MappingNode, stop: _Stop) -> None:
+    """Spin a node until a signal or the end of its lifecycle, which a signal ends, too."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        if node.parameters["autostart"]:
+            _autostart(node)
+        _spin(executor, node, lambda: stop.asked or node.ended)
+        if not node.ended:
+            node.trigger_shutdown()
+        until = time.monotonic() + (LINGER_S if not stop.asked else _LAST_ANSWERS_S)
+        _spin(executor, node, lambda: time.monotonic() > until)
+    finally:
+        executor.shutdown()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,16 +123,13 @@ def _autostart(node: MappingNode) -> None:
         node.get_logger().error("not configured, for the reason above; the node stays unconfigured")
 
 
-def _spin(executor: SingleThreadedExecutor, nodes: Sequence[MappingNode], stop: _Stop) -> None:
-    """Spin until a signal, or ``LINGER_S`` after all lifecycles ended. An error in a callback is logged, not fatal."""
-    ended: float | None = None
-    while not stop.asked and (ended is None or time.monotonic() - ended < LINGER_S):
+def _spin(executor: SingleThreadedExecutor, node: MappingNode, over: Callable[[], bool]) -> None:
+    """Spin until it is ``over``. An error in a callback is logged, not fatal."""
+    while not over():
         try:
             executor.spin_once(timeout_sec=0.2)
         except Exception:
-            nodes[0].get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
-        if ended is None and all(node.ended for node in nodes):
-            ended = time.monotonic()
+            node.get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
 
 
 if __name__ == "__main__":

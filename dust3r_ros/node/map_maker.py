@@ -283,6 +283,7 @@ class MapMaker:
 
     def _take(self, request: KeyframeRequest, frame_id: str) -> News:
         self._safe = request.followed is not None and request.ids is not None and len(request.ids) >= _PLENTY
+        before = self._placed
         try:
             taken = self._back_end.take(request)
         except (InputError, ConfigError) as error:
@@ -295,10 +296,15 @@ class MapMaker:
         self._note(update, request.frame.image)
         self._keyframes.frames[update.camera] = frame_id
         self._keyframes.show(update)
-        return self._news(
-            update=replace(update, changed=(), removed=()),
-            snapshots=() if taken.snapshot is None else (taken.snapshot,),
-        )
+        snapshots: tuple[MapSnapshot, ...] = () if taken.snapshot is None else (taken.snapshot,)
+        if self._placed != before:  # the map was moved: the other cameras are elsewhere in it, too
+            snapshots += tuple(other for other in self._back_end.snapshots() if other.camera != update.camera)
+        return self._news(update=replace(update, changed=(), removed=()), snapshots=snapshots)
+
+    @property
+    def _placed(self) -> tuple[int, bool]:
+        """Changes with the map's coordinates and unit."""
+        return self._session.mapper.revision, self._session.metric
 
     def keep(self, poses: Sequence[FollowedPose]) -> None:
         """Keep the poses of images that are not handed over."""

@@ -355,7 +355,8 @@ class Pipeline:
         """Give a snapshot of the map to its camera; an initialising camera tracks from then on."""
         camera = self._live.get(snapshot.camera)
         if camera is not None:
-            camera.take(snapshot, None if update is None else update.covariance)
+            own = update is not None and update.camera == snapshot.camera
+            camera.take(snapshot, update.covariance if update is not None and own else None)
             self._try_again(snapshot.camera, camera)
         begun = self._states.of(snapshot.camera) is TrackingState.INITIALISING
         if begun and not (camera and camera.held) and self._states.newer(snapshot.camera, snapshot.stamp_ns):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any
 
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode
+from rclpy.parameter import Parameter
 from rclpy.task import Future as RosFuture
 
 from dust3r_ros.errors import Dust3rRosError
@@ -34,6 +36,7 @@ class Services:
         self._node, self._pipeline, self._frame = node, pipeline, map_frame
         self._on_pause, self._on_restart = on_pause, on_restart
         self._root = pipeline.node_config.files_root
+        self._waiting, self._closed = 0, False  # requests without an answer yet
         callbacks = {
             "reset": self._reset,
             "pause": self._pause,
@@ -45,24 +48,47 @@ class Services:
             "save_calibration": self._save_calibration,
             "export_map": self._export_map,
         }
+        group = ReentrantCallbackGroup()  # in the node's own, nothing else would run while an answer is waited for
         self._services = [
-            node.create_service(interface_type(SERVICES[key]), SERVICES[key].name, callback)
+            node.create_service(
+                interface_type(SERVICES[key]), SERVICES[key].name, self._answered(callback), callback_group=group
+            )
             for key, callback in callbacks.items()
         ]
 
     def close(self) -> None:
-        """Destroy all services."""
+        """Refuse further requests, and destroy all services once each has its answer."""
+        self._closed = True
+        if not self._waiting:
+            self._destroy()
+
+    def _destroy(self) -> None:
         for service in self._services:
             self._node.destroy_service(service)
+
+    def _answered(self, callback: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+        async def answered(request: Any, response: Any) -> Any:
+            if self._closed:
+                response.success, response.message = False, "the node has been cleaned up"
+                return response
+            self._waiting += 1
+            try:
+                return await callback(request, response)
+            finally:
+                self._waiting -= 1
+                if self._closed and not self._waiting and self._node.executor is not None:
+                    self._node.executor.create_task(self._destroy)  # after the answer is sent
+
+        return answered
 
     async def _reset(self, request: Any, response: Any) -> Any:
         self._on_restart()
         return await self._answer(response, self._pipeline.reset(), "the next image starts a new map")
 
-    def _pause(self, request: Any, response: Any) -> Any:
+    async def _pause(self, request: Any, response: Any) -> Any:
         return self._paused(True, response, "paused: images are ignored until ~/resume")
 
-    def _resume(self, request: Any, response: Any) -> Any:
+    async def _resume(self, request: Any, response: Any) -> Any:
         return self._paused(False, response, "mapping resumed")
 
     def _paused(self, paused: bool, response: Any, text: str) -> Any:
@@ -85,8 +111,10 @@ class Services:
             return self._logged(response)
         self._pipeline.clear()
         self._on_restart()
-        work = self._pipeline.change(jobs.load_map, request.path, request.mode, self._root)
-        return self._logged(await self._answer(response, work))
+        await self._answer(response, self._pipeline.change(jobs.load_map, request.path, request.mode, self._root))
+        if response.success and request.mode:  # so that it holds for the next back end, too
+            self._node.set_parameters([Parameter("mode", value=request.mode)])
+        return self._logged(response)
 
     async def _localize(self, request: Any, response: Any) -> Any:
         def put(answer: tuple[PnpResult, str]) -> None:

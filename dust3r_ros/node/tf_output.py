@@ -21,13 +21,15 @@ from dust3r_ros.types import Array, MapUpdate, TrackingState
 _FOREIGN_NS = 60_000_000_000
 # Smaller changes of a rig's rotation matrices and positions (m) are ignored.
 _MOVED = 1e-3
+# A camera without a pose for so long (ns) is stood in for by others of its rig.
+_SILENT_NS = 500_000_000
 # Smaller changes of map -> odom_frame while bridged are rounding.
 _SAME = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class _Anchor:
-    """The pose of the robot's root frame in the map, ``w_T_a``; ``lag_ns``: image clock minus node clock."""
+    """The pose of odom_frame in the map, ``w_T_a``; ``lag_ns``: image clock minus node clock."""
 
     w_T_a: Array
     stamp_ns: int
@@ -35,7 +37,7 @@ class _Anchor:
 
 
 class TfOutput:
-    """Publishes map -> odom_frame (or base_frame) at a steady rate, or map -> camera with each image.
+    """Publishes map -> odom_frame at a steady rate, or map -> base_frame or camera with each image.
 
     A camera fixed below other frames, as drivers publish it, keeps its parent: the map becomes the parent of the
     topmost frame. With ``invert_tf`` it is the other way round. A child that already has a parent from another node, or
@@ -59,12 +61,13 @@ class TfOutput:
         self._last_ns = 0
         self._problems: dict[str, str] = {}
         self._logged: set[str] = set()
-        self._rig: dict[str, Array] = {}
+        self._rig: dict[str, tuple[str, Array]] = {}  # by topmost frame: the first camera's, and first_T_top
+        self._posed_ns: dict[str, int] = {}  # newest stamps by frame of a camera that is below no other
 
     @property
     def steady(self) -> bool:
         """Whether a transform is renewed between images."""
-        return bool(self._root)
+        return bool(self._config.odom_frame)
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -80,10 +83,19 @@ class TfOutput:
             self._publish_camera(update.w_T_c, camera_frame, update.stamp_ns)
             return
         self._note("anchor", self._lack(camera_frame, anchor_T_c, metric))
-        if anchor_T_c is None or (self._config.odom_frame and not metric):
+        if self._config.odom_frame and not metric:
+            with self._lock:
+                self._anchor = None  # if there is one, it was in another map
+            return
+        if anchor_T_c is None:
             return
         lag_ns = self._lag_ns(update.stamp_ns)
         w_T_a = update.w_T_c @ invert(anchor_T_c)
+        if not self.steady:
+            if update.stamp_ns != self._last_ns:  # of another camera, too; TF warns about repeated stamps
+                self._last_ns = update.stamp_ns
+                self._publish(w_T_a, self._root, update.stamp_ns)
+            return
         with self._lock:
             before = self._anchor
             # While bridged, only odometry moves the robot (REP 105); the anchor moves if the map was corrected.
@@ -93,7 +105,7 @@ class TfOutput:
         self.tick()
 
     def tick(self) -> None:
-        """Renew map -> odom_frame or base_frame, post-dated so that it covers the newest odometry."""
+        """Renew map -> odom_frame, post-dated so that it covers the newest odometry."""
         with self._lock:
             anchor = self._anchor
         if anchor is None:
@@ -125,10 +137,10 @@ class TfOutput:
                 continue  # TF connects them already
             first_T_top = first_T_camera @ invert(top_T_camera)
             before = self._rig.get(top)
-            if before is not None and np.allclose(before, first_T_top, atol=_MOVED):
+            if before is not None and before[0] == first and np.allclose(before[1], first_T_top, atol=_MOVED):
                 continue
             if self._free(first, top, "rig " + top):
-                self._rig[top] = first_T_top
+                self._rig[top] = first, first_T_top
                 messages.append(transform_message(first_T_top, now_ns, first, top))
         if messages:
             self._sender.send_static(messages)
@@ -138,11 +150,30 @@ class TfOutput:
         with self._lock:
             self._anchor = None
             self._problems.clear()
+            self._posed_ns.clear()
 
     def _publish_camera(self, w_T_c: Array, frame: str, stamp_ns: int) -> None:
-        """Publish the transform between the map and a camera, or the topmost frame above the camera."""
-        top, top_T_c = (frame, np.eye(4)) if self._live("invert_tf") else self._top(frame)
-        self._publish(w_T_c @ invert(top_T_c), top, stamp_ns)
+        """Publish the transform between the map and a camera, or the topmost frame above the camera.
+
+        No frame may get two parents: one that ``rig`` put below the first camera is left out while that one has poses,
+        and if the map is the child, it is the child of one camera.
+        """
+        if self._live("invert_tf"):
+            if next(iter(self._posed_ns), frame) == frame:
+                self._posed_ns[frame] = stamp_ns
+                self._publish(w_T_c, frame, stamp_ns)
+            return
+        top, top_T_c = self._top(frame)
+        w_T_top = w_T_c @ invert(top_T_c)
+        if top in self._rig:
+            first, first_T_top = self._rig[top]
+            if stamp_ns - self._posed_ns.get(first, 0) < _SILENT_NS:
+                return
+            top, top_T_first = self._top(first)
+            w_T_top = w_T_top @ invert(top_T_first @ first_T_top)
+        else:
+            self._posed_ns[frame] = stamp_ns
+        self._publish(w_T_top, top, stamp_ns)
 
     def _lag_ns(self, stamp_ns: int) -> int:
         """Image clock minus node clock for images from another time, else 0."""

@@ -69,6 +69,22 @@ def test_a_process_that_is_killed_is_reported_and_nothing_waits_for_it(made):
         sums.call("add", np.ones(3)).result(30)
 
 
+def test_an_answer_that_comes_after_all_calls_failed_does_not_hide_the_end(made):
+    """A call finds the process dead while the thread that reads its last answers is busy."""
+    make, _, ended = made
+    sums = make()
+    os.kill(sums.pid, signal.SIGSTOP)
+    answer = sums.call("add", np.ones(3))
+    sums._fail_all()
+    os.kill(sums.pid, signal.SIGCONT)
+    assert sums.call("add", np.ones(3)).result(30) == 6.0
+    os.kill(sums.pid, signal.SIGKILL)
+    until(lambda: ended)
+    assert ended == ["signal 9"]
+    with pytest.raises(BackendError, match="ended before"):
+        answer.result(0)
+
+
 def test_an_answer_that_cannot_be_read_ends_it_and_nothing_waits_for_it(made, capfd):
     make, _, ended = made
     with pytest.raises(BackendError, match="ended before"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -59,3 +60,46 @@ def test_poses_without_a_back_end_are_counted_and_not_kept(monkeypatch: pytest.M
         assert link.unreported == 0
     finally:
         link.stop()
+
+
+def test_a_link_that_is_stopped_while_it_starts_a_back_end_leaves_none() -> None:
+    """It would hold the map's file, which the next one wants to write."""
+    ended = threading.Event()
+    link = BackEndLink(
+        Setting(SMALL, NodeConfig(), "camera"),
+        get_logger("link"),
+        Hearing(lambda *_: None, lambda _: None, lambda *_: None, lambda _: None, ended.set),
+    )
+    assert link._back_end is not None
+    os.kill(link._back_end.pid, signal.SIGKILL)
+    assert ended.wait(30)
+    link.stop()
+    assert link._restarter is not None and not link._restarter.is_alive() and not link.there
+
+
+def test_two_threads_report_poses_at_once() -> None:
+    link = BackEndLink.__new__(BackEndLink)
+    link._unreported, link._back_end, kept = Rushed(), Calls(), []
+    link._back_end.kept = kept
+    link._unreported.extend([POSE] * 3)
+    link.call("hello")
+    assert len(kept) == 2, "one went with another thread's call"
+
+
+class Rushed(deque):
+    """Another thread takes a pose just before this one does."""
+
+    def popleft(self) -> Any:
+        if len(self) == 1:
+            self.clear()
+        return super().popleft()
+
+
+class Calls:
+    """A back end that keeps poses."""
+
+    kept: list[Any]
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        if method == "keep":
+            self.kept += arguments[0]

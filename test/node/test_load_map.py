@@ -1,8 +1,13 @@
 """~/load_map: a request that fails costs nothing, neither the map nor images that wait."""
 
-from dust3r_ros.srv import LoadMap
+import os
+import signal
+
+from dust3r_ros.srv import LoadMap, SaveMap
 from messages import image_message
+from rcl_interfaces.srv import GetParameters
 from sequences import walk
+from two_processes import back_end, mapped
 
 IMAGES = 16
 
@@ -21,3 +26,16 @@ def test_a_load_that_fails_keeps_the_waiting_images(start_node, tmp_path):
         assert not answer.success and reason in answer.message
     through = bench.status(lambda s: s.waiting == 0 and s.frames, "images are through", 150)
     assert (through.frames, through.dropped) == (IMAGES, 0)
+
+
+def test_a_map_that_is_loaded_to_localise_in_stays_as_it_is_when_the_back_end_is_killed(start_node, tmp_path):
+    sequence = walk("orbit", frames=30, rate_hz=30.0)
+    bench = start_node(dense=False, focal=sequence.focal, keyframe_motion_young=0.02, map_db=str(tmp_path / "live.db"))
+    mapped(bench, sequence, 30)
+    path = str(tmp_path / "map.db")
+    assert bench.recorder.call(SaveMap, "save_map", SaveMap.Request(path=path), 60).success
+    assert bench.recorder.call(LoadMap, "load_map", LoadMap.Request(path=path, mode="localization"), 60).success
+    (mode,) = bench.recorder.call(GetParameters, "get_parameters", GetParameters.Request(names=["mode"])).values
+    assert mode.string_value == "localization"
+    os.kill(back_end(bench), signal.SIGKILL)
+    bench.status(lambda s: not s.problems and s.mode == "localization", "it localises again", 60)

@@ -2,9 +2,12 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 from dust3r_ros.srv import SaveMap
@@ -13,6 +16,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import ParameterType
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
 from rclpy.parameter import Parameter
+from two_processes import back_end
 
 from dust3r_ros.node.tools.recorder import Recorder, RemoteError
 from dust3r_ros.node.tools.verdict import FILES
@@ -46,6 +50,28 @@ def test_a_signal_ends_the_node_with_its_results_written(start_node, tmp_path, s
     assert bench.node.stop(number) == 0, bench.node.log
     assert {path.name for path in out.iterdir()} == set(FILES)
     assert json.loads((out / "summary.json").read_text())["frames"] == 12
+    assert "Traceback" not in bench.node.log
+
+
+@pytest.mark.parametrize("end", ["cleanup", "signal"])
+def test_who_asked_before_the_end_gets_an_answer(start_node, tmp_path, sequence, end):
+    bench = start_node(dense=False, focal=sequence.focal)
+    recorder = bench.recorder
+    bench.play(sequence, last=12)
+    bench.handled(12)
+    os.kill(back_end(bench), signal.SIGSTOP)
+    pid, saver = back_end(bench), recorder.node.create_client(SaveMap, "/dust3r/save_map")
+    assert saver.wait_for_service(20)
+    answer = saver.call_async(SaveMap.Request(path=str(tmp_path / "map.db")))
+    time.sleep(0.5)
+    threading.Timer(1.0, os.kill, (pid, signal.SIGCONT)).start()
+    if end == "signal":
+        assert bench.node.stop(signal.SIGINT) == 0, bench.node.log
+    else:
+        assert change(recorder, Transition.TRANSITION_DEACTIVATE)
+        assert change(recorder, Transition.TRANSITION_CLEANUP)
+    recorder.wait(answer.done, 20, "the answer comes")
+    assert answer.result().success and (tmp_path / "map.db").is_file()
     assert "Traceback" not in bench.node.log
 
 

@@ -293,6 +293,45 @@ def test_a_base_without_odometry(world):
     np.testing.assert_allclose(rigid_of(sent) @ b_T_c, w_T_c, atol=1e-12)
 
 
+def test_a_base_is_where_it_was_seen_and_no_longer_than_that(world):
+    world.say("base_link", "lens", some_pose(2), static=True)
+    output = world.output(base_frame="base_link")
+    for stamp_ns in (5 * SECOND, 5 * SECOND, 6 * SECOND):
+        output.frame(tracked(some_pose(1), stamp_ns), "lens", some_pose(2), False)
+    output.tick()
+    assert [stamp_to_ns(sent.header.stamp) for sent in world.said("/tf", 2)] == [5 * SECOND, 6 * SECOND]
+    assert not output.steady and len(world.heard["/tf"]) == 2
+
+
+def test_odometry_of_a_map_that_was_left_is_not_renewed(world):
+    output = world.output(odom_frame="odom")
+    output.frame(tracked(some_pose(1), world.node.get_clock().now().nanoseconds), "lens", some_pose(2), True)
+    world.said("/tf", 1)
+    output.frame(tracked(some_pose(3), world.node.get_clock().now().nanoseconds), "lens", some_pose(2), False)
+    output.tick()
+    assert len(world.said("/tf", 1)) == 1 and "waits until the map is in metres" in output.problems[0]
+
+
+def test_a_camera_of_a_rig_has_one_parent_and_stands_in_for_the_first(world):
+    output = world.output()
+    left, right, left_T_right = some_pose(1), some_pose(2), some_pose(3)
+    output.rig({"right": ("left", left_T_right)})
+    output.frame(tracked(left, 5 * SECOND), "left", None, False)
+    output.frame(tracked(right, 5 * SECOND + 1), "right", None, False)
+    output.frame(tracked(right, 7 * SECOND), "right", None, False)
+    first, second = world.said("/tf", 2)
+    assert names(first) == names(second) == ("map", "left")
+    np.testing.assert_allclose(rigid_of(second) @ left_T_right, right, atol=1e-12)
+
+
+def test_inverted_the_map_is_the_child_of_one_camera(world):
+    output = world.output()
+    world.values["invert_tf"] = True
+    for frame in ("left", "right", "left"):
+        output.frame(tracked(some_pose(1)), frame, None, False)
+    assert {names(sent) for sent in world.said("/tf", 2)} == {("left", "map")}
+
+
 def test_images_of_another_time_than_the_clock_count_as_they_are(world):
     """A bag that is played without --clock: its transforms must fit its own odometry, not today's."""
     output = world.output(odom_frame="odom", transform_tolerance=0.1)

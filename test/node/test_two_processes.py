@@ -8,6 +8,7 @@ import time
 from functools import partial
 
 import pytest
+from dust3r_ros.srv import SaveMap
 from messages import FRAME, image_message
 from sequences import walk
 from two_processes import back_end, mapped, send
@@ -79,6 +80,26 @@ def test_poses_go_on_while_the_back_end_stands_still(bench, sequence):
     assert all(stage.end in ("front_end", "back_end") for stage in status.stages)
     bench.recorder.wait(lambda: any("tracking" in marker.text for marker in shown), 20, "RViz is told, too")
     assert shown[-1].header.frame_id == FRAME and "s behind" in shown[-1].text
+
+
+def test_the_node_goes_on_while_a_service_waits_for_the_back_end(bench, sequence, tmp_path):
+    mapped(bench, sequence, 30)
+    pid, recorder = back_end(bench), bench.recorder
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        client = recorder.node.create_client(SaveMap, "/dust3r/save_map")
+        assert client.wait_for_service(20)
+        answer = client.call_async(SaveMap.Request(path=str(tmp_path / "map.db")))
+        time.sleep(0.5)  # the request is there, and nothing answers it
+        poses, told = recorder.counts["pose"], recorder.counts["status"]
+        send(bench, sequence, 30, 31)
+        recorder.wait(lambda: recorder.counts["pose"] > poses, 20, "the image has a pose")
+        recorder.wait(lambda: recorder.counts["status"] > told + 1, 20, "the status is told")
+        assert not answer.done()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    recorder.wait(answer.done, 30, "the answer comes")
+    assert answer.result().success and (tmp_path / "map.db").is_file()
 
 
 def test_without_a_file_the_map_begins_anew_and_that_is_reported(bench, sequence):
