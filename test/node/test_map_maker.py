@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
+from rigs import stereo_rig
 from sequences import SMALL, walk
 
 from dust3r_ros.backends import make_backend
@@ -103,3 +105,19 @@ def test_work_that_was_postponed_and_fails_is_in_the_status(made: Made, error: E
     status = run(16, 24)
     assert status.problems == () and status.counts.keyframes > 6
     maker.close()
+
+
+def test_when_the_map_is_moved_every_camera_is_told_where_it_is_now() -> None:
+    """Until its own next image, a camera would be tracked in the old coordinates: metres beside the others."""
+    rig = stereo_rig(60)
+    maker = MapMaker(lambda *_: None, Setting(replace(CONFIG, dense=False), replace(NodeConfig(), backlog="every"), "left"))
+    metric, told = False, []
+    for k, (stamp_ns, camera, image) in enumerate(rig.frames()):
+        seen = rig.seen[camera]
+        o_T_c = seen.w_T_c[np.searchsorted(seen.stamps_ns, stamp_ns)] if k >= 24 else None
+        news = maker.take(KeyframeRequest(Frame(stamp_ns, camera, image, o_T_c=o_T_c)), camera, AUDIENCE)
+        if news.metric and not metric:
+            told.append({snapshot.camera for snapshot in news.snapshots})
+        metric = news.metric
+    maker.close()
+    assert told == [{"left", "right"}]
