@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from dust3r_ros.session.replay import Replay
     from dust3r_ros.session.session import Session
     from dust3r_ros.types import Calibration, Frame
+
+
+_UNCERTAIN = 0.1  # relative deviation of a focal
 
 
 def unusable(name: str, replay: Replay, items: Any, skipped: int) -> str:
@@ -41,13 +45,26 @@ def shortfalls(replay: Replay, items: Any, source: FrameSource, session: Session
     left_out = [f"{count} frame{'s' * (count > 1)} {why}" for count, why in counted if count]
     if replay.undone:
         left_out.append(f"{replay.undone} events of the manifest failed, so the map differs ({replay.reason})")
+    if session.mapper.counts.maps > 1:
+        left_out.append(
+            f"{session.mapper.counts.maps} maps could not be joined; the files show the largest, map.db has all"
+        )
+    doubts = *session.keeper.problems, *session.estimate.contradictions, *session.mapper.doubts
+    return [*left_out, *_of_cameras(session), *doubts]
+
+
+def _of_cameras(session: Session) -> Iterator[str]:
+    """Which cameras are not in the map, or not calibrated by it."""
     with_pose = {pose.camera for pose in session.mapper.trajectory()}
-    left_out += [
-        f"camera '{name}' has no pose: none of its images shows enough of what the map knows"
-        for name in session.mapper.cameras
-        if with_pose and name not in with_pose
-    ]
-    return [*left_out, *session.keeper.problems, *session.estimate.contradictions, *session.mapper.doubts]
+    for name, camera in session.mapper.cameras.items():
+        std = camera.focal_std / camera.focal
+        if with_pose and name not in with_pose:
+            yield f"camera '{name}' has no pose: none of its images shows enough of what the map knows"
+        elif _UNCERTAIN < std < math.inf:
+            yield (
+                f"the focal length of camera '{name}' is uncertain (+-{100 * std:.0f} %), so what is near and what is "
+                "far may be wrong; motion sideways determines it, or --focal sets it"
+            )
 
 
 def say(quiet: bool, words: str) -> None:
@@ -64,6 +81,7 @@ def warn(command: str, words: str) -> None:
 def report(quiet: bool, directory: Path, summary: dict[str, Any]) -> None:
     """Print a short summary of the finished map."""
     from dust3r_ros.products.report import metres
+    from dust3r_ros.products.results import focal_said
 
     rate = summary["frames_per_second"]
     say(
@@ -77,7 +95,7 @@ def report(quiet: bool, directory: Path, summary: dict[str, Any]) -> None:
         found = f"estimated from {camera['support']} pairs" if camera["focal_std"] else "a guess"
         how = "given" if camera["fixed"] else found
         size = f"{camera['width']} x {camera['height']}"
-        say(quiet, f"{name}: focal length {camera['focal']:.1f} px at {size}, {how}")
+        say(quiet, f"{name}: focal length {focal_said(camera)} at {size}, {how}")
     say(quiet, f"picture: {directory / 'preview.png'}   report: {directory / 'report.html'}")
 
 

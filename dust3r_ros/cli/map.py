@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dust3r_ros.cli import command, inputs
 from dust3r_ros.cli.pieces import Mapped, MappedPiece, map_in_pieces
 from dust3r_ros.config import MapperConfig, NodeConfig, as_mapping
-from dust3r_ros.errors import ConfigError, InputError
+from dust3r_ros.errors import ConfigError, GeometryError, InputError
 
 if TYPE_CHECKING:
     from dust3r_ros.backends.base import Network
@@ -131,6 +131,7 @@ def map_recording(
         session = _session(arguments, config, source, plan, trace, warn, network)
         replay = Replay(_spanned(session.process, trace), read_ahead(items), lambda event: apply(session, event))
         stack.callback(session.close)
+        loaded = session.mapper.counts.tracked
         view = _view(arguments, config, session, stack)
         make_folder(directory)  # only now, so that a failed start leaves no empty folder
         stop = stack.enter_context(stopping)
@@ -140,10 +141,11 @@ def map_recording(
                 raise KeyboardInterrupt
             raise InputError(inputs.unusable(arguments.input, replay, items, source.skipped))
         update = _finish(session, arguments.quiet)
+        lost = _check_found(arguments, session, replay.mapped, session.mapper.counts.tracked - loaded, stop)
         if view is not None:
             view.show(update, session.mapper, metric=session.metric)
         summary = _write(arguments, config, session, perf_counter() - start)
-    for words in inputs.shortfalls(replay, items, source, session):
+    for words in [*lost, *inputs.shortfalls(replay, items, source, session)]:
         warn(words)
     return Mapped(summary, path_length(session.mapper.trajectory()), session.metric, stop.signal)
 
@@ -185,6 +187,27 @@ def _check(arguments: argparse.Namespace, directory: Path) -> None:
     record, manifest = arguments.record, arguments.manifest
     if record and manifest and Path(record).resolve() == Path(manifest).resolve():
         raise ConfigError(f"--record '{record}' is the same file as --manifest; give another name")
+
+
+def _check_found(
+    arguments: argparse.Namespace, session: Session, used: int, found: int, stop: command.Stop
+) -> list[str]:
+    """What to say of the ``used`` images, of which ``found`` have a pose, where a map was loaded.
+
+    Raises ``GeometryError``, before any file is written, where files would show nothing or replace an earlier map by
+    nothing.
+    """
+    from dust3r_ros.products.results import NOTHING_MAPPED
+
+    if not session.mapper.counts.keyframes and (Path(arguments.out) / "map.db").exists():
+        if stop:
+            raise KeyboardInterrupt
+        raise GeometryError(f"{NOTHING_MAPPED} (the files of an earlier run in {arguments.out} stay)")
+    if not arguments.load or found >= used:
+        return []
+    if arguments.localize_only and found == 0 and not stop:
+        raise GeometryError(f"no image shows enough of the map '{arguments.load}' to be localised; no file is written")
+    return [f"{used - max(found, 0)} of {used} images have no pose in the map"]
 
 
 def _outcome(arguments: argparse.Namespace, directory: Path, signal: int | None, points: int) -> int:

@@ -34,13 +34,15 @@ def output_error(path: str | Path, error: OSError) -> OutputError:
 
 
 def make_folder(path: str | Path) -> Path:
-    """``path`` as a folder, created with its parents if missing; raises ``OutputError`` when that fails."""
+    """``path`` as a folder, created with its parents if missing; raises ``OutputError`` unless it can be written to."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise OutputError(f"'{path}' cannot be created: a file with this name is in the way; choose another") from error
     except OSError as error:
         raise output_error(path, error) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise output_error(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
     return Path(path)
 
 

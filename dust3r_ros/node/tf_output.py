@@ -89,13 +89,16 @@ class TfOutput:
             return
         if anchor_T_c is None:
             return
-        lag_ns = self._lag_ns(update.stamp_ns)
         w_T_a = update.w_T_c @ invert(anchor_T_c)
-        if not self.steady:
-            if update.stamp_ns != self._last_ns:  # of another camera, too; TF warns about repeated stamps
-                self._last_ns = update.stamp_ns
-                self._publish(w_T_a, self._root, update.stamp_ns)
-            return
+        if self.steady:
+            self._move(update, w_T_a)
+        elif update.stamp_ns != self._last_ns:  # of another camera, too; TF warns about repeated stamps
+            self._last_ns = update.stamp_ns
+            self._publish(w_T_a, self._root, update.stamp_ns)
+
+    def _move(self, update: MapUpdate, w_T_a: Array) -> None:
+        """Renew odom_frame's transform from now on as an image says."""
+        lag_ns = self._lag_ns(update.stamp_ns)
         with self._lock:
             before = self._anchor
             # While bridged, only odometry moves the robot (REP 105); the anchor moves if the map was corrected.
@@ -136,8 +139,8 @@ class TfOutput:
             if top == self._top(first)[0]:
                 continue  # TF connects them already
             first_T_top = first_T_camera @ invert(top_T_camera)
-            before = self._rig.get(top)
-            if before is not None and before[0] == first and np.allclose(before[1], first_T_top, atol=_MOVED):
+            before = self._rig.get(top, ("", first_T_top))
+            if before[0] == first and np.allclose(before[1], first_T_top, atol=_MOVED):
                 continue
             if self._free(first, top, "rig " + top):
                 self._rig[top] = first, first_T_top

@@ -93,6 +93,12 @@ def write_results(
     return summary
 
 
+def focal_said(camera: Mapping[str, Any]) -> str:
+    """The focal length of a camera of a summary, with its deviation where there is one."""
+    std = f" +- {camera['focal_std']:.1f}" if camera["focal_std"] else ""
+    return f"{camera['focal']:.1f}{std} px"
+
+
 def headline(summary: dict[str, Any]) -> str:
     """A one-line summary of the run."""
     parts = [
@@ -102,7 +108,7 @@ def headline(summary: dict[str, Any]) -> str:
         f"{summary['points']:,} points",
     ]
     for name, camera in summary["cameras"].items():
-        parts.append(f"{name}: f = {camera['focal']:.1f} px ({camera['width']} x {camera['height']})")
+        parts.append(f"{name}: f = {focal_said(camera)} ({camera['width']} x {camera['height']})")
     return "  ·  ".join(parts)
 
 
@@ -151,6 +157,7 @@ def _summary(
         "frames": counts.frames,
         "tracked": tracked,
         "lost": counts.lost,
+        "maps": counts.maps,
         "keyframes": keyframes,
         "pairs": counts.pairs,
         "points": points,

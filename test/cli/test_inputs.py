@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from math import inf
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError, InputError
 from dust3r_ros.io.bags.topics import BagTopics
 from dust3r_ros.io.manifest import ManifestWriter
-from dust3r_ros.types import Frame
+from dust3r_ros.types import Camera, Frame, StampedPose
 
 STEREO = ["--topic", "/left/image_raw", "--topic", "/right/image_raw"]
 
@@ -112,3 +115,19 @@ def test_only_bags_have_topics(tmp_path: Path, words: list[str]) -> None:
         mapped(tmp_path, *words)
     with pytest.raises(InputError, match="2 camera names"):
         mapped(tmp_path, "--camera", "a", "--camera", "b")
+
+
+def test_what_is_open_about_cameras_and_maps_is_said() -> None:
+    """Of a camera that is far from calibrated, near and far may change places."""
+    found = {name: Camera(name, 640, 480, 500.0, std, 3, False) for name, std in (("a", 60.0), ("b", 10.0), ("c", inf))}
+    poses = [StampedPose(0, name, np.eye(4)) for name in "ab"]
+    mapper = SimpleNamespace(
+        cameras=found, trajectory=lambda: poses, counts=SimpleNamespace(maps=2), doubts=("it may be bent",)
+    )
+    session: Any = SimpleNamespace(
+        mapper=mapper, keeper=SimpleNamespace(problems=()), estimate=SimpleNamespace(contradictions=("2 m or 3 m",))
+    )
+    nothing: Any = SimpleNamespace(skipped=0, refused=0, incomplete=0, undone=0, reason="", lacking="")
+    said = inputs.shortfalls(nothing, (), nothing, session)
+    expected = ("2 maps could not be joined", "'a' is uncertain (+-12 %)", "'c' has no pose", "2 m or 3 m", "bent")
+    assert len(said) == len(expected) and all(part in words for part, words in zip(expected, said, strict=True)), said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -189,6 +190,24 @@ def test_a_still_camera_gives_valid_files_and_says_why_there_is_no_map(
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert summary["frames"] == 4 and summary["points"] == 0
     assert "Nothing could be mapped" in (tmp_path / "out/report.html").read_text()
+
+
+def test_what_comes_to_nothing_leaves_the_files_of_an_earlier_run(
+    mapped, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, still = tmp_path / "out", tmp_path / "still"
+    shutil.copytree(mapped[0], out)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    still.mkdir()
+    for index in range(4):
+        shutil.copy(folder / "rgb/000000.png", still / f"{index}.png")
+    done = called(capsys, still, "--out", out, "--quiet", *FAST)
+    assert_error(done, 1, "nothing could be mapped", "an earlier run")
+    for index in range(4):
+        cv2.imwrite(str(still / f"{index}.png"), np.random.default_rng(index).integers(0, 255, (180, 240, 3), np.uint8))
+    done = called(capsys, still, "--out", out, "--quiet", "--load", out / "map.db", "--localize-only", *FAST)
+    assert_error(done, 1, "no image shows enough of the map", "out/map.db")
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_images_of_another_size_are_another_camera_of_a_loaded_map(

@@ -60,7 +60,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         file.write(b"x" * 100_000)
 
 
-def test_missing_and_wrong_folders_are_named(tmp_path: Path) -> None:
+def test_missing_and_wrong_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OutputError, match="nowhere"):
         write_bytes(tmp_path / "nowhere" / "map.ply", b"x")
     (tmp_path / "file").write_text("x")
@@ -72,6 +72,10 @@ def test_missing_and_wrong_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="in the way"):
         write_bytes(tmp_path / "folder", b"x")
     assert make_folder(tmp_path / "a" / "b").is_dir()
+    with monkeypatch.context() as patch:  # whoever runs the tests may be allowed everything
+        patch.setattr("os.access", lambda *_: False)
+        with pytest.raises(OutputError, match="permission denied"):
+            make_folder(tmp_path / "a" / "b")
 
 
 def test_folders_are_whole_too(tmp_path: Path) -> None:

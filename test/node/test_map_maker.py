@@ -110,7 +110,8 @@ def test_work_that_was_postponed_and_fails_is_in_the_status(made: Made, error: E
 def test_when_the_map_is_moved_every_camera_is_told_where_it_is_now() -> None:
     """Until its own next image, a camera would be tracked in the old coordinates: metres beside the others."""
     rig = stereo_rig(60)
-    maker = MapMaker(lambda *_: None, Setting(replace(CONFIG, dense=False), replace(NodeConfig(), backlog="every"), "left"))
+    setting = Setting(replace(CONFIG, dense=False), replace(NodeConfig(), backlog="every"), "left")
+    maker = MapMaker(lambda *_: None, setting)
     metric, told = False, []
     for k, (stamp_ns, camera, image) in enumerate(rig.frames()):
         seen = rig.seen[camera]

@@ -20,11 +20,12 @@ from dust3r_ros.evaluation.protocols.predictor import Predictor, drawn
 from dust3r_ros.evaluation.protocols.recordings import RecordedView, Recording, select
 from dust3r_ros.evaluation.protocols.rows import Row, guarded, row
 from dust3r_ros.geometry.depths import multi_view_depth
+from dust3r_ros.geometry.lens import ray_slopes
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid, rays
 from dust3r_ros.geometry.rigid import transform
 from dust3r_ros.geometry.similarity import Similarity, weighted_similarity
 from dust3r_ros.products.ply import read_ply
-from dust3r_ros.types import Array
+from dust3r_ros.types import Array, Calibration
 
 if TYPE_CHECKING:
     from dust3r_ros.evaluation.protocols.mapping import Mapped
@@ -174,7 +175,8 @@ def _points_of(view: RecordedView, most: int, seed: int) -> Array:
     height, width = view.image().shape[:2]
     scale = np.array([width / depth.shape[1], height / depth.shape[0]])  # a depth map may differ in size from the image
     pixels = (np.stack([columns, rows], axis=-1) + 0.5) * scale - 0.5
-    slopes = (pixels - view.K[:2, 2]) / [view.K[0, 0], view.K[1, 1]]
+    lens: Calibration | None = getattr(view, "calibration", None)  # of raw images; a map takes it out
+    slopes = (pixels - view.K[:2, 2]) / [view.K[0, 0], view.K[1, 1]] if lens is None else ray_slopes(lens, pixels)
     z = depth[rows, columns].astype(np.float64)[:, None]
     return transform(view.w_T_c, np.concatenate([slopes * z, z], axis=1))
 
