@@ -213,7 +213,8 @@ def _check_torch() -> None:
         import torch  # noqa: F401
     except ImportError as error:
         raise BackendError(
-            f"the dust3r backend needs {error.name or 'torch'}; install it with: pip install 'dust3r_ros[network]'"
+            f"the dust3r backend needs {error.name or 'torch'}; install it with: pip install 'dust3r_ros[network]' "
+            "(in a checkout: make env)"
         ) from error
 
 

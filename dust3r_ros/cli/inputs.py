@@ -37,7 +37,7 @@ def shortfalls(replay: Replay, items: Any, source: FrameSource, session: Session
     """What part of the input is not in the map, and what could not be written, a sentence each."""
     missing = getattr(items, "missing", 0)
     counted = (
-        (source.skipped, "could not be read (--debug names them)"),
+        (source.skipped, f"could not be read ({source.why_skipped}; --debug names more)"),
         (replay.refused, f"could not be used ({replay.reason})"),
         (source.incomplete, f"lacked data that the bag should provide ({source.lacking})"),
         (missing, f"of the manifest could not be found, so the map differs ({getattr(items, 'reason', '')})"),

@@ -63,7 +63,10 @@ def _join(arguments: argparse.Namespace) -> int:
 
 
 def _lacking(error: ImportError) -> BackendError:
-    return BackendError(f"weights need {error.name or 'torch'}; install it with: pip install 'dust3r_ros[network]'")
+    return BackendError(
+        f"weights need {error.name or 'torch'}; install it with: pip install 'dust3r_ros[network]' "
+        "(in a checkout: make env)"
+    )
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -88,8 +91,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _list() -> int:
     """Print name and folder of the shipped weights."""
-    from dust3r_ros.network.checkpoint import shipped
-
+    try:
+        from dust3r_ros.network.checkpoint import shipped
+    except ImportError as error:
+        raise _lacking(error) from error
     for name, folder in shipped().items():
         print(f"{name}  {folder}")
     return 0

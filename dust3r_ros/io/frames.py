@@ -35,8 +35,8 @@ class FrameSource(ABC):
     """Frames in the order of their stamps, which increase strictly per camera; may be iterated repeatedly.
 
     A frame that cannot be read, or does not come after the one before, is left out with a warning and counted in
-    ``skipped`` (for the current iteration); ``InputError`` at the end if no frame was left. ``len`` is the number of
-    frames by the recording's metadata. ``between``: only frames from the first stamp to before the second are read;
+    ``skipped`` (for the current iteration), with the reason of the first in ``why_skipped``; ``InputError`` at the end
+    if no frame was left. ``len`` is the number of frames by the recording's metadata. ``between``: only frames from the first stamp to before the second are read;
     None: all. ``needs``: whether the next image of a camera is needed; where it is not, its frame comes with an empty
     one, not decoded. ``sizes``: height and width of cameras that are known before, for recordings that do not name
     theirs. ``incomplete`` counts frames (of the current iteration) that lack an expected companion; ``lacking`` says
@@ -46,6 +46,7 @@ class FrameSource(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
         self.skipped = 0
+        self.why_skipped = ""
         self.incomplete = 0
         self.lacking = ""
         self.between: tuple[int, int] | None = None
@@ -90,7 +91,7 @@ class FrameSource(ABC):
 
     def __iter__(self) -> Iterator[Frame]:
         self.skipped = self.incomplete = 0
-        self.lacking = ""
+        self.lacking = self.why_skipped = ""
         newest: dict[str, int] = {}
         given = 0
         for frame in self._frames():
@@ -105,10 +106,12 @@ class FrameSource(ABC):
         if self.skipped:
             _log.warning("%s: %d of %d frames skipped", self.name, self.skipped, self.skipped + given)
         if not given:
-            raise InputError(f"'{self.name}' holds no readable frame ({self.skipped} skipped); it needs at least one")
+            why = f"{self.skipped} skipped: {self.why_skipped}" if self.skipped else "nothing"
+            raise InputError(f"'{self.name}' holds no readable frame ({why}); it needs at least one")
 
     def _skip(self, reason: str) -> None:
         self.skipped += 1
+        self.why_skipped = self.why_skipped or reason
         if self.skipped <= 3:
             _log.warning("%s: skipped a frame: %s", self.name, reason)
 
