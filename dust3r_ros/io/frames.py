@@ -36,9 +36,9 @@ class FrameSource(ABC):
 
     A frame that cannot be read, or does not come after the one before, is left out with a warning and counted in
     ``skipped`` (for the current iteration), with the reason of the first in ``why_skipped``; ``InputError`` at the end
-    if no frame was left. ``len`` is the number of frames by the recording's metadata. ``between``: only frames from the first stamp to before the second are read;
-    None: all. ``needs``: whether the next image of a camera is needed; where it is not, its frame comes with an empty
-    one, not decoded. ``sizes``: height and width of cameras that are known before, for recordings that do not name
+    if no frame was left. ``len`` is the number of frames by the recording's metadata. ``between``: only frames from the
+    first stamp to before the second are read; None: all. ``needs``: whether the next image of a camera is needed; where
+    it is not, its frame comes with an empty one, not decoded. ``sizes``: height and width of cameras that are known before, for recordings that do not name
     theirs. ``incomplete`` counts frames (of the current iteration) that lack an expected companion; ``lacking`` says
     what the first of them lacks.
     """

@@ -75,7 +75,7 @@ def test_stamps_rise_and_what_does_not_is_counted(caplog: pytest.LogCaptureFixtu
 
 
 def test_nothing_readable_is_an_error() -> None:
-    with pytest.raises(InputError, match=r"fixed.*no readable frame \(2 skipped\)"):
+    with pytest.raises(InputError, match=r"fixed.*no readable frame \(2 skipped: broken\)"):
         list(Fixed([None, None]))
 
 
