@@ -35,12 +35,12 @@ class FrameSource(ABC):
     """Frames in the order of their stamps, which increase strictly per camera; may be iterated repeatedly.
 
     A frame that cannot be read, or does not come after the one before, is left out with a warning and counted in
-    ``skipped`` (for the current iteration), with the reason of the first in ``why_skipped``; ``InputError`` at the end
-    if no frame was left. ``len`` is the number of frames by the recording's metadata. ``between``: only frames from the
-    first stamp to before the second are read; None: all. ``needs``: whether the next image of a camera is needed; where
-    it is not, its frame comes with an empty one, not decoded. ``sizes``: height and width of cameras that are known before, for recordings that do not name
-    theirs. ``incomplete`` counts frames (of the current iteration) that lack an expected companion; ``lacking`` says
-    what the first of them lacks.
+    ``skipped`` (for the current iteration), with the reason of the first in ``why_skipped``; ``InputError`` at the
+    end if no frame was left. ``len`` is the number of frames by the recording's metadata. ``between``: only frames
+    from the first stamp to before the second are read; None: all. ``needs``: whether the next image of a camera is
+    needed; where it is not, its frame comes with an empty one, not decoded. ``sizes``: height and width of cameras
+    that are known before, for recordings that do not name theirs. ``incomplete`` counts frames (of the current
+    iteration) that lack an expected companion; ``lacking`` says what the first of them lacks.
     """
 
     def __init__(self, name: str) -> None:
