@@ -207,8 +207,10 @@ def open_sources(
 def split(sources: Sequence[PairSource], count: int) -> Split:
     """Hold out ``count`` pairs in total, equally many from each source.
 
-    A source with evaluation scenes of its own (``held_out()``, another source) gives those; other finite sources give
-    evenly spaced pairs, at most a tenth; endless ones give pairs that no run reaches.
+    A source with evaluation scenes of its own (``held_out()``, another source) gives those; one that knows which frames
+    belong together (``groups()``, where each group begins, and the end) gives whole groups, at most a tenth of them,
+    since any frame of a group may be the partner of another; other finite sources give evenly spaced pairs, at most a
+    tenth; endless ones give pairs that no run reaches.
     """
     each = [count // len(sources) + (number < count % len(sources)) for number in range(len(sources))]
     excluded, held_out, chosen = [], [], []
@@ -216,10 +218,16 @@ def split(sources: Sequence[PairSource], count: int) -> Split:
         own: Any = getattr(source, "held_out", None)
         apart: PairSource | None = own() if callable(own) else None
         of = source if apart is None else apart
-        indices = _chosen(length(of), wanted, whole=apart is not None)
+        groups: Any = getattr(source, "groups", None)
+        starts = groups() if callable(groups) and apart is None else ()
+        if len(starts) > 2 and wanted:
+            kept = _frames_of(starts, wanted)
+            indices = tuple(kept[k] for k in _spread(len(kept), min(wanted, len(kept))))
+        else:
+            kept = indices = _chosen(length(of), wanted, whole=apart is not None)
         held_out.append(of)
         chosen.append(indices)
-        excluded.append(frozenset(indices) if apart is None else frozenset())
+        excluded.append(frozenset(kept) if apart is None else frozenset())
     return Split(tuple(sources), tuple(excluded), tuple(held_out), tuple(chosen))
 
 
@@ -228,8 +236,19 @@ def _chosen(total: int | None, wanted: int, *, whole: bool) -> tuple[int, ...]:
     if total is None:
         start = 0 if whole else _FAR
         return tuple(range(start, start + wanted))
-    most = min(wanted, total if whole else max(total // 10, 1))
+    return _spread(total, min(wanted, total if whole else max(total // 10, 1)))
+
+
+def _spread(total: int, most: int) -> tuple[int, ...]:
+    """At most ``most`` of ``total`` indices, evenly spaced."""
     return tuple(sorted({k * total // max(most, 1) for k in range(most)}))
+
+
+def _frames_of(starts: Sequence[int], wanted: int) -> tuple[int, ...]:
+    """All frames of evenly spaced groups: as many as pairs are ``wanted``, at most a tenth, at least one."""
+    count = len(starts) - 1
+    chosen = _spread(count, max(min(wanted, count // 10), 1))
+    return tuple(frame for group in chosen for frame in range(int(starts[group]), int(starts[group + 1])))
 
 
 def sized(sources: Sequence[PairSource], sizes: Sequence[tuple[int, int]]) -> list[PairSource]:

@@ -54,6 +54,17 @@ def test_split() -> None:
     assert split([NoisyRoom("tiny", 5)], 10).chosen == ((0,),)
 
 
+def test_no_frame_of_a_held_out_group_is_trained_on() -> None:
+    """Any of them may be the partner of another, so a pair alone would be known from other pairs."""
+    scenes = NoisyRoom("scenes", 400)
+    scenes.groups = lambda: np.arange(0, 401, 20)
+    few = NoisyRoom("few", 9)
+    few.groups = lambda: np.array([0, 4, 9])
+    parts = split([scenes, few], 10)
+    assert parts.excluded == (frozenset((*range(20), *range(200, 220))), frozenset(range(4)))
+    assert parts.chosen == ((0, 8, 16, 204, 212), (0, 1, 2, 3))
+
+
 def test_sources_by_name() -> None:
     for wrong in ("nothing", "=path", "co3d="):
         with pytest.raises(ConfigError, match="NAME=PATH"):

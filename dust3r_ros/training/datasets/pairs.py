@@ -183,6 +183,13 @@ class PairFolder:
         self._list()
         return int(self._ends[-1]) if len(self._ends) else 0
 
+    def groups(self) -> np.ndarray:
+        """(G + 1,) int64 where each group of frames, a recording or a scene, begins, and where the last ends."""
+        self._list()
+        begun = self._ends - [len(found.rows) for found in self._listings]
+        ends = [first + np.asarray(found.starts[1:]) for first, found in zip(begun, self._listings, strict=True)]
+        return np.concatenate([np.zeros(1, np.int64), *ends])
+
     def pair(self, index: int, rng: np.random.Generator) -> ViewPair:
         """Frame ``index`` of the set and a partner with an overlap drawn uniformly from the range.
 
