@@ -208,12 +208,14 @@ class Atlas:
         self.session = 0  # how many times the maps were continued
         self.origin = ("", 0)  # their file, and its state
         self._live: bool | None = None
-        self.begin()
+        self._names, self._heard_of = count(), False
+        self.active = AtlasEntry(self._make(), self._names, self.session)
 
     def restore(self, state: MapState, streams: Mapping[str, CameraStream]) -> None:
         """Restore the maps of an earlier session, which had all of ``streams``, into an empty atlas."""
         self.session, self.origin = state.session + 1, (state.lineage, state.changes)
         self._names = count(max((name for submap in state.submaps for name in submap.names), default=-1) + 1)
+        self._heard_of = True
         maps = [AtlasEntry(self._make(), self._names, self.session) for _ in state.submaps]
         for entry, saved in zip(maps, state.submaps, strict=True):
             entry.restore(saved, streams)
@@ -221,8 +223,9 @@ class Atlas:
             self.active, self.asleep = maps[0], maps[1:]
 
     def begin(self) -> None:
-        """Begin another map; the active one is dropped."""
-        if not self.asleep:
+        """Begin another map; the active one is dropped. Names begin anew only where nobody has heard of any."""
+        self._heard_of = self._heard_of or bool(self.asleep) or self.active.submap.initialised
+        if not self._heard_of:
             self._names = count()
         self.active = AtlasEntry(self._make(), self._names, self.session)
         self._forget_meetings()
@@ -371,7 +374,7 @@ class Search:
         if any(frame.stamp_ns - at < self._patience_ns for at in others):
             return None
         # The backend knows views by their number in their map. Landmarks are found without it.
-        forget = _nothing if self._backend.uses_poses else self._backend.clear
+        forget = (lambda: None) if self._backend.uses_poses else self._backend.clear
         return self._atlas.find(frame, forget)
 
     def gives_up(self, frame: CameraFrame) -> bool:
@@ -444,7 +447,3 @@ class Search:
         self._unreported.clear()
         self._vain.clear()
         self._rig.renew()
-
-
-def _nothing() -> None:
-    """Forget nothing."""

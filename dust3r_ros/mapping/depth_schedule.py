@@ -125,9 +125,8 @@ class DepthSchedule:
 
         A keyframe whose depth fails keeps its preview; ``failures`` has why.
         """
-        posed = self._state.sparse.posed() if self._state.config.dense else []
+        missing = self._missing() if self._state.config.dense else []
         self.failures.clear()
-        missing = [index for index in posed if not self.dense.depths[index].estimated]
         for done, index in enumerate(missing, 1):
             older = [other for other in self._near.neighbours(index) if other < index]
             try:
@@ -138,6 +137,12 @@ class DepthSchedule:
         self._state.changed |= self.dense.renew()
         with self._stage("moving"):
             self._state.changed |= self.movers.look_again()
+
+    def _missing(self) -> list[int]:
+        """Keyframes whose own depth was not computed; live, what waited may be partners of others already."""
+        posed, own = self._state.sparse.posed(), {second for _, second in self.dense.pairs.geometry}
+        done = {index for index in posed if self.dense.depths[index].estimated}
+        return [index for index in posed if index not in (done & {*own, *posed[:1]} if self._state.live else done)]
 
     def take_over(self, other: DepthSchedule, first: int, scale: float) -> None:
         """Take the depth of another map, whose keyframes become ``first`` and up and whose unit is ``scale`` units."""

@@ -149,6 +149,7 @@ class MapBuilder(Submap):
         self.state.sparse.move(pose(new_S_old.rotation, new_S_old.translation), new_S_old.scale)
         self._depth.dense.depths.rescale_all(new_S_old.scale)
         self._adjuster.moved(new_S_old.scale)
+        self.placement.rescale(new_S_old.scale)
         self.mark_all()
 
     def renumber_landmarks(self, followed: Sequence[np.ndarray], remembered: Sequence[np.ndarray]) -> Renumbering:

@@ -148,13 +148,12 @@ class Mapper(MapView):
         if self.submap.initialised and found is None:
             self._lose(frame)
             return
-        accepted = self.submap.accepts(stream)
-        if not self.mapping or (self.submap.initialised and not accepted):
+        if not (self.mapping and self.submap.accepts(stream)):
             self._follow_only(frame)
             return
         if not self._wants_keyframe(frame):
             self._measure(frame)
-        elif accepted and not self._is_known(frame):
+        elif not self._is_known(frame):
             frame.keyframe = self._add_keyframe(frame)
         self._remember(frame)
         if self.submap.initialised:
@@ -258,7 +257,7 @@ class Mapper(MapView):
         Then ``depth`` is computed; ``tick`` counts the keyframes that get it. If several maps could not be joined, the
         largest one stays.
         """
-        largest = self._atlas.largest()
+        largest = self._atlas.largest() if self.mapping else self._active
         removed = () if largest is self._active else self._wake(largest)
         if self.mapping:  # if false, the map is fixed
             if self._lost.of_others(self.submap.state):

@@ -272,6 +272,13 @@ class RigPlacement(Placement):
         """Keyframes whose place was reported by the rig, and those relative to which it was."""
         return {*self._reported, *(at for at, _ in self._reported.values())}
 
+    def rescale(self, factor: float) -> None:
+        """The map has other coordinates, and a unit that is ``factor`` new ones."""
+        for _, at_T_k in self._reported.values():
+            at_T_k[:3, 3] *= factor
+        for watch in self._watches.values():
+            watch.pose = None
+
     def renumber(self, new: np.ndarray) -> None:
         """Keyframe k becomes ``new[k]`` (N,), or leaves if that is negative, which no tie may."""
         self._reported = {int(new[k]): (int(new[at]), at_T_k) for k, (at, at_T_k) in self._reported.items()}

@@ -56,6 +56,7 @@ class LandmarkSaving(LiveSubmap):
                 depths[index].pixels,
                 depths[index].growth,
                 record.moving,
+                record.image,
             )
             for index, (record, view) in enumerate(zip(self._state.records, self._state.sparse.views, strict=True))
         ]
@@ -174,6 +175,7 @@ class PointmapSaving(LiveSubmap):
                 self._keyframes.pixels(index),
                 1.0,
                 record.moving,
+                record.image,
             )
             for index, record in enumerate(self._state.records)
         ]

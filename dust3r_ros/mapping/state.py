@@ -38,6 +38,7 @@ class Trace(NamedTuple):
     pixels: object
     growth: float
     moving: object
+    image: object
 
 
 class PairGeometry(NamedTuple):

@@ -52,6 +52,16 @@ def _region(width: int, height: int, roi: tuple[int, int, int, int]) -> tuple[in
     return x, y, roi_width or width, roi_height or height
 
 
+_SAME = 1e-3  # relative
+
+
+def _alike(a: Calibration, b: Calibration) -> bool:
+    """Whether calibrations differ by less than matters."""
+    same = (a.width, a.height, a.model, len(a.coefficients)) == (b.width, b.height, b.model, len(b.coefficients))
+    near = np.allclose([a.fx, a.fy, a.cx, a.cy], [b.fx, b.fy, b.cx, b.cy], rtol=_SAME, atol=_SAME * a.width)
+    return same and near and np.allclose(a.coefficients, b.coefficients, rtol=_SAME, atol=_SAME)
+
+
 class Calibrations:
     """Calibrations published by drivers, by camera name.
 
@@ -66,12 +76,20 @@ class Calibrations:
         self._applied: dict[str, Undistortion] = {}
 
     def know(self, camera: str, calibration: Calibration) -> bool:
-        """Take in a calibration; returns whether it is new. Raises ``ConfigError`` for an invalid one."""
-        if self.known.get(camera) == calibration:
+        """Take in a calibration; returns whether it is new. Raises ``ConfigError`` for an invalid one.
+
+        Cameras that focus publish slightly different ones all the time.
+        """
+        before = self.known.get(camera)
+        if before is not None and _alike(before, calibration):
             return False
         Undistortion.of(calibration, calibration.width, calibration.height)  # raises for an invalid one
         self.known[camera] = calibration
         return True
+
+    def in_use(self, camera: str) -> bool:
+        """Whether the camera's images have been rectified by a calibration since its first one."""
+        return camera in self._applied
 
     def matters(self, camera: str) -> bool:
         """Whether a calibration of the camera is known and used."""

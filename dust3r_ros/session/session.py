@@ -142,7 +142,7 @@ class Session:
     def know(self, camera: str, calibration: Calibration) -> None:
         """Take in a calibration. Raises ``ConfigError`` for an invalid one.
 
-        It is used from the camera's first frame on. If it arrives later, but before a second keyframe, the map
+        It is used from the camera's first frame on. If the first one arrives later, but before any pose, the map
         restarts with it (drivers publish image and calibration together, so which arrives first is chance); after
         that, it is used from the next reset on.
         """
@@ -152,7 +152,7 @@ class Session:
         self._log.info(f"calibration of camera '{camera}' received: focal {calibration.fx:.1f} px")
         if camera not in self.mapper.cameras or not self.calibrations.matters(camera):
             return
-        if self.mapper.counts.keyframes <= 1:
+        if not (self.mapper.counts.maps or self.calibrations.in_use(camera)):
             self._log.info(f"the map of camera '{camera}' restarts with the calibration")
             self.reset(by="calibration")
         else:

@@ -236,7 +236,7 @@ class Intrinsics:
         if self.fixed or not math.isfinite(self.std):
             return 0.0 if self.fixed else math.inf
         given = self.prior_std**-2.0  # not cautious, unlike what was seen beyond it
-        std = (given + max(self.std**-2.0 - given, 0.0) * _CAUTION**2) ** -0.5
+        std = (given + max(max(self.std, 1e-9) ** -2.0 - given, 0.0) * _CAUTION**2) ** -0.5
         doubt = math.sqrt(max(1.0, self.contradicted / _CONTRADICTED))
         return math.hypot(_LEAST_STD, doubt * math.hypot(std, self.rolling_std / _CAUTION, self.rival_std))
 

@@ -76,9 +76,11 @@ def transplant(sparse: SparseMap, adjusted: Adjusted) -> tuple[list[int], bool]:
         seen = different([sparse.views[view].seen.ids for view in later])
         points[seen[since[seen]]] = np.nan
     sparse.points = points
+    barred = np.unique(sparse.landmarks.barred)  # some of them since the copy was made
+    sparse.points[sparse.landmarks.resolved(barred)] = np.nan
     for view, w_T_c, pruned in zip(sparse.views, adjusted.poses, adjusted.pruned, strict=False):
         view.w_T_c = w_T_c
-        _prune(sparse, view, pruned)
+        _prune(sparse, view, np.concatenate([pruned, barred]))
     for index in later:
         sparse.views[index].w_T_c = follows.pose(sparse.views[index].pose)
     return later, bent

@@ -46,6 +46,7 @@ class WrittenKeyframe:
             and old.pixels is trace.pixels
             and old.growth == trace.growth
             and old.moving is trace.moving
+            and old.image is trace.image
             and old.pose == trace.pose
         )
 
@@ -53,6 +54,14 @@ class WrittenKeyframe:
         """Whether the keyframe's observations are unchanged since."""
         old = self.trace
         return old is not None and old.seen is trace.seen and old.pruned is trace.pruned and self.map_id == map_id
+
+    def moved(self, map_id: int) -> bool:
+        """Whether it came to another map since this process wrote it."""
+        return self.map_id != map_id and self.trace is not None
+
+    def shows_another(self, trace: Trace) -> bool:
+        """Whether the keyframe's image is not the one in the file any more."""
+        return self.trace is not None and self.trace.image is not trace.image
 
     def of(self, trace: Trace, k: KeyframeState) -> bool:
         """Whether it is this keyframe, and not an earlier one with the same number."""
@@ -231,11 +240,11 @@ class Changes:
         renumbered: bool,
     ) -> WrittenKeyframe:
         """Write the parts of one keyframe that differ from the file."""
-        if before is None:
+        if before is None or before.shows_another(trace):
             rows.put(self._base, "images", rows.image_row(number, k))
         scale, growth = self._write_depth(number, trace, k, before)
         if before is None or renumbered or not before.same_observations(trace, known.map_id):
-            anew = before is None or renumbered or (before.map_id != known.map_id and before.trace is not None)
+            anew = before is None or renumbered or before.moved(known.map_id)
             write_observations(self._base, number, k, entry.submap.saving.resolved, anew)
         if k.sampled is not None:
             rows.put(self._base, "samples", {"number": number, "sample": packing.pack_array(k.sampled, "<f4")})

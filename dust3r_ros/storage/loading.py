@@ -162,7 +162,7 @@ def _resolved(aliases: np.ndarray, tracks: Tracks) -> Tracks:
 def _keyframe(row: sqlite3.Row, center: Array, aliases: np.ndarray) -> KeyframeState:
     height, width = row["height"], row["width"]
     features = packing.unpack_offsets(row["features"], center)
-    descriptors = packing.unpack_bytes(row["descriptors"]).reshape(len(features), -1)
+    descriptors = packing.unpack_bytes(row["descriptors"]).reshape(len(features), -1 if len(features) else 128)
     own, seen, pruned = np.zeros(0, np.int64), None, None
     if row["feature_ids"] is not None:
         states = row["seen"], row["pruned"]

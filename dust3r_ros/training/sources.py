@@ -218,16 +218,13 @@ def split(sources: Sequence[PairSource], count: int) -> Split:
         own: Any = getattr(source, "held_out", None)
         apart: PairSource | None = own() if callable(own) else None
         of = source if apart is None else apart
-        groups: Any = getattr(source, "groups", None)
-        starts = groups() if callable(groups) and apart is None else ()
-        if len(starts) > 2 and wanted:
-            kept = _frames_of(starts, wanted)
-            indices = tuple(kept[k] for k in _spread(len(kept), min(wanted, len(kept))))
-        else:
-            kept = indices = _chosen(length(of), wanted, whole=apart is not None)
+        kept = _grouped(source, wanted) if apart is None else ()
+        whole = apart is not None
+        indices = tuple(kept[k] for k in _spread(len(kept), min(wanted, len(kept))))
+        indices = indices or _chosen(length(of), wanted, whole=whole)
         held_out.append(of)
         chosen.append(indices)
-        excluded.append(frozenset(kept) if apart is None else frozenset())
+        excluded.append(frozenset() if whole else frozenset(kept or indices))
     return Split(tuple(sources), tuple(excluded), tuple(held_out), tuple(chosen))
 
 
@@ -244,9 +241,16 @@ def _spread(total: int, most: int) -> tuple[int, ...]:
     return tuple(sorted({k * total // max(most, 1) for k in range(most)}))
 
 
-def _frames_of(starts: Sequence[int], wanted: int) -> tuple[int, ...]:
-    """All frames of evenly spaced groups: as many as pairs are ``wanted``, at most a tenth, at least one."""
+def _grouped(source: PairSource, wanted: int) -> tuple[int, ...]:
+    """All frames of evenly spaced groups: as many as pairs are ``wanted``, at most a tenth, at least one.
+
+    None for a source that has no groups, or one.
+    """
+    groups: Any = getattr(source, "groups", None)
+    starts = groups() if callable(groups) else ()
     count = len(starts) - 1
+    if count < 2 or not wanted:
+        return ()
     chosen = _spread(count, max(min(wanted, count // 10), 1))
     return tuple(frame for group in chosen for frame in range(int(starts[group]), int(starts[group + 1])))
 

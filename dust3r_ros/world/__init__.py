@@ -64,6 +64,11 @@ class UnitMemory:
         self._anchors = {index: self._present[index] for index in spread}
         self._std = relative_std
 
+    @property
+    def gone(self) -> bool:
+        """Whether none of the keyframes is here by which the unit is remembered: the camera is in another map."""
+        return bool(self._anchors) and not self._anchors.keys() & self._present.keys()
+
     def evidence(self) -> ScaleEvidence | None:
         """Metres per current map unit; None if the unit was never known, or not for this map."""
         common = self._anchors.keys() & self._present.keys()
@@ -270,6 +275,8 @@ class WorldAligner:
             rig_scale([Baseline(*b) for b in baselines]),
             depth_scale(self._network_ratios, "network"),
         ]
+        if self._memory.gone:
+            self._command = None  # of another map
         if self._command is not None:
             evidence.append(ScaleEvidence("command", self._command, 0.0))
         found = combine([e for e in evidence if e is not None])

@@ -236,3 +236,21 @@ def test_a_live_map_waits_for_a_lost_camera_and_keeps_no_images(broken, config) 
     assert states[-5:] == [TrackingState.LOST] * 5
     mapper.finish()
     assert mapper.counts.lost == 5 and max(pose.stamp_ns for pose in mapper.trajectory()) < 14 * SECOND // 8
+
+
+def test_localising_only_stays_in_the_map_that_shows_the_images() -> None:
+    """Which need not be the largest of those that were saved together."""
+    room, hall = walk("orbit", 36), walk("corridor", 24)
+    config = replace(SMALL, dense=False, lost_patience_s=1.0, keyframe_motion_young=0.02, focal=room.focal)
+    mapper = Mapper(config)
+    for index, image in enumerate(room.images):
+        mapper.process(index * 10**9 // 8, "camera", image)
+    for index in range(5):
+        mapper.process((10 + index) * 10**9, "camera", np.zeros_like(room.images[0]))
+    for index, image in enumerate(hall.images):
+        mapper.process(30 * 10**9 + index * 10**9 // 8, "camera", image)
+    mapper.mapping = False
+    largest = mapper._atlas.largest()
+    assert largest is not mapper._active
+    mapper.finish()
+    assert largest is not mapper._active

@@ -250,3 +250,10 @@ def test_photographs_of_which_some_are_upright() -> None:
         assert camera.focal == pytest.approx(sequence.focal, rel=0.02)
     apart = {pose.camera: pose for pose in mapper.trajectory()}
     assert angle_deg(apart["camera"].w_T_c[:3, :3].T @ apart["upright"].w_T_c[:3, :3]) > 70
+
+
+def test_what_another_camera_showed_before_there_was_a_map_has_a_pose_at_the_end() -> None:
+    rig, mapper = stereo_rig(), Mapper(SPARSE)
+    play_rig(mapper, rig, 48)
+    mapper.finish()
+    assert {name: count for name, (_, count) in rig_errors(mapper, rig).items()} == {"left": 24, "right": 24}

@@ -331,3 +331,71 @@ def test_calibrated_cameras_are_rectified_alike_when_their_map_is_gone_on_with(l
     camera = second.mapper.cameras["camera"]
     assert second.calibrations.raw(camera) == off_centre
     second.close()
+
+
+LOSES = replace(FAST, lost_patience_s=1.0, keyframe_motion=0.02, keyframe_motion_young=0.02)
+DARK_NS = 10 * 10**9
+
+
+def darkness(session, sequence, images=8):
+    """Half a second each, long after what was shown before."""
+    for index in range(images):
+        session.process(Frame(DARK_NS + index * 10**9 // 2, "camera", np.zeros_like(sequence.images[0])))
+
+
+def shown(session, sequence, first, last, start_ns=0, **more):
+    for index in range(first, last):
+        session.process(Frame(start_ns + index * 10**9 // 8, "camera", sequence.images[index], **more))
+        while session.due:
+            session.work(session.due)
+
+
+def test_a_map_that_ends_in_the_dark_is_continued(log, tmp_path):
+    """Its last keyframe has no features."""
+    long, path = walk("orbit", 48), str(tmp_path / "map.db")
+    session = Session(LOSES, log)
+    begin(session, LOSES, map_db=path)
+    session.go_live()
+    shown(session, long, 0, 40)
+    darkness(session, long)
+    session.close()
+    again = Session(LOSES, log)
+    begin(again, LOSES, map_db=path)
+    assert max(len(entry.submap.posed()) for entry in (again.mapper._active, *again.mapper._atlas.asleep)) > 10
+    again.close()
+
+
+def test_a_calibration_that_comes_after_a_map_was_left_keeps_it(log):
+    long = walk("orbit", 48)
+    session = Session(LOSES, log)
+    shown(session, long, 0, 30)
+    darkness(session, long)
+    assert session.mapper.counts.keyframes == 0 and session.mapper.counts.maps == 1
+    session.know("camera", known(long.width, long.height, long.focal))
+    assert session.mapper.counts.maps == 1 and session.resets == 0
+
+
+def test_a_camera_that_focuses_keeps_its_map(log, sequence):
+    """Its driver says a slightly different focal with every image; the first one holds."""
+    session = Session(FAST, log)
+    for index in range(24):
+        session.know("camera", known(sequence.width, sequence.height, sequence.focal + 0.05 * (index % 7)))
+        session.process(Frame(index * 10**9 // 8, "camera", sequence.images[index]))
+    assert session.resets == 0 and session.mapper.counts.keyframes > 3
+    session.know("camera", known(sequence.width, sequence.height, 1.1 * sequence.focal))
+    assert session.resets == 0 and session.mapper.counts.keyframes > 3
+
+
+def test_a_scale_is_of_one_map_and_not_of_the_next(log):
+    """Live, a map that hardly grew is dropped when the camera is lost; neither a command nor a memory outlives it."""
+    long = walk("orbit", 48)
+    session = Session(replace(FAST, lost_patience_s=1.0, focal=long.focal), log)
+    session.go_live()
+    shown(session, long, 0, 16)
+    session.set_scale(4.0)
+    names = {keyframe.index for keyframe in session.mapper.keyframes}
+    assert session.metric
+    darkness(session, long)
+    shown(session, long, 30, 46, 20 * 10**9)
+    assert session.mapper.counts.keyframes > 3 and not session.metric
+    assert names.isdisjoint(keyframe.index for keyframe in session.mapper.keyframes)

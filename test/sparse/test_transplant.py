@@ -100,3 +100,14 @@ def test_what_is_known_since_of_a_camera_that_was_not_adjusted_stays():
     transplant(sparse, adjusted)
     assert (sparse.intrinsics[1].focal, sparse.intrinsics[1].std) == (123.0, 0.02)
     assert sparse.intrinsics[0].focal == pytest.approx(SCENE.focal[0], rel=1e-3)
+
+
+def test_what_was_found_to_move_since_stays_out():
+    sparse = grown(8)
+    adjusted = adjusted_copy(sparse, lambda: refine(sparse, free_focal=True, rounds=2, iterations=10))
+    ids = np.flatnonzero(sparse.positioned)[:10]
+    sparse.landmarks.bar(ids)
+    sparse.points[ids] = np.nan
+    transplant(sparse, adjusted)
+    assert not np.isfinite(sparse.points[ids]).any()
+    assert not any(np.isin(view.seen.ids, ids).any() for view in sparse.views)

@@ -15,7 +15,8 @@ import pytest
 from branches import branch
 from growing import DENSE, LATER_NS, grow, resumed
 from oracle import Oracle
-from sequences import walk
+from rolling import rolling_walk
+from sequences import SMALL, walk
 
 from dust3r_ros.errors import InputError, MapFileError, OutputError
 from dust3r_ros.geometry.rigid import angle_deg, pose
@@ -423,3 +424,19 @@ def test_a_map_goes_on_in_another_file(grown: Grown, sequence: RenderedSequence,
         equal(tmp_path / "other.db", mapper)
     assert len(load_state(tmp_path / "other.db").submaps[0].frames) == FIRST + 3
     assert grown.path.read_bytes() == before
+
+
+def test_images_that_were_corrected_are_in_the_file(tmp_path: Path) -> None:
+    """At the end a rolling shutter is taken out of them; depth is of the corrected ones."""
+    walked, path = rolling_walk(0.03), tmp_path / "map.db"
+    mapper = Mapper(replace(SMALL, working_size=320, tracking_size=320, keyframe_motion_young=0.04, dense=False))
+    journal = MapJournal(path, {})
+    for index in range(36):
+        mapper.process(int(walked.stamps_ns[index]), "camera", walked.images[index])
+        journal.update(mapper.live, None)
+    mapper.finish()
+    journal.update(mapper.live, None)
+    journal.close()
+    assert mapper.cameras["camera"].readout[1] > 0.02
+    for saved, record in zip(load_state(path).submaps[0].keyframes, mapper.submap.state.records, strict=True):
+        np.testing.assert_array_equal(saved.image, record.image)
