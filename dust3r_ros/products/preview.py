@@ -175,9 +175,12 @@ def write_preview(
     title: str,
     subtitle: str,
     min_confidence: float,
+    metric: bool = False,
 ) -> None:
     """``render_preview`` as a PNG. Raises ``OutputError`` when it cannot be written."""
-    image = render_preview(keyframes, trajectory, title=title, subtitle=subtitle, min_confidence=min_confidence)
+    image = render_preview(
+        keyframes, trajectory, title=title, subtitle=subtitle, min_confidence=min_confidence, metric=metric
+    )
     good, data = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))
     if not good:
         raise OutputError(f"preview '{path}' cannot be encoded as PNG")
@@ -191,10 +194,11 @@ def render_preview(
     title: str,
     subtitle: str,
     min_confidence: float,
+    metric: bool = False,
 ) -> Image:
     """(H, 1200, 3) uint8 RGB picture of the map of ``keyframes``, under ``title`` and ``subtitle``.
 
-    An empty map gives a picture that says so.
+    ``metric``: its unit is the metre. An empty map gives a picture that says so.
     """
     height = _HEADER + _UPPER + _LOWER + 2 * _GAP
     page = np.empty((height, _WIDTH, 3), np.uint8)
@@ -203,7 +207,7 @@ def render_preview(
     page = text(page, (_GAP + 6, 46), subtitle, 16, MUTED)
     points = surfels(keyframes, min_confidence, _stride(keyframes))
     half, third = (_WIDTH - 3 * _GAP) // 2, (_WIDTH - 4 * _GAP) // 3
-    above = _from_above(points, keyframes, trajectory, half, _UPPER)
+    above = _from_above(points, keyframes, trajectory, half, _UPPER, "m" if metric else "map units")
     outside = _from_outside(points, keyframes, trajectory, half, _UPPER)
     _paste(page, above, _GAP, _HEADER)
     _paste(page, outside, _WIDTH - _GAP - half, _HEADER)
@@ -234,14 +238,20 @@ def _caption(panel: Image, words: str) -> Image:
 
 
 def _from_above(
-    points: Surfels, keyframes: Sequence[Keyframe], trajectory: Sequence[StampedPose], width: int, height: int
+    points: Surfels,
+    keyframes: Sequence[Keyframe],
+    trajectory: Sequence[StampedPose],
+    width: int,
+    height: int,
+    unit: str,
 ) -> Image:
     if not len(points):
         return _empty(width, height, "From above")
     view = splat.above(points, _positions(trajectory), width, height)
     panel, _ = render(points.facing(view.w_T_c[:3, 2]), view, PANEL)
     draw_cameras(panel, view, keyframes, trajectory)
-    return _caption(_scale_bar(panel, view.focal), "From above: path dark (start) to bright (end), keyframes blue")
+    panel = _scale_bar(panel, view.focal, unit)
+    return _caption(panel, "From above: path dark (start) to bright (end), keyframes blue")
 
 
 def _from_outside(
@@ -302,8 +312,8 @@ def draw_cameras(
     disc(panel, path[-1], 5, time_colors(2)[1])
 
 
-def _scale_bar(panel: Image, pixels_per_unit: float) -> Image:
-    """The panel with a scale bar of a round number of map units at its bottom left."""
+def _scale_bar(panel: Image, pixels_per_unit: float, unit: str) -> Image:
+    """The panel with a scale bar of a round number of units at its bottom left."""
     wanted = 0.2 * panel.shape[1] / pixels_per_unit
     power = 10.0 ** np.floor(np.log10(wanted))
     length = power * max(step for step in (1, 2, 5) if step * power <= wanted)
@@ -312,4 +322,4 @@ def _scale_bar(panel: Image, pixels_per_unit: float) -> Image:
     shade(panel, (0, int(bottom) - 34, int(max(right, left + 96)) + 16, panel.shape[0]), PANEL)
     bar = [[left, bottom - 5], [left, bottom], [right, bottom], [right, bottom - 5]]
     cased(panel, np.array(bar), TEXT, 2)
-    return text(panel, (left, bottom - 8), f"{length:g} map units", 14, TEXT, "lb")
+    return text(panel, (left, bottom - 8), f"{length:g} {unit}", 14, TEXT, "lb")

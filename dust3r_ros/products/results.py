@@ -79,6 +79,7 @@ def write_results(
         title=_title(cameras.values()),
         subtitle=headline(summary),
         min_confidence=config.min_confidence,
+        metric=scale is not None and scale[0] == 1.0,
     )
     warning = "" if len(cloud) else NOTHING_MAPPED[0].upper() + NOTHING_MAPPED[1:] + "."
     shown = turntable(

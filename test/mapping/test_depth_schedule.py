@@ -109,3 +109,20 @@ def test_depth_comes_with_each_keyframe_where_nobody_waits_for_the_end(sequence)
     pairs = predicted(mapper)
     grow(mapper, None, sequence, range(12))
     assert {index for pair in pairs for index in pair} == set(range(len(mapper.keyframes)))
+
+
+def test_what_waits_at_the_end_gets_depth_of_its_own():
+    """Not that alone which it has as the partner of a later keyframe."""
+    sequence = walk("orbit", 24)
+    mapper = Mapper(replace(DENSE, focal=sequence.focal))
+    mapper.go_live(False)
+    for index, image in enumerate(sequence.images):
+        mapper.process(int(sequence.stamps_ns[index]), "camera", image)
+        done = 0
+        while mapper.due and (mapper.due != "depth" or done < index % 2):
+            done += mapper.due == "depth"
+            mapper.work(mapper.due)
+    assert mapper.backlog > 2
+    mapper.finish()
+    own = {second for _, second in mapper.submap._depth.dense.pairs.geometry}
+    assert own >= set(mapper.submap.posed()[1:])

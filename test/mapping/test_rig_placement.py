@@ -11,7 +11,7 @@ from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.mapping.rig_placement import FocalVotes
+from dust3r_ros.mapping.rig_placement import FocalVotes, RigPlacement
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array
@@ -115,3 +115,17 @@ def test_votes_without_the_map() -> None:
     world.focal_votes.vote(world.stream, 302.0, 0.02)
     assert world.focal_votes.agree(world.stream)
     assert world.focal.focal == pytest.approx(302, rel=0.01)
+
+
+def test_what_frames_share_is_no_less_for_their_number() -> None:
+    """All see the same map, which may itself be stretched."""
+    world = World()
+    assert any(world.frame(k) for k in range(6)) and 0.02 <= world.focal.std < 0.03
+
+
+def test_ties_to_the_rig_follow_the_unit_of_the_map() -> None:
+    world = World()
+    placement = RigPlacement(world.state, world.focal_votes)
+    placement._reported[3] = 0, pose(np.eye(3), [1.0, 2.0, 3.0])
+    placement.rescale(0.5)
+    np.testing.assert_array_equal(placement._reported[3][1], pose(np.eye(3), [0.5, 1.0, 1.5]))
