@@ -55,7 +55,7 @@ class Dust3rBackend:
             raise ConfigError(f"'batch_size' is {batch_size!r}; it must be an integer of at least 1")
         if precision not in _PRECISIONS:
             raise ConfigError(f"'precision' is {precision!r}; it must be one of {', '.join(_PRECISIONS)}")
-        _check_torch()
+        check_torch("the dust3r backend")
         from dust3r_ros.network.checkpoint import pick_device
         from dust3r_ros.network.inference import FastDust3r, pick_compiler
         from dust3r_ros.network.onnx import OnnxDust3r, load_network
@@ -207,13 +207,14 @@ class Dust3rBackend:
         self.not_finite += int(bad.sum())
 
 
-def _check_torch() -> None:
+def check_torch(what: str) -> None:
+    """Raises ``BackendError``, which says ``what`` needs it, where torch or safetensors is missing."""
     try:
         import safetensors  # noqa: F401
         import torch  # noqa: F401
     except ImportError as error:
         raise BackendError(
-            f"the dust3r backend needs {error.name or 'torch'}; install it with: pip install 'dust3r_ros[network]' "
+            f"{what} needs {error.name or 'torch'}; install it with: pip install 'dust3r_ros[network]' "
             "(in a checkout: make env)"
         ) from error
 

@@ -55,7 +55,7 @@ def shortfalls(replay: Replay, items: Any, source: FrameSource, session: Session
 
 def _of_cameras(session: Session) -> Iterator[str]:
     """Which cameras are not in the map, or not calibrated by it."""
-    with_pose = {pose.camera for pose in session.mapper.trajectory()}
+    with_pose = {name for name in session.mapper.cameras if session.mapper.path(name, 1)}
     for name, camera in session.mapper.cameras.items():
         std = camera.focal_std / camera.focal
         if with_pose and name not in with_pose:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dust3r_ros.cli import command
-from dust3r_ros.errors import BackendError, ConfigError, OutputError
+from dust3r_ros.errors import ConfigError, OutputError
 
 _NAME = "dust3r-weights"
 
@@ -53,30 +53,27 @@ def _join_parser() -> argparse.ArgumentParser:
 
 
 def _join(arguments: argparse.Namespace) -> int:
-    try:
-        from dust3r_ros.training.run_folder import join_weights
-    except ImportError as error:
-        raise _lacking(error) from error
+    _check_torch()
+    from dust3r_ros.training.run_folder import join_weights
+
     folder = join_weights(arguments.pieces, arguments.out or arguments.pieces / "model")
     _say(arguments, str(folder))
     return 0
 
 
-def _lacking(error: ImportError) -> BackendError:
-    return BackendError(
-        f"weights need {error.name or 'torch'}; install it with: pip install 'dust3r_ros[network]' "
-        "(in a checkout: make env)"
-    )
+def _check_torch() -> None:
+    from dust3r_ros.backends.dust3r import check_torch
+
+    check_torch(_NAME)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.checkpoint is None:
         return _list()
     _check(arguments)
-    try:
-        from dust3r_ros.network.checkpoint import load_checkpoint, save_checkpoint
-    except ImportError as error:
-        raise _lacking(error) from error
+    _check_torch()
+    from dust3r_ros.network.checkpoint import load_checkpoint, save_checkpoint
+
     model = load_checkpoint(arguments.checkpoint)
     if arguments.half:
         save_checkpoint(model, arguments.half, half=True)
@@ -91,10 +88,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _list() -> int:
     """Print name and folder of the shipped weights."""
-    try:
-        from dust3r_ros.network.checkpoint import shipped
-    except ImportError as error:
-        raise _lacking(error) from error
+    _check_torch()
+    from dust3r_ros.network.checkpoint import shipped
+
     for name, folder in shipped().items():
         print(f"{name}  {folder}")
     return 0

@@ -140,9 +140,11 @@ class DepthSchedule:
 
     def _missing(self) -> list[int]:
         """Keyframes whose own depth was not computed; live, what waited may be partners of others already."""
-        posed, own = self._state.sparse.posed(), {second for _, second in self.dense.pairs.geometry}
+        posed = self._state.sparse.posed()
         done = {index for index in posed if self.dense.depths[index].estimated}
-        return [index for index in posed if index not in (done & {*own, *posed[:1]} if self._state.live else done)]
+        if self._state.live:
+            done &= {*posed[:1], *(second for _, second in self.dense.pairs.geometry)}
+        return [index for index in posed if index not in done]
 
     def take_over(self, other: DepthSchedule, first: int, scale: float) -> None:
         """Take the depth of another map, whose keyframes become ``first`` and up and whose unit is ``scale`` units."""

@@ -420,5 +420,5 @@ class MapMaker:
             counts=counts,
             resets=self._session.resets,
         )
-        raw = {name: self._session.calibrations.raw(camera) for name, camera in cameras.items()}
+        raw = self._session.calibrations.raw_of(cameras)
         return News(self._status, self._session.resets, self._session.metric, cameras=cameras, raw=raw, **more)

@@ -39,7 +39,7 @@ def session_snapshot(session: Session, mapper: MapperConfig, node: NodeConfig) -
         revision=session.mapper.revision,
         stages=session.stopwatch.summary(),
         cameras=cameras,
-        published={name: session.calibrations.raw(camera) for name, camera in session.mapper.cameras.items()},
+        published=session.calibrations.raw_of(session.mapper.cameras),
         sources={name: _source(camera) for name, camera in cameras.items()},
         rig=_rig(session, list(cameras)),
         masked=masked_share.masked,

@@ -152,6 +152,10 @@ class Calibrations:
         ratio = 1.0 if camera.fixed else camera.focal / applied.focal
         return replace(known, fx=known.fx * ratio, fy=known.fy * ratio)
 
+    def raw_of(self, cameras: Mapping[str, Camera]) -> dict[str, Calibration]:
+        """``raw`` of each camera, by name."""
+        return {name: self.raw(camera) for name, camera in cameras.items()}
+
     def depth(self, camera: str, depth: Array32) -> Array32:
         """Depth (h, w) registered to the raw image, rectified to the pinhole's."""
         undistortion = self._applied.get(camera)

@@ -50,8 +50,7 @@ class JoinedMap:
         """What ``products.results.write_results`` asks for besides the mapper."""
         calibrations, std = Calibrations("ignore", 0.0), self.settings["world"]["relative_std"]
         calibrations.resume(self.settings["calibrations"])
-        raw = {name: calibrations.raw(camera) for name, camera in self.mapper.cameras.items()}
-        scale = (1.0, std) if self.metric else None
+        raw, scale = calibrations.raw_of(self.mapper.cameras), (1.0, std) if self.metric else None
         return {"stopwatch": self.stopwatch, "raw": raw, "settings": self.settings, "scale": scale}
 
     def trajectory(self, name: str) -> list[StampedPose]:

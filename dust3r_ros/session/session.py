@@ -309,7 +309,7 @@ class Session:
 
     def for_files(self) -> dict[str, Any]:
         """What ``products.results.write_results`` asks for besides the mapper."""
-        raw = {name: self.calibrations.raw(camera) for name, camera in self.mapper.cameras.items()}
+        raw = self.calibrations.raw_of(self.mapper.cameras)
         return {"stopwatch": self.stopwatch, "raw": raw, "settings": self.settings(), "scale": self.estimate.unit}
 
     @property

@@ -76,20 +76,19 @@ def transplant(sparse: SparseMap, adjusted: Adjusted) -> tuple[list[int], bool]:
         seen = different([sparse.views[view].seen.ids for view in later])
         points[seen[since[seen]]] = np.nan
     sparse.points = points
-    barred = np.unique(sparse.landmarks.barred)  # some of them since the copy was made
-    sparse.points[sparse.landmarks.resolved(barred)] = np.nan
+    sparse.points[sparse.landmarks.resolved(sparse.landmarks.barred)] = np.nan  # some of them since the copy was made
     for view, w_T_c, pruned in zip(sparse.views, adjusted.poses, adjusted.pruned, strict=False):
         view.w_T_c = w_T_c
-        _prune(sparse, view, np.concatenate([pruned, barred]))
+        _prune(sparse, view, pruned)
     for index in later:
         sparse.views[index].w_T_c = follows.pose(sparse.views[index].pose)
     return later, bent
 
 
 def _prune(sparse: SparseMap, view: SparseView, pruned: np.ndarray) -> None:
-    """Prune a view's observations as the adjustment did; observations added since stay."""
+    """Prune a view's observations as the adjustment did, and of barred landmarks; others added since stay."""
     every = join(view.seen, view.pruned).unique()
-    out = np.isin(every.ids, sparse.landmarks.resolved(pruned))
+    out = np.isin(every.ids, sparse.landmarks.resolved(pruned)) | sparse.landmarks.is_barred(every.ids)
     view.seen, view.pruned = every.select(~out), every.select(out)
 
 

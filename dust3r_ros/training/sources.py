@@ -219,12 +219,13 @@ def split(sources: Sequence[PairSource], count: int) -> Split:
         apart: PairSource | None = own() if callable(own) else None
         of = source if apart is None else apart
         kept = _grouped(source, wanted) if apart is None else ()
-        whole = apart is not None
-        indices = tuple(kept[k] for k in _spread(len(kept), min(wanted, len(kept))))
-        indices = indices or _chosen(length(of), wanted, whole=whole)
+        if kept:
+            indices = tuple(kept[k] for k in _spread(len(kept), min(wanted, len(kept))))
+        else:
+            kept = indices = _chosen(length(of), wanted, whole=apart is not None)
         held_out.append(of)
         chosen.append(indices)
-        excluded.append(frozenset() if whole else frozenset(kept or indices))
+        excluded.append(frozenset(kept) if apart is None else frozenset())
     return Split(tuple(sources), tuple(excluded), tuple(held_out), tuple(chosen))
 
 
@@ -244,7 +245,7 @@ def _spread(total: int, most: int) -> tuple[int, ...]:
 def _grouped(source: PairSource, wanted: int) -> tuple[int, ...]:
     """All frames of evenly spaced groups: as many as pairs are ``wanted``, at most a tenth, at least one.
 
-    None for a source that has no groups, or one.
+    Empty for a source that has no groups, or one.
     """
     groups: Any = getattr(source, "groups", None)
     starts = groups() if callable(groups) else ()

@@ -267,7 +267,9 @@ def test_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("the dust3r backend needs torch; install it with: pip install 'dust3r_ros[network]'")
+    assert done.stdout.strip() == (
+        "the dust3r backend needs torch; install it with: pip install 'dust3r_ros[network]' (in a checkout: make env)"
+    )
 
 
 def test_importing_does_not_import_torch():

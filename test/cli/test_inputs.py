@@ -120,9 +120,12 @@ def test_only_bags_have_topics(tmp_path: Path, words: list[str]) -> None:
 def test_what_is_open_about_cameras_and_maps_is_said() -> None:
     """Of a camera that is far from calibrated, near and far may change places."""
     found = {name: Camera(name, 640, 480, 500.0, std, 3, False) for name, std in (("a", 60.0), ("b", 10.0), ("c", inf))}
-    poses = [StampedPose(0, name, np.eye(4)) for name in "ab"]
+    paths = {name: [StampedPose(0, name, np.eye(4))] for name in "ab"}
     mapper = SimpleNamespace(
-        cameras=found, trajectory=lambda: poses, counts=SimpleNamespace(maps=2), doubts=("it may be bent",)
+        cameras=found,
+        path=lambda name, most: paths.get(name, []),
+        counts=SimpleNamespace(maps=2),
+        doubts=("it may be bent",),
     )
     session: Any = SimpleNamespace(
         mapper=mapper, keeper=SimpleNamespace(problems=()), estimate=SimpleNamespace(contradictions=("2 m or 3 m",))

@@ -37,9 +37,12 @@ def log(caplog):
     return logging.getLogger("session")
 
 
-def feed(session, sequence, first, last):
+def feed(session, sequence, first, last, later_ns=0):
     for index in range(first, last):
-        update = session.process(Frame(int(sequence.stamps_ns[index]), "camera", sequence.images[index]))
+        stamp_ns = int(sequence.stamps_ns[index]) + later_ns
+        update = session.process(Frame(stamp_ns, "camera", sequence.images[index]))
+        while session.due:
+            session.work(session.due)
     return update
 
 
@@ -334,20 +337,14 @@ def test_calibrated_cameras_are_rectified_alike_when_their_map_is_gone_on_with(l
 
 
 LOSES = replace(FAST, lost_patience_s=1.0, keyframe_motion=0.02, keyframe_motion_young=0.02)
-DARK_NS = 10 * 10**9
+AFTER_NS = 20 * 10**9  # when the light is on again
 
 
 def darkness(session, sequence, images=8):
     """Half a second each, long after what was shown before."""
+    start_ns = int(sequence.stamps_ns[0]) + AFTER_NS // 2
     for index in range(images):
-        session.process(Frame(DARK_NS + index * 10**9 // 2, "camera", np.zeros_like(sequence.images[0])))
-
-
-def shown(session, sequence, first, last, start_ns=0, **more):
-    for index in range(first, last):
-        session.process(Frame(start_ns + index * 10**9 // 8, "camera", sequence.images[index], **more))
-        while session.due:
-            session.work(session.due)
+        session.process(Frame(start_ns + index * 10**9 // 2, "camera", np.zeros_like(sequence.images[0])))
 
 
 def test_a_map_that_ends_in_the_dark_is_continued(log, tmp_path):
@@ -356,7 +353,7 @@ def test_a_map_that_ends_in_the_dark_is_continued(log, tmp_path):
     session = Session(LOSES, log)
     begin(session, LOSES, map_db=path)
     session.go_live()
-    shown(session, long, 0, 40)
+    feed(session, long, 0, 40)
     darkness(session, long)
     session.close()
     again = Session(LOSES, log)
@@ -368,7 +365,7 @@ def test_a_map_that_ends_in_the_dark_is_continued(log, tmp_path):
 def test_a_calibration_that_comes_after_a_map_was_left_keeps_it(log):
     long = walk("orbit", 48)
     session = Session(LOSES, log)
-    shown(session, long, 0, 30)
+    feed(session, long, 0, 30)
     darkness(session, long)
     assert session.mapper.counts.keyframes == 0 and session.mapper.counts.maps == 1
     session.know("camera", known(long.width, long.height, long.focal))
@@ -391,11 +388,11 @@ def test_a_scale_is_of_one_map_and_not_of_the_next(log):
     long = walk("orbit", 48)
     session = Session(replace(FAST, lost_patience_s=1.0, focal=long.focal), log)
     session.go_live()
-    shown(session, long, 0, 16)
+    feed(session, long, 0, 16)
     session.set_scale(4.0)
     names = {keyframe.index for keyframe in session.mapper.keyframes}
     assert session.metric
     darkness(session, long)
-    shown(session, long, 30, 46, 20 * 10**9)
+    feed(session, long, 30, 46, AFTER_NS)
     assert session.mapper.counts.keyframes > 3 and not session.metric
     assert names.isdisjoint(keyframe.index for keyframe in session.mapper.keyframes)

@@ -25,7 +25,9 @@ def test_many_tell_it_better_and_a_wrong_one_does_no_harm() -> None:
     assert abs(math.log(found.scale / 3.0)) < 3 * found.relative_std < 0.03
 
 
-@pytest.mark.parametrize("bad", [(1e-13, 1.0, 0.1), (1.0, 0.0, 0.1), (math.nan, 1.0, 0.1), (1.0, 1.0, math.inf)])
+@pytest.mark.parametrize(
+    "bad", [(0.0, 1.0, 0.1), (1e-13, 1.0, 0.1), (1.0, 0.0, 0.1), (math.nan, 1.0, 0.1), (1.0, 1.0, math.inf)]
+)
 def test_what_is_no_distance_says_nothing(bad: tuple[float, float, float]) -> None:
     assert rig_scale([Baseline(*bad)]) is None
     found = rig_scale([Baseline(*bad), Baseline(2.0, 1.0, 0.01)])

@@ -60,7 +60,7 @@ def places(source: PairFolder, index: int, seed: int = 0) -> tuple[int, int]:
 def test_every_frame_comes_first_once_and_partners_spread_over_the_range(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("2 12")
     source = opened(tmp_path, Walls())
-    assert len(source) == 24
+    assert len(source) == 24 and source.groups().tolist() == [0, 12, 24]
     assert [places(source, index)[0] for index in range(24)] == [*range(12)] * 2
     apart = np.array([abs(int(np.subtract(*places(source, 0, seed)))) for seed in range(200)])
     # A step takes a tenth of the view away: from 15 to 95 percent are 1 to 8 steps, each as often as another.
