@@ -263,11 +263,11 @@ class Atlas:
         self._forget_meetings()
         entry.submap.mark_all()
 
-    def join(self, index: int) -> np.ndarray | None:
+    def join(self, index: int) -> tuple[int, np.ndarray] | None:
         """Join the active map with a sleeping one if keyframe ``index`` ties them together.
 
-        The older one stays where it was and is then active. Returns the new ids of the active map's
-        landmarks, None if nothing was joined.
+        The older one stays where it was and is then active. Returns what the first keyframe of the active map became,
+        and the new ids of its landmarks; None if nothing was joined.
         """
         active = self.active
         if not active.submap.initialised:
@@ -281,7 +281,7 @@ class Atlas:
                 self.asleep.remove(entry)
                 self.active = entry
                 self._forget_meetings()
-                return joined[1]
+                return joined
         return None
 
     def keep(self, entries: Sequence[AtlasEntry]) -> None:

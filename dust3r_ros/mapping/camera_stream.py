@@ -349,7 +349,7 @@ class Cameras:
 
     def remember(self, name: str, intrinsics: Intrinsics) -> None:
         """Begin a camera that has not sent an image yet with what another map found, unless its focal is given."""
-        self._remembered[name] = replace(intrinsics, prior=intrinsics.focal, measured=None)
+        self._remembered[name] = replace(intrinsics.handed_on(), prior=intrinsics.focal, measured=None)
 
     def open(self, name: str, width: int, height: int) -> tuple[CameraStream, Intrinsics]:
         """The stream of a new camera, and what is known about its focal. Raises ``InputError``."""

@@ -24,9 +24,9 @@ from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.mapping.camera_stream import KeyframeRecord
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.submap import LocatedFrame
-from dust3r_ros.sparse.landmarks import SparseView, Spread, different, grouped, projections
+from dust3r_ros.sparse.landmarks import SparseView, different, grouped, projections
 from dust3r_ros.sparse.refinement import problem_of, scatter_of
-from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.sparse.sparse_map import SparseMap, Spread
 from dust3r_ros.tracking import Tracks, join
 from dust3r_ros.types import Array, Array32
 

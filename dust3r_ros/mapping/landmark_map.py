@@ -69,7 +69,7 @@ class MapBuilder(Submap):
         self._culling = Culling(self.state, redundancy, parts)
         self._numbering = Numbering(self.state, (self._links, self._adjuster, focal_votes))
         self.deferred = LandmarkDeferredWork(self.state, self._adjuster, self._depth, self._culling, self._numbering)
-        self.saving = LandmarkSaving(self.state, self._depth.dense)
+        self.saving = LandmarkSaving(self.state, self._depth.dense, self.placement)
         self._broken = False
 
     @property
@@ -175,6 +175,7 @@ class MapBuilder(Submap):
             builder._adjuster.waiting.cancel()
         merged = self.state.absorb(other.state, own_S_other, matches[fit.agree])
         self._links.absorb(other._links, merged.first_view, merged.ids)
+        self.placement.absorb(other.placement, merged.first_view, own_S_other.scale)
         self._depth.take_over(other._depth, merged.first_view, own_S_other.scale)
         if not strange:
             self._adjuster.close_loop()

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from math import inf
 
+import numpy as np
+
 from dust3r_ros.backends import fitted, make_backend
 from dust3r_ros.backends.base import Backend, Monocular, RelativeConfidence
 from dust3r_ros.config import MapperConfig
@@ -184,13 +186,14 @@ class Mapper(MapView):
         if frame.keyframe is None or not self._atlas.asleep:
             return
         with self._stage("join"):
-            ids = self._atlas.join(frame.keyframe)
-        if ids is not None:
+            joined = self._atlas.join(frame.keyframe)
+        if joined is not None:
             self._report_live()
             self._backend.clear()
             for stream in self._cameras:
-                stream.rename(ids)
+                stream.rename(joined[1])
             self.rig.renew()
+            self._search.renumber(np.arange(joined[0], len(self.submap)))
             self._search.relearn(self._cameras)
             frame.keyframe = len(self.submap) - 1
 
@@ -431,14 +434,7 @@ class Mapper(MapView):
         else:
             self._lost.keep_all(self.submap.state.records if not self._live else ())
             self._atlas.begin()
-        if grown:
-            intrinsics = [replace(i, prior=i.prior if i.given else i.focal) for i in intrinsics]
-        else:
-            intrinsics = [
-                replace(i, focal=i.prior, std=i.std if i.fixed else inf, rival_std=0.0, measured=None, contradicted=0.0)
-                for i in intrinsics
-            ]
-        self.submap.intrinsics = intrinsics
+        self.submap.intrinsics = [i.handed_on() if grown else i.forgotten() for i in intrinsics]
         self._forget_views()
 
     def _forget_views(self) -> None:

@@ -10,6 +10,7 @@ matches of two frames fit the motion of the rig several times. So wrong extrinsi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -282,6 +283,21 @@ class RigPlacement(Placement):
     def renumber(self, new: np.ndarray) -> None:
         """Keyframe k becomes ``new[k]`` (N,), or leaves if that is negative, which no tie may."""
         self._reported = {int(new[k]): (int(new[at]), at_T_k) for k, (at, at_T_k) in self._reported.items()}
+
+    def absorb(self, other: RigPlacement, first: int, scale: float) -> None:
+        """Another map's keyframe k became ``first + k`` here, and its unit ``scale`` of this map's."""
+        other.rescale(scale)
+        self._reported |= {first + k: (first + at, at_T_k) for k, (at, at_T_k) in other._reported.items()}
+        self._watches |= other._watches
+
+    def facts(self) -> list[tuple[int, int, list[float]]]:
+        """Ties as JSON values: a keyframe, the one it was reported relative to, and its pose there in rows."""
+        return [(k, at, at_T_k[:3].ravel().tolist()) for k, (at, at_T_k) in self._reported.items()]
+
+    def restore(self, facts: Iterable[tuple[int, int, list[float]]]) -> None:
+        """Take the ties of an earlier session."""
+        for k, at, numbers in facts:
+            self._reported[k] = at, np.vstack((np.reshape(numbers, (3, 4)), (0.0, 0.0, 0.0, 1.0)))
 
     def views(self) -> list[int]:
         """Keyframes that ``anchor`` may move."""

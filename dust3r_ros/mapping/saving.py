@@ -16,6 +16,7 @@ from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.densifier import Densifier
 from dust3r_ros.mapping.pointmap_keyframes import PointmapKeyframes
 from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.rig_placement import RigPlacement
 from dust3r_ros.mapping.state import (
     LANDMARKS,
     POINTMAPS,
@@ -41,8 +42,8 @@ class LandmarkSaving(LiveSubmap):
 
     kind = LANDMARKS
 
-    def __init__(self, state: Reconstruction, dense: Densifier) -> None:
-        self._state, self._dense = state, dense
+    def __init__(self, state: Reconstruction, dense: Densifier, placement: RigPlacement) -> None:
+        self._state, self._dense, self._placement = state, dense, placement
 
     def traces(self) -> list[Trace]:
         depths = self._dense.depths
@@ -67,7 +68,8 @@ class LandmarkSaving(LiveSubmap):
         return replace(found, seen=view.seen, pruned=view.pruned, first_id=view.first_id)
 
     def facts(self) -> dict[str, Any]:
-        return {"settled": self._state.settled, "barred": self._state.sparse.landmarks.barred.tolist()}
+        barred = self._state.sparse.landmarks.barred.tolist()
+        return {"settled": self._state.settled, "barred": barred, "ties": self._placement.facts()}
 
     @property
     def pairs(self) -> Mapping[tuple[int, int], PairGeometry]:
@@ -98,6 +100,7 @@ class LandmarkSaving(LiveSubmap):
         self._dense.restore(state.keyframes, state.pairs)
         self._state.settled = bool(state.facts.get("settled", False))
         sparse.landmarks.bar(np.array(state.facts.get("barred", []), np.int64))
+        self._placement.restore(state.facts.get("ties", []))
         find_points(sparse)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -150,28 +150,6 @@ class SparseView:
         return self.w_T_c
 
 
-class Spread:
-    """How uncertain observations are: standard deviations of some, and of all others, relative to the median of some.
-
-    ``view`` (M,), landmark ``ids`` (M,) and ``std`` (M,) of those that are known, pixels; ``other``: of the rest.
-    """
-
-    def __init__(self, view: np.ndarray, ids: np.ndarray, std: Array, other: float) -> None:
-        keys, unit = _keys(view, ids), float(np.median(std)) if len(std) else other
-        order = np.argsort(keys)
-        self._known, self._values = np.append(keys[order], -1), np.append(std[order], other) / unit
-
-    def of(self, view: np.ndarray, ids: np.ndarray) -> Array:
-        """(K,) of observations by ``view`` (K,) of landmarks ``ids`` (K,)."""
-        keys = _keys(view, ids)
-        at = np.searchsorted(self._known[:-1], keys)
-        return self._values[np.where(self._known[at] == keys, at, -1)]
-
-
-def _keys(view: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    return np.asarray(view.astype(np.int64) << 40 | ids)
-
-
 _CONTRADICTED = 0.02  # on average, at most, in maps that are right
 # An image counts as few measurements; deviations of focals are so many times the errors (`make calibration`).
 _CAUTION = 1.7
@@ -194,7 +172,7 @@ class Intrinsics:
     a mere guess; ``guess_std`` that of a network's guess, infinite for the usual one. ``measured`` is a given focal as
     measured from the images alone (value, relative std), None until they determine it. ``center_prior``: standard
     deviation of the lens's center, radii. ``rolling``: seconds from pixel to pixel, across and down, in which an image
-    is read out; ``rolling_std`` comes from not knowing that better.
+    is read out; ``rolling_std`` comes from not knowing that better. ``known``: std and lens before the map.
     """
 
     focal: float
@@ -210,6 +188,16 @@ class Intrinsics:
     center_prior: float = CENTER_PRIOR
     rolling: tuple[float, float] = (0.0, 0.0)
     rolling_std: float = 0.0
+    known: tuple[float, Lens] | None = None
+
+    def handed_on(self) -> Intrinsics:
+        """What another map begins with."""
+        return replace(self, prior=self.prior if self.given else self.focal, known=(self.std, self.lens))
+
+    def forgotten(self) -> Intrinsics:
+        """As before the map, without anything that it estimated."""
+        std, lens = (self.std, self.lens) if self.fixed else self.known or (math.inf, Lens(self.lens.radius))
+        return replace(self, focal=self.prior, std=std, lens=lens, rival_std=0.0, measured=None, contradicted=0.0)
 
     @property
     def given(self) -> bool:

@@ -6,14 +6,12 @@ from collections.abc import Collection, Iterable
 
 import numpy as np
 
-from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pose import PnpResult, solve_pnp
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.sparse.landmarks import (
     Intrinsics,
     Landmarks,
     SparseView,
-    Spread,
     different,
     grouped,
     observations_of,
@@ -29,6 +27,28 @@ from dust3r_ros.types import Array
 MAX_ERROR_PX = 4.0
 _FAR = 1e4
 _SEEN_BY_NEXT = 10  # views
+
+
+class Spread:
+    """How uncertain observations are: standard deviations of some, and of all others, relative to the median of some.
+
+    ``view`` (M,), landmark ``ids`` (M,) and ``std`` (M,) of those that are known, pixels; ``other``: of the rest.
+    """
+
+    def __init__(self, view: np.ndarray, ids: np.ndarray, std: Array, other: float) -> None:
+        keys, unit = _keys(view, ids), float(np.median(std)) if len(std) else other
+        order = np.argsort(keys)
+        self._known, self._values = np.append(keys[order], -1), np.append(std[order], other) / unit
+
+    def of(self, view: np.ndarray, ids: np.ndarray) -> Array:
+        """(K,) of observations by ``view`` (K,) of landmarks ``ids`` (K,)."""
+        keys = _keys(view, ids)
+        at = np.searchsorted(self._known[:-1], keys)
+        return self._values[np.where(self._known[at] == keys, at, -1)]
+
+
+def _keys(view: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    return np.asarray(view.astype(np.int64) << 40 | ids)
 
 
 class SparseMap:
@@ -180,10 +200,9 @@ class SparseMap:
         return int((~flat).sum())
 
     def start_over(self) -> None:
-        """Forget poses, positions, estimated lenses and pruning; observations stay."""
+        """Forget poses, positions, lenses that this map estimated, and pruning; observations stay."""
         for intrinsics in self.intrinsics:
-            if not intrinsics.fixed:
-                intrinsics.lens = Lens(intrinsics.lens.radius)
+            intrinsics.lens = intrinsics.forgotten().lens
         for view in self.views:
             view.w_T_c = None
         self.unprune()

@@ -26,7 +26,7 @@ from dust3r_ros.training.tasks import Task
 from dust3r_ros.training.views import BatchSource, Cropping, PairSource, ViewPair, crop_pair
 
 _HELD_OUT_BATCH = 8
-_SEED = 0x5EED  # seed of held-out pairs; not the run's, so that runs of all seeds can be compared
+_SEED = 0x5EED  # of held-out pairs; not the run's, see HELD_OUT_SEED
 
 
 class HeldOut:

@@ -19,6 +19,8 @@ import numpy as np
 from dust3r_ros.errors import InputError
 from dust3r_ros.types import Array, Array32, Image
 
+HELD_OUT_SEED = 1  # of rendered worlds for evaluation: the same in every run, so that runs of all seeds can be compared
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingView:

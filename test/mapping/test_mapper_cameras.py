@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.rigid import angle_deg
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.scenes.sequence import walk as rendered_walk
+from dust3r_ros.storage.saved_map import load_state, save_map
 from dust3r_ros.types import MapUpdate
 
 SPARSE = replace(SMALL, dense=False, keyframe_motion_young=0.02)
@@ -170,7 +172,7 @@ def test_front_and_rear_that_turn_around() -> None:
 
 
 @pytest.mark.long
-def test_a_rear_camera_maps_its_own_side() -> None:
+def test_a_rear_camera_maps_its_own_side(tmp_path: Path) -> None:
     """Extrinsics and unit are known, the rear camera's focal is not, and it sees nothing that the front one saw."""
     rig = rear_rig(96, 0.45)
     mapper = mapper_of(rig, "front")
@@ -180,6 +182,12 @@ def test_a_rear_camera_maps_its_own_side() -> None:
         if k == 24:
             mapper.rig.metres_per_unit = unit_of(mapper, rig)
         mapper.process(stamp, name, image)
+        if k == 87:
+            save_map(tmp_path / "map.db", mapper)
+            ties = mapper.submap.placement.facts()
+    again = Mapper(SPARSE)
+    again.resume(load_state(tmp_path / "map.db"))
+    assert again.submap.placement.facts() == ties and ties, "it still goes where the rig does"
     mapper.finish()
     run = Run(rig, mapper, [])
     errors = rig_errors(mapper, rig)

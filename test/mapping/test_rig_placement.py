@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -129,3 +131,16 @@ def test_ties_to_the_rig_follow_the_unit_of_the_map() -> None:
     placement._reported[3] = 0, pose(np.eye(3), [1.0, 2.0, 3.0])
     placement.rescale(0.5)
     np.testing.assert_array_equal(placement._reported[3][1], pose(np.eye(3), [0.5, 1.0, 1.5]))
+
+
+def test_ties_of_a_map_that_is_taken_in_stay_and_are_saved() -> None:
+    world = World()
+    placement, other = (RigPlacement(world.state, world.focal_votes) for _ in range(2))
+    placement._reported[3] = 0, pose(np.eye(3), [1.0, 0.0, 0.0])
+    other._reported[2] = 1, pose(np.eye(3), [0.0, 0.0, 4.0])
+    placement.absorb(other, 10, 0.5)
+    assert placement.ties == {0, 3, 11, 12}
+    again = RigPlacement(world.state, world.focal_votes)
+    again.restore(json.loads(json.dumps(placement.facts())))
+    assert again._reported.keys() == {3, 12} and again._reported[12][0] == 11
+    np.testing.assert_array_equal(again._reported[12][1], pose(np.eye(3), [0.0, 0.0, 2.0]))

@@ -15,7 +15,6 @@ from dust3r_ros.sparse.landmarks import (
     Intrinsics,
     Landmarks,
     SparseView,
-    Spread,
     different,
     observations_of,
     ranks,
@@ -300,12 +299,3 @@ def test_a_compiler_changes_nothing_in_points(views: int, monkeypatch: pytest.Mo
     np.testing.assert_allclose(angles, plain_angles, atol=1e-5)
     np.testing.assert_array_equal(flat, angles)
     assert 0 < np.isnan(plain).sum() < plain.size
-
-
-def test_what_is_known_of_observations_is_relative_to_its_median() -> None:
-    spread = Spread(np.array([2, 0, 2]), np.array([5, 7, 1]), np.array([0.4, 0.2, 0.1]), 0.8)
-    of = spread.of(np.array([0, 2, 2, 2, 0, 1]), np.array([7, 1, 5, 7, 5, 1]))
-    np.testing.assert_allclose(of, [1.0, 0.5, 2.0, 4.0, 4.0, 4.0])
-    nothing = np.zeros(0, int)
-    np.testing.assert_array_equal(Spread(nothing, nothing, np.zeros(0), 0.8).of(np.array([3]), np.array([4])), [1.0])
-    assert spread.of(nothing, nothing).shape == (0,)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from synthetic import arc, sparse_of
 
-from dust3r_ros.sparse.landmarks import Spread
 from dust3r_ros.sparse.refinement import problem_of, refine, scatter_of, weighed
-from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.sparse.sparse_map import SparseMap, Spread
 from dust3r_ros.tracking import Tracks
 
 

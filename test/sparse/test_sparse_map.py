@@ -10,7 +10,7 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.sparse.refinement import refine
-from dust3r_ros.sparse.sparse_map import Intrinsics, SparseMap
+from dust3r_ros.sparse.sparse_map import Intrinsics, SparseMap, Spread
 from dust3r_ros.tracking import Tracks, no_tracks
 
 
@@ -264,3 +264,26 @@ def test_a_observation_is_taken_once() -> None:
     before = sparse.views[0].seen.pixels.copy()
     sparse.observe(0, Tracks(np.arange(len(before)), before + 9.0))
     np.testing.assert_array_equal(sparse.views[0].seen.pixels, before)
+
+
+def test_what_is_known_of_observations_is_relative_to_its_median() -> None:
+    spread = Spread(np.array([2, 0, 2]), np.array([5, 7, 1]), np.array([0.4, 0.2, 0.1]), 0.8)
+    of = spread.of(np.array([0, 2, 2, 2, 0, 1]), np.array([7, 1, 5, 7, 5, 1]))
+    np.testing.assert_allclose(of, [1.0, 0.5, 2.0, 4.0, 4.0, 4.0])
+    nothing = np.zeros(0, int)
+    np.testing.assert_array_equal(Spread(nothing, nothing, np.zeros(0), 0.8).of(np.array([3]), np.array([4])), [1.0])
+    assert spread.of(nothing, nothing).shape == (0,)
+
+
+def test_a_map_that_starts_over_keeps_what_was_known_before_it() -> None:
+    bent = Lens(320.0, 0.1)
+    known = Intrinsics(300.0, 310.0, 0.02, lens=bent).handed_on()
+    assert known.prior == 300.0 and known.known == (0.02, bent)
+    sparse = SparseMap(1.0)
+    sparse.intrinsics = [known, Intrinsics(300.0, 310.0, 0.02, lens=bent), Intrinsics(9.0, 9.0, fixed=True, lens=bent)]
+    known.lens = Lens(320.0, 0.4)
+    sparse.start_over()
+    assert [camera.lens for camera in sparse.intrinsics] == [bent, Lens(320.0), bent]
+    forgotten = [camera.forgotten() for camera in sparse.intrinsics]
+    assert [camera.focal for camera in forgotten] == [300.0, 310.0, 9.0]
+    assert [camera.std for camera in forgotten] == [0.02, float("inf"), float("inf")]

@@ -116,6 +116,11 @@ def test_worlds_of_the_two_splits_have_nothing_in_common() -> None:
     assert train.seed != held_out.seed
 
 
+def test_runs_of_all_seeds_are_evaluated_on_the_same_worlds() -> None:
+    one, other = (small(seed=seed).held_out().pair(0, np.random.default_rng(0)) for seed in (3, 4))
+    assert same(one, other)
+
+
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_no_two_processes_build_the_same_world(workers: int) -> None:
     source = RenderedPairs(batch=8, lanes=4, mixed=2, per_world=32)

@@ -15,7 +15,7 @@ from dust3r_ros.errors import InputError
 from dust3r_ros.training.batches import PairBatch
 from dust3r_ros.training.on_device.gallery import TOGETHER, Gallery, Studio, Views, first_world
 from dust3r_ros.training.on_device.makers import Makers
-from dust3r_ros.training.views import Cropping, TrainingView, ViewPair
+from dust3r_ros.training.views import HELD_OUT_SEED, Cropping, TrainingView, ViewPair
 
 SPLITS = ("train", "held_out")
 _FEWEST_VIEWS, _MOST_VIEWS = 12, 64  # of a world; each is in about eight pairs
@@ -58,8 +58,8 @@ class DeviceWorlds:
         return None
 
     def held_out(self) -> DeviceWorlds:
-        """Pairs for evaluation, of worlds and materials that occur in no training pair."""
-        return DeviceWorlds("held_out", self.seed[0], device=self.device, per_world=_HELD_OUT, worlds=1)
+        """Pairs for evaluation, the same for every seed, of worlds and materials that occur in no training pair."""
+        return DeviceWorlds("held_out", HELD_OUT_SEED, device=self.device, per_world=_HELD_OUT, worlds=1)
 
     def at(self, size: tuple[int, int]) -> DeviceWorlds:
         """The same worlds, with single pairs of ``size`` (H, W)."""

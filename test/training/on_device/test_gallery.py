@@ -191,10 +191,11 @@ def test_pictures_look_as_cameras_take_them() -> None:
 
 
 def test_single_pairs_are_for_evaluation() -> None:
-    held_out = DeviceWorlds(seed=0).held_out().at((32, 48))
-    one, again = (held_out.pair(index, np.random.default_rng(0)) for index in (5, 5))
+    held_out, others = (DeviceWorlds(seed=seed).held_out().at((32, 48)) for seed in (0, 7))
+    one, again, other = (source.pair(5, np.random.default_rng(0)) for source in (held_out, held_out, others))
     one.check()
     assert one.first.image.shape == (32, 48, 3) and np.array_equal(one.first.image, again.first.image)
+    assert np.array_equal(one.first.image, other.first.image)  # runs of all seeds are compared by them
     with pytest.raises(InputError, match="pair -1"):
         held_out.pair(-1, np.random.default_rng(0))
     with pytest.raises(InputError, match="unknown split 'test'"):
