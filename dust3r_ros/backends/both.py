@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.backends.flow import StereoDepth
-from dust3r_ros.backends.prior import NetworkDepth, TrackRecord, with_prior, worth_asking
+from dust3r_ros.backends.prior import NetworkDepth, TrackRecord, certain, counts, with_prior, worth_asking
 from dust3r_ros.backends.two_view import PairDepths, TwoViewBackend
 from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
 
 Pair = tuple[int, int]
+_Best = Mapping[int, tuple[Pair, StereoDepth]]
 
 _PATCH = 16
 _STRETCH = 0.03  # relative change of the aspect ratio allowed to keep more of an image's pixels
@@ -75,6 +76,10 @@ class NetworkDepths:
         for kept in (self._views, self._digests, self._kept):
             kept.clear()
         self._size = 0
+
+    def in_reach(self, order: Pair) -> bool:
+        """Whether the result of an ordered pair is kept or can be had: both views are held."""
+        return order in self._kept or all(index in self._views for index in order)
 
     def of_orders(self, orders: Sequence[Pair]) -> dict[Pair, NetworkDepth]:
         """Depth of the first view of each ordered pair, at that view's resolution, in one batch."""
@@ -148,14 +153,23 @@ def _pack(depth: Array32, confidence: Array32) -> _Packed:
     return _Packed(logs, np.log(sure).astype(np.float16))
 
 
+@dataclass(eq=False)
+class _Known:
+    """Pixels (H, W) of a view known by its pairs so far, those that the network added, and the pair in which, if any."""
+
+    geometry: np.ndarray
+    network: np.ndarray
+    asked: Pair | None = None
+
+
 class GeometryWithNetwork(ABC):
     """Depth by flow and triangulation, with a network's as a prior, view by view (``prior.with_prior``).
 
     The network is trusted as far as it has been right so far, so the result of a pair depends on earlier pairs;
-    the same calls in the same order give the same results. It is asked only for views of which geometry leaves
-    pixels unknown, and rarely while it does not help (``TrackRecord.asks``). The pair's unit of length, its relative
-    pose and focals come from geometry; a pair unknown to geometry stays unknown, since a network's depth has no unit
-    then.
+    the same calls in the same order give the same results. It is asked once for a view, if all its pairs so far leave
+    enough of it unknown, and rarely while it does not help (``TrackRecord.asks``). The pair's unit of length, its
+    relative pose and focals come from geometry; a pair unknown to geometry stays unknown, since a network's depth has
+    no unit then.
     """
 
     uses_poses = True
@@ -163,10 +177,12 @@ class GeometryWithNetwork(ABC):
     def __init__(self, min_parallax_deg: float) -> None:
         self._geometry = TwoViewBackend(min_parallax_deg)
         self._record = TrackRecord()
+        self._known: dict[int, _Known] = {}
 
     def add(self, view: View) -> None:
         """Add a view (H, W, 3) RGB uint8 with sides that are multiples of 16."""
         self._geometry.add(view)
+        self._judge(view.index)
 
     def has(self, index: int) -> bool:
         """Whether a view is held."""
@@ -175,10 +191,18 @@ class GeometryWithNetwork(ABC):
     def forget(self, index: int) -> None:
         """Drop a view; its flows and the network's depth stay while there is room for them."""
         self._geometry.forget(index)
+        self._judge(index)
+
+    def _judge(self, index: int) -> None:
+        """No more pairs of a view come: record what the network was good for."""
+        known = self._known.pop(index, None)
+        if known is not None and known.asked is not None:
+            self._record.add_gained(float(np.mean(known.network & ~known.geometry)))
 
     def clear(self) -> None:
         """Drop every view and everything derived from pairs; the weights stay."""
         self._geometry.clear()
+        self._known.clear()
         self._record = TrackRecord()
 
     def predict(
@@ -190,24 +214,60 @@ class GeometryWithNetwork(ABC):
     ) -> list[PairPrediction]:
         """Pointmaps of ordered pairs, in the order asked. Raises what the network raises."""
         found = self._geometry.depths(pairs, focals, poses, landmarks)
-        views = [each for depths in found if depths for each in _views(depths)] if self._record.helps else []
-        self._expect([order for order, view in views if worth_asking(view)])
+        best = self._best([each for depths in found if depths for each in _views(depths)])
+        self._expect(self._hopeful(best))
         return [
             self._geometry.nothing_known(*pair, focals)
             if depths is None
-            else replace(depths, depths=self._with_network(depths, focals)).prediction()
+            else replace(depths, depths=self._with_network(depths, best, focals)).prediction()
             for pair, depths in zip(pairs, found, strict=True)
         ]
 
-    def _with_network(self, depths: PairDepths, focals: Mapping[str, float]) -> tuple[StereoDepth, StereoDepth]:
-        """Depth of both views, with the network's where it is asked."""
-        first, second = (
-            with_prior(view, self._network_depth(order, view, focals), self._record)
-            if self._record.asks(view)
-            else view
-            for order, view in _views(depths)
-        )
+    def _best(self, views: Sequence[tuple[Pair, StereoDepth]]) -> _Best:
+        """By view the order in which geometry knows most of it surely."""
+        best: dict[int, tuple[Pair, StereoDepth, int]] = {}
+        for order, stereo in views:
+            index, sure, known = order[0], int(np.count_nonzero(certain(stereo))), counts(stereo)
+            of_view = self._known.setdefault(index, _Known(np.zeros_like(known), np.zeros_like(known)))
+            of_view.geometry |= known
+            if of_view.asked is not None and not self._in_reach(of_view.asked):
+                of_view.asked = None
+            if index not in best or sure > best[index][2]:
+                best[index] = order, stereo, sure
+        return {index: (order, stereo) for index, (order, stereo, _) in best.items()}
+
+    def _hopeful(self, best: _Best) -> list[Pair]:
+        """The orders for which the network will probably be asked."""
+        found = []
+        for index, (order, stereo) in best.items():
+            known = self._known[index]
+            if known.asked is not None:
+                found.append(known.asked)
+            elif self._record.helps and worth_asking(stereo, known.geometry):
+                found.append(order)
+        return found
+
+    def _with_network(
+        self, depths: PairDepths, best: _Best, focals: Mapping[str, float]
+    ) -> tuple[StereoDepth, StereoDepth]:
+        """Depth of both views, with the network's if it is asked for them."""
+        first, second = (self._joined(order[0], stereo, best, focals) for order, stereo in _views(depths))
         return first, second
+
+    def _joined(self, index: int, stereo: StereoDepth, best: _Best, focals: Mapping[str, float]) -> StereoDepth:
+        """Depth of a view in one of its pairs, with the network's from the pair in which it is asked, if it is."""
+        known, (order, surest) = self._known[index], best[index]
+        if known.asked is None and self._record.asks(surest, known.geometry):
+            known.asked = order
+        if known.asked is None:
+            return stereo
+        found = with_prior(stereo, self._network_depth(known.asked, stereo, focals), self._record)
+        known.network |= counts(found) & ~known.geometry
+        return found
+
+    def _in_reach(self, order: Pair) -> bool:
+        """Whether ``_network_depth`` can be asked for an ordered pair whose second view may be gone."""
+        return True
 
     @abstractmethod
     def _expect(self, orders: Sequence[Pair]) -> None:
@@ -248,11 +308,16 @@ class BothBackend(GeometryWithNetwork):
         super().clear()
         self._network.clear()
 
+    def _in_reach(self, order: Pair) -> bool:
+        return self._network.in_reach(order)
+
     def _expect(self, orders: Sequence[Pair]) -> None:
         self._expected = self._network.of_orders(orders)  # in one batch
 
     def _network_depth(self, order: Pair, stereo: StereoDepth, focals: Mapping[str, float]) -> NetworkDepth:
-        return self._expected.pop(order, None) or self._network.of_orders([order])[order]
+        if order not in self._expected:
+            self._expected |= self._network.of_orders([order])
+        return self._expected[order]
 
 
 def _views(depths: PairDepths) -> tuple[tuple[Pair, StereoDepth], ...]:

@@ -21,7 +21,7 @@ _AROUND, _CELL = 1 / 6, 1 / 20  # of the long edge: extent of similar bending in
 _LEAST_AROUND = 0.1  # share of a pixel's surroundings that must be certain for the bending to count by half
 _FLOOR = 0.02  # no network is more precise
 _BEND = 0.5  # relative error of log depth outside geometry's range of depths, per distance outside
-_SHARED = 2.0  # the pairs of a view share the network's error, and their confidences are added
+_SHARED = 3.0  # all pairs of a view, six or so, share the network's error, and their confidences are added
 # C - 1 below which a prior is dropped. Later steps take the errors of distant pixels as independent and average
 # them over planes, pairs and keyframes; a network's errors are not independent, and would look precise.
 _LEAST_GAIN = 0.25
@@ -36,9 +36,9 @@ _WORST = 2.0
 _REMEMBERED = 4000  # tiles, about a hundred views: a network that is right about rooms may be wrong about woods
 _CONTRADICTION = 3.0  # standard deviations
 _LEAST_UNKNOWN = 0.03  # share of a view's pixels that geometry must leave to the network
-# Share of what geometry leaves that the network must fill to be worth its time, in the mean of recent views; a network
-# may be believed and still be too imprecise to count. ``_HOPED`` before the first view.
-_LEAST_FILLED, _RECENT, _HOPED = 0.1, 8, 0.5
+# Share of a view's pixels that nothing but the network must have filled in the end to be worth its time, in the mean of
+# recent views: it may be believed and still be too imprecise, or only earlier than other pairs. ``_HOPED`` at first.
+_LEAST_GAINED, _RECENT, _HOPED = 0.03, 8, 0.1
 # Views between two for which a network is asked only to judge it: while it helps; while it does not, each time so many
 # times as many, up to so many.
 _HELPING_PAUSE, _GROWTH, _LONGEST_PAUSE = 15, 3, 127
@@ -73,7 +73,7 @@ class TrackRecord:
 
     def __init__(self) -> None:
         self._tiles, self._network, self._plane = 0.0, 0.0, 0.0
-        self._filled, self._counted = _HOPED, 1
+        self._gained, self._counted = _HOPED, 1
         self._passed = self._pause = 0  # views since the last that the network was asked for; and until the next
 
     def add(self, tiles: int, network: float, plane: float) -> None:
@@ -83,10 +83,11 @@ class TrackRecord:
         self._network = kept * self._network + tiles * min(network, _WORST * plane)
         self._plane = kept * self._plane + tiles * plane
 
-    def add_filled(self, share: float) -> None:
-        """Add a view of which the network filled this ``share`` of what geometry had left unknown."""
-        self._counted = min(self._counted + 1, _RECENT)
-        self._filled += (share - self._filled) / self._counted
+    def add_gained(self, share: float) -> None:
+        """Add a view of which in the end this ``share`` of the pixels is known by the network alone."""
+        if self.believed:
+            self._counted = min(self._counted + 1, _RECENT)
+            self._gained += (share - self._gained) / self._counted
 
     @property
     def left(self) -> float:
@@ -104,10 +105,10 @@ class TrackRecord:
     @property
     def helps(self) -> bool:
         """Whether asking the network is worth its time: it is believed, and fills enough."""
-        return self.believed and self._filled > _LEAST_FILLED
+        return self.believed and self._gained > _LEAST_GAINED
 
-    def asks(self, stereo: StereoDepth) -> bool:
-        """Whether to ask the network for the next view, which geometry knows as ``stereo``.
+    def asks(self, stereo: StereoDepth, known: np.ndarray) -> bool:
+        """Whether to ask the network for the next view: one pair knows it as ``stereo``, all of them ``known`` (H, W).
 
         While it helps, wherever geometry leaves enough unknown, and for a few other views; otherwise only to judge it
         again, each time after three times as many views. Never where geometry is too little to judge by.
@@ -115,28 +116,29 @@ class TrackRecord:
         if not _judges(stereo):
             return False
         self._passed += 1
-        if self._passed <= self._pause and not (self.helps and worth_asking(stereo)):
+        if self._passed <= self._pause and not (self.helps and worth_asking(stereo, known)):
             return False
         self._passed = 0
         self._pause = _HELPING_PAUSE if self.helps else min(_GROWTH * (self._pause + 1) - 1, _LONGEST_PAUSE)
         return True
 
 
-def worth_asking(stereo: StereoDepth) -> bool:
+def worth_asking(stereo: StereoDepth, known: np.ndarray) -> bool:
     """Whether geometry leaves enough of a view unknown, and knows enough of it to judge a network by."""
-    return bool(np.mean(_unknown(stereo)) > _LEAST_UNKNOWN) and _judges(stereo)
+    return bool(np.mean(known) < 1 - _LEAST_UNKNOWN) and _judges(stereo)
 
 
-def _unknown(stereo: StereoDepth) -> np.ndarray:
-    return np.asarray(stereo.confidence - 1 < _LEAST_GAIN)
+def counts(stereo: StereoDepth) -> np.ndarray:
+    """(H, W) pixels of which the depth is certain enough to count."""
+    return np.asarray(stereo.confidence - 1 >= _LEAST_GAIN)
 
 
 def _judges(stereo: StereoDepth) -> bool:
     """Whether geometry is certain in enough tiles of a view."""
-    return bool(_known_tiles(_certain(stereo)).sum() >= _LEAST_TILES)
+    return bool(_known_tiles(certain(stereo)).sum() >= _LEAST_TILES)
 
 
-def _certain(stereo: StereoDepth) -> np.ndarray:
+def certain(stereo: StereoDepth) -> np.ndarray:
     """(H, W) pixels at which geometry is certain enough to judge a network by."""
     return stereo.confidence - 1 > (REFERENCE_PRECISION / _SURE) ** 2
 
@@ -163,16 +165,12 @@ def with_prior(stereo: StereoDepth, network: NetworkDepth, record: TrackRecord) 
     if sure is None:
         return stereo
     prior = _prior(sure, stereo, network, record)
-    found = stereo if prior is None else StereoDepth(*_joined(stereo, *prior))
-    unknown = _unknown(stereo)
-    if record.believed and unknown.any():
-        record.add_filled(float(np.mean(~_unknown(found)[unknown])))
-    return found
+    return stereo if prior is None else StereoDepth(*_joined(stereo, *prior))
 
 
 def _evidence(stereo: StereoDepth, network: NetworkDepth) -> _Evidence | None:
     gain = stereo.confidence - 1
-    sure = _certain(stereo) & (network.depth > 0) & (network.confidence > 1)
+    sure = certain(stereo) & (network.depth > 0) & (network.confidence > 1)
     tile, known = _tiles(*gain.shape), _known_tiles(sure)
     sure &= known[tile]
     if known.sum() < _LEAST_TILES:
@@ -205,7 +203,7 @@ def _prior(
     variance *= (1 + 1 / tiles) * (tiles - 1) / (tiles - 3)
     known = network.depth > 0
     logs = np.log(np.where(known, network.depth, np.float32(1)))
-    seen = _certain(stereo) & known
+    seen = certain(stereo) & known
     near, far = np.quantile(logs[seen], (0.05, 0.95))
     beyond = np.maximum(np.maximum(near - logs, logs - far), 0)
     typical = np.median(network.confidence[seen])
