@@ -155,7 +155,7 @@ def _pack(depth: Array32, confidence: Array32) -> _Packed:
 
 @dataclass(eq=False)
 class _Known:
-    """Pixels (H, W) of a view known by its pairs so far, those that the network added, and the pair in which, if any."""
+    """Pixels (H, W) of a view known by its pairs so far, those that the network added, and in which pair, if in any."""
 
     geometry: np.ndarray
     network: np.ndarray

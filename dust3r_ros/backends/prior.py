@@ -21,7 +21,7 @@ _AROUND, _CELL = 1 / 6, 1 / 20  # of the long edge: extent of similar bending in
 _LEAST_AROUND = 0.1  # share of a pixel's surroundings that must be certain for the bending to count by half
 _FLOOR = 0.02  # no network is more precise
 _BEND = 0.5  # relative error of log depth outside geometry's range of depths, per distance outside
-_SHARED = 3.0  # all pairs of a view, six or so, share the network's error, and their confidences are added
+_SHARED = 2.5  # all pairs of a view, six or so, share the network's error, and their confidences are added
 # C - 1 below which a prior is dropped. Later steps take the errors of distant pixels as independent and average
 # them over planes, pairs and keyframes; a network's errors are not independent, and would look precise.
 _LEAST_GAIN = 0.25
