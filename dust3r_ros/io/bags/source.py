@@ -168,6 +168,9 @@ class BagSource(FrameSource):
         self.topics = topics.resolved(self._bag)
         self._cameras = dict(zip(self.topics.images, self.topics.cameras, strict=True))
         self._infos = {topic: info_topic(topic) for topic in (*self.topics.images, *self.topics.depths.values())}
+        for topic in self.topics.read(self._bag):
+            if not self._bag.counts[topic] and topic not in (TF, TF_STATIC):
+                _log.warning("topic '%s' has no messages in bag '%s'", topic, path)
 
     def __len__(self) -> int:
         return sum(self._bag.counts[topic] for topic in self.topics.images)

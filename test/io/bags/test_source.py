@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dust3r_ros.errors import InputError
+from dust3r_ros.io.bags.topics import BagTopics
 from dust3r_ros.io.image_sources import open_source
 from dust3r_ros.scenes.export import write_bag
 from dust3r_ros.scenes.sequence import RenderedSequence
@@ -79,6 +80,22 @@ def test_bags_without_images_are_refused(tmp_path: Path) -> None:
     text = TYPES["std_msgs/msg/String"](data="hello")
     with pytest.raises(InputError, match="no image topic"):
         open_source(record(tmp_path / "talk", [("/chatter", 1, text)]))
+
+
+def test_a_topic_without_messages_is_said(
+    sequence: RenderedSequence, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "bag"
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        kind = "sensor_msgs/msg/Image"
+        left, _ = (writer.add_connection(f"/{name}/image_raw", kind, typestore=STORE) for name in ("left", "right"))
+        for stamp, image in zip(sequence.stamps_ns, sequence.images, strict=True):
+            writer.write(left, int(stamp), STORE.serialize_cdr(image_message(image, int(stamp)), kind))
+    topics = BagTopics(("/left/image_raw", "/right/image_raw"))
+    assert len(list(open_source(path, topics=topics))) == len(sequence.images)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"topic '/right/image_raw' has no messages in bag '{path}'"
+    ]
 
 
 def test_zero_stamps_give_way_to_the_time_of_recording(sequence: RenderedSequence, tmp_path: Path) -> None:
