@@ -214,7 +214,9 @@ class GeometryWithNetwork(ABC):
     ) -> list[PairPrediction]:
         """Pointmaps of ordered pairs, in the order asked. Raises what the network raises."""
         found = self._geometry.depths(pairs, focals, poses, landmarks)
-        best = self._best([each for depths in found if depths for each in _views(depths)])
+        views = [each for depths in found if depths for each in _views(depths)]
+        self._note(views)
+        best = _surest(views)
         self._expect(self._hopeful(best))
         return [
             self._geometry.nothing_known(*pair, focals)
@@ -223,18 +225,14 @@ class GeometryWithNetwork(ABC):
             for pair, depths in zip(pairs, found, strict=True)
         ]
 
-    def _best(self, views: Sequence[tuple[Pair, StereoDepth]]) -> _Best:
-        """By view the order in which geometry knows most of it surely."""
-        best: dict[int, tuple[Pair, StereoDepth, int]] = {}
-        for order, stereo in views:
-            index, sure, known = order[0], int(np.count_nonzero(certain(stereo))), counts(stereo)
-            of_view = self._known.setdefault(index, _Known(np.zeros_like(known), np.zeros_like(known)))
-            of_view.geometry |= known
-            if of_view.asked is not None and not self._in_reach(of_view.asked):
-                of_view.asked = None
-            if index not in best or sure > best[index][2]:
-                best[index] = order, stereo, sure
-        return {index: (order, stereo) for index, (order, stereo, _) in best.items()}
+    def _note(self, views: Sequence[tuple[Pair, StereoDepth]]) -> None:
+        """Record what geometry knows of views in their orders."""
+        for (index, _), stereo in views:
+            counting = counts(stereo)
+            known = self._known.setdefault(index, _Known(np.zeros_like(counting), np.zeros_like(counting)))
+            known.geometry |= counting
+            if known.asked is not None and not self._in_reach(known.asked):
+                known.asked = None
 
     def _hopeful(self, best: _Best) -> list[Pair]:
         """The orders for which the network will probably be asked."""
@@ -324,3 +322,14 @@ def _views(depths: PairDepths) -> tuple[tuple[Pair, StereoDepth], ...]:
     """Both views' depth by geometry, and the order in which a network gives that of each."""
     first, second = depths.depths
     return ((depths.first, depths.second), first), ((depths.second, depths.first), second)
+
+
+def _surest(views: Sequence[tuple[Pair, StereoDepth]]) -> _Best:
+    """By view the order in which geometry knows most of it surely."""
+    best: dict[int, tuple[Pair, StereoDepth]] = {}
+    most: dict[int, int] = {}
+    for order, stereo in views:
+        index, sure = order[0], int(np.count_nonzero(certain(stereo)))
+        if sure > most.get(index, -1):
+            best[index], most[index] = (order, stereo), sure
+    return best

@@ -188,12 +188,13 @@ class Mapper(MapView):
         with self._stage("join"):
             joined = self._atlas.join(frame.keyframe)
         if joined is not None:
+            first, ids = joined
             self._report_live()
             self._backend.clear()
             for stream in self._cameras:
-                stream.rename(joined[1])
+                stream.rename(ids)
             self.rig.renew()
-            self._search.renumber(np.arange(joined[0], len(self.submap)))
+            self._search.renumber(np.arange(first, len(self.submap)))
             self._search.relearn(self._cameras)
             frame.keyframe = len(self.submap) - 1
 

@@ -258,8 +258,8 @@ def focals_text(focals: Mapping[str, tuple[Intrinsics, float]]) -> str:
 
 
 def _focal_fields(intrinsics: Intrinsics) -> dict[str, Any]:
-    names = {entry.name for entry in fields(intrinsics)} - {"known"}  # which matters only while a map begins
-    return {name: getattr(intrinsics, name) for name in sorted(names)} | {"lens": lens_values(intrinsics.lens)}
+    found = {entry.name: getattr(intrinsics, entry.name) for entry in fields(intrinsics)}
+    return found | {"lens": lens_values(intrinsics.lens), "known": None}  # which matters only while a map begins
 
 
 def intrinsics_of(values: Mapping[str, Any]) -> Intrinsics:

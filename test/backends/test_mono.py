@@ -114,9 +114,8 @@ def test_a_network_adds_depth_and_sees_each_view_once(views, alone, tmp_path: Pa
     infer = graph.infer
     monkeypatch.setattr(graph, "infer", lambda image: (seen.append(image.tobytes()), infer(image))[1])
     backend = MonoBackend(graph)
-    found: dict[tuple[int, int], PairPrediction] = {}
+    found = dict(zip((LITTLE, WIDE), predict(backend, views, [LITTLE, WIDE]), strict=True))
     for pair in (LITTLE, WIDE):
-        found[pair], *_ = predict(backend, views, [pair])
         own, both = alone[pair].confidence_first, found[pair].confidence_first
         assert (both > 1.5).mean() > 1.25 * (own > 1.5).mean()
         added = (own == 1) & (both > 1.5)
