@@ -145,6 +145,7 @@ def save_checkpoint(model: Dust3r, folder: str | Path, half: bool = False) -> No
     ``half``: in float16, half the bytes. The weights carry a checksum, which the format lacks. Each file is written to
     a temporary name and renamed. Raises ``OutputError`` if that fails, or for a weight outside the range of float16.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     folder = Path(folder)
@@ -161,7 +162,7 @@ def save_checkpoint(model: Dust3r, folder: str | Path, half: bool = False) -> No
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / WEIGHTS, write_weights)
         _write(folder / CONFIG, lambda file: file.write_text(model.config.to_json(), encoding="utf-8"))
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk by an error of its own
         raise OutputError(f"checkpoint folder '{folder}' cannot be written: {error}") from error
 
 

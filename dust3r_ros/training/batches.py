@@ -1,8 +1,9 @@
 """Pairs to batches of tensors, by worker processes, in an order that depends only on seed and position.
 
 Every epoch takes equally many pairs of every source (DUSt3R, section 3.2), so that a small set is not drowned by
-a large one. A finite source is traversed in a new random order each time before a pair repeats; an endless one from its
-first pair on, in order, since neighbouring pairs may share costly work.
+a large one. A finite source is traversed in a new random order each time before a pair repeats. The index of a pair of
+an endless source is its position in the run: neighbours may share costly work, and a source can tell from its indices
+which process makes a pair, whatever other sources there are.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from time import monotonic, sleep
 from typing import TypeVar
 
 import numpy as np
@@ -77,10 +79,10 @@ class Sampling:
         epoch, within = divmod(position, self.epoch)
         sources, turns = self._order(epoch)
         source = int(sources[within])
-        count = epoch * self.each + int(turns[within])  # pairs of this source before
         usable = self._usable[source]
         if usable is None:
-            return Place(position, source, count)
+            return Place(position, source, position)
+        count = epoch * self.each + int(turns[within])  # pairs of this source before
         round_, step = divmod(count, len(usable))
         return Place(position, source, int(usable[self._round(source, round_)[step]]))
 
@@ -124,6 +126,7 @@ class Sampling:
 
 
 _AHEAD = 4  # batches that a worker makes in advance
+_MOMENT = 1.0  # seconds within which all processes of a group have got a signal
 _Made = TypeVar("_Made")
 _ATTEMPTS = 20  # corrupt samples in a row, after which the whole set counts as unusable
 
@@ -268,12 +271,16 @@ class PairBatches(Dataset["PairBatch | InputError | TrainingError"]):
         )
 
 
-def load(batches: PairBatches, first: int, workers: int, pin: bool = False) -> Generator[PairBatch, None, None]:
+def load(
+    batches: PairBatches, first: int, workers: int, pin: bool = False, stop: Callable[[], bool] = bool
+) -> Generator[PairBatch, None, None]:
     """Batches from number ``first`` on, in order and without end, made by ``workers`` processes (0: by this one).
 
     The batches are the same for any number of workers. Raises ``InputError`` as ``PairBatches`` and for a
-    worker that the system ended, ``TrainingError`` when a source can make no pairs on this machine.
+    worker that the system ended, ``TrainingError`` when a source can make no pairs on this machine. Workers that end
+    when ``stop()`` is true are no error: this process makes the batches from then on.
     """
+    number = first
     loader = DataLoader(
         batches,
         batch_size=None,
@@ -286,19 +293,43 @@ def load(batches: PairBatches, first: int, workers: int, pin: bool = False) -> G
     )
     try:
         for batch in _ended_in_waiting(loader):
-            if isinstance(batch, (InputError, TrainingError)):
-                raise batch
-            yield batch
+            yield _good(batch)
+            number += 1
     except (RuntimeError, ConnectionError, EOFError) as error:
-        # The worker is just ending: its batch is lost, and torch still believes it alive.
-        ending = workers > 0 and isinstance(error, (ConnectionError, EOFError))
-        if not ending and "DataLoader worker (pid" not in str(error):
+        if not _from_a_worker(error, workers):
             raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(
-            f"a process that makes batches was ended from outside ({reason}); "
-            "if memory is short, use fewer workers (--workers)"
-        ) from None
+        if not _soon(stop):
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise InputError(
+                f"a process that makes batches was ended from outside ({reason}); "
+                "if memory is short, use fewer workers (--workers)"
+            ) from None
+    # SIGTERM was sent to the whole group. The step is still made, since other training processes take part in it.
+    while True:
+        yield _good(batches[number])
+        number += 1
+
+
+def _from_a_worker(error: Exception, workers: int) -> bool:
+    """Whether a loader failed since one of its processes has ended, or its thread because of that."""
+    if isinstance(error, (ConnectionError, EOFError)):
+        return workers > 0  # it is just ending: its batch is lost, and torch still believes it alive
+    return any(name in str(error) for name in ("DataLoader worker (pid", "Pin memory thread"))
+
+
+def _good(batch: PairBatch | InputError | TrainingError) -> PairBatch:
+    """The batch; raises the error instead of it."""
+    if isinstance(batch, (InputError, TrainingError)):
+        raise batch
+    return batch
+
+
+def _soon(stop: Callable[[], bool]) -> bool:
+    """Whether ``stop()`` is true now or in a moment: the processes of a group get a signal one after another."""
+    end = monotonic() + _MOMENT
+    while not stop() and monotonic() < end:
+        sleep(0.01)
+    return stop()
 
 
 def _ended_in_waiting(loader: DataLoader[_Made]) -> Iterator[_Made]:

@@ -44,7 +44,7 @@ def write_picture(path: Path, rows: Sequence[dict[str, Any]], network: Dust3r, p
     figure = Figure(figsize=(12, 3.5 + below), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, 2, height_ratios=(3.5, max(below, 0.1)))
-    _curve(figure.add_subplot(grid[0, 0]), rows, "loss", "confidence loss")
+    _curve(figure.add_subplot(grid[0, 0]), rows, "loss", "loss")
     _curve(figure.add_subplot(grid[0, 1]), rows, "regression", "regression loss")
     if panels:
         _table(figure.add_subplot(grid[1, :]), panels)
@@ -140,20 +140,21 @@ def card(
     sources: Sequence[PairSource],
     first_figures: Mapping[str, float],
     figures: Mapping[str, float],
-    parameters: int,
+    network: Dust3r,
+    failure: str = "",
 ) -> str:
-    """The model card as Markdown. ``about`` as in ``run.json``."""
+    """The model card as Markdown. ``about`` as in ``run.json``; ``failure``: why training ended early, if it did."""
     sets = [f"| {source.name} | {'endless' if length(source) is None else length(source)} |" for source in sources]
     return "\n".join(
         [
             f"# Model card: {recipe.name}",
             "",
-            "Written by `dust3r-train`. Weights: `model/` (the average over steps), to be given as",
-            "`--checkpoint`.",
+            "Written by `dust3r-train`. Weights: `model/` (the average over steps), to be given as `--checkpoint`.",
             "",
             "| what | |",
             "| --- | --- |",
-            *(f"| {name} | {value} |" for name, value in _facts(recipe, about, progress, parameters)),
+            *(f"| {name} | {value} |" for name, value in _facts(recipe, about, progress, network)),
+            *([f"| ended early | {failure} |"] if failure else []),
             "",
             "## Data",
             "",
@@ -175,11 +176,12 @@ def card(
     )
 
 
-def _facts(recipe: Recipe, about: Mapping[str, Any], progress: Progress, parameters: int) -> list[tuple[str, object]]:
+def _facts(recipe: Recipe, about: Mapping[str, Any], progress: Progress, network: Dust3r) -> list[tuple[str, object]]:
     """Facts by name: what was trained, on what data and for how long."""
+    millions, head = sum(value.numel() for value in network.parameters()) / 1e6, network.config.head_type
     waiting = progress.waiting / max(progress.seconds, 1e-9)
     return [
-        ("network", f"DUSt3R, {recipe.name}, {parameters / 1e6:.1f} million parameters, {recipe.stages[-1].head} head"),
+        ("network", f"DUSt3R, {recipe.name}, {millions:.1f} million parameters, {head} head"),
         ("task", "pointmaps of image pairs" if about["task"] == "pairs" else "cross-view completion (pretraining)"),
         ("code", about["code"]),
         ("command", f"`{about['command']}`"),

@@ -24,7 +24,7 @@ from dust3r_ros.training.log import read_metrics
 from dust3r_ros.training.measuring import CHECKS, Choice, choose, inference
 from dust3r_ros.training.recipe import Recipe, read_recipe
 from dust3r_ros.training.run_folder import split_weights
-from dust3r_ros.training.session import Options, Outcome, train
+from dust3r_ros.training.session import FinishedRunError, Options, Outcome, train
 
 _CLOSING = 0.1  # of a leg, for evaluation, state and weights after training; measured after the first leg
 _CLOSING_GPU = 15.0  # seconds at most on a GPU, where it took 3
@@ -201,6 +201,9 @@ class _Leg:
             if stopped[0] == 0.0:
                 raise
             say("ended before the first step; the next leg starts again")
+            return
+        except FinishedRunError:  # the leg before was ended when it had trained
+            self._finish(True)
             return
         except Dust3rRosError as error:
             self.record["stages"]["train"] = {"failed": str(error)}

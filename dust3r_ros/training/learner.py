@@ -18,7 +18,7 @@ from dust3r_ros.training.batches import PairBatch
 from dust3r_ros.training.optimiser import Average, clip, make_optimiser
 from dust3r_ros.training.processes import Processes, others_named
 from dust3r_ros.training.recipe import Recipe
-from dust3r_ros.training.tasks import CompletionTask, PairTask, make_task, supervised
+from dust3r_ros.training.tasks import AnyTask, PairTask, make_task, supervised
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,23 @@ class Step:
 
 
 class Learner:
-    """Model, task, optimiser and average of one stage."""
+    """Model, task, optimiser and average of one stage; ``before``: the task of the stage before, if there was one."""
 
     def __init__(
-        self, recipe: Recipe, model: Dust3r, device: torch.device, processes: Processes, task: str = "pairs"
+        self,
+        recipe: Recipe,
+        model: Dust3r,
+        device: torch.device,
+        processes: Processes,
+        task: str = "pairs",
+        before: AnyTask | None = None,
     ) -> None:
         self.recipe, self.device, self.processes = recipe, device, processes
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.task = make_task(task, model, recipe).to(device)
+        if before is not None:
+            self.task.follow(before)
         model.checkpointing = recipe.checkpointing
         self._half = precision(recipe, device) == "bfloat16"
         self.optimiser = make_optimiser(recipe.optimiser, self.task, recipe.decay, recipe.betas, self._half)
@@ -146,7 +154,7 @@ class Learner:
         """bfloat16 if the recipe asks for it; heads and losses stay in float32."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._half)
 
-    def judge(self) -> PairTask | CompletionTask:
+    def judge(self) -> AnyTask:
         """A copy of the task with the averaged weights, for evaluation."""
         self.optimiser.zero_grad()  # gradients would be copied too
         task = copy.deepcopy(self.task)

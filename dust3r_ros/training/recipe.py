@@ -116,8 +116,8 @@ class Recipe:
         _require(bool(self.stages), "stages", self.stages, "at least one stage")
         for name in _COUNTS:
             _require(_is_int(getattr(self, name), 1), name, getattr(self, name), "an integer of at least 1")
-        for name in ("seed", "workers"):
-            _require(_is_int(getattr(self, name), 0), name, getattr(self, name), "an integer of at least 0")
+        _require(_is_int(self.workers, 0), "workers", self.workers, "an integer of at least 0")
+        _require(_is_int(self.seed, 0) and self.seed < 2**64, "seed", self.seed, "an integer from 0 to 2^64 - 1")
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             _require(low <= value <= high, name, value, f"in [{low}, {high}]")
@@ -129,6 +129,10 @@ class Recipe:
         _require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
         _require(self.optimiser in OPTIMISERS, "optimiser", self.optimiser, " or ".join(OPTIMISERS))
         _require(self.caster in CASTERS, "caster", self.caster, " or ".join(CASTERS))
+        _require(
+            self.centred or self.caster == "numpy", "centred", self.centred,
+            "true with caster=torch, which renders views with a central principal point only",
+        )  # fmt: skip
         for stage in self.stages:
             self.architecture(stage)
 
@@ -185,10 +189,17 @@ def read_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
     if name in recipe_names():
         text = (resources.files("dust3r_ros.training") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     elif Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+        text = _text(Path(name))
     else:
         raise ConfigError(f"recipe '{name}' is not known; it must be a YAML file or one of {', '.join(recipe_names())}")
     return from_mapping(_parsed(text, name), changes or {}, Path(name).stem)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe '{path}' cannot be read; it must be text in UTF-8 ({error})") from error
 
 
 def _parsed(text: str, name: str) -> Any:
@@ -211,9 +222,9 @@ def _parsed(text: str, name: str) -> Any:
 
 def from_mapping(values: Any, changes: Mapping[str, Any], name: str) -> Recipe:
     """The recipe of a YAML file's contents; raises ``ConfigError`` naming what is unknown or wrong."""
-    if not isinstance(values, dict) or not isinstance(values.get("stages"), list):
+    values = _changed(values, changes) if isinstance(values, dict) else {}
+    if not isinstance(values.get("stages"), list):
         raise ConfigError(f"recipe '{name}' must map names to values and have a list of stages")
-    values = _changed(values, changes)
     try:
         stages = tuple(_made(Stage, stage) for stage in values["stages"])
         return _made(Recipe, {"name": name, **values, "stages": stages})
@@ -226,8 +237,9 @@ def _changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     of_stage = {field.name for field in fields(Stage)} - {"sizes", "share", "restart"}
     values = {**values, **{key: value for key, value in changes.items() if key not in of_stage}}
     every = {key: value for key, value in changes.items() if key in of_stage}
-    stages = [{**stage, **every} if isinstance(stage, dict) else stage for stage in values["stages"]]
-    return {**values, "stages": stages}
+    if isinstance(values.get("stages"), list):
+        values["stages"] = [{**stage, **every} if isinstance(stage, dict) else stage for stage in values["stages"]]
+    return values
 
 
 def _made(kind: type[Any], values: Any) -> Any:

@@ -130,6 +130,10 @@ class RunFolder:
         """Record how the run was started. Raises ``InputError`` when the folder already holds a run with a state."""
         if self.about.exists() and any(self.state.glob("step-*.pt")):
             raise InputError(f"'{self.path}' holds a run already; continue it with --resume or give another folder")
+        self.record(about)
+
+    def record(self, about: Mapping[str, Any]) -> None:
+        """Write how the run was started."""
         write_text(self.about, json.dumps(dict(about), indent=1) + "\n")
 
     def read(self) -> dict[str, Any]:

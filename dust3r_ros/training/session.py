@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -74,6 +75,10 @@ class Options:
             raise ConfigError("--resume continues with the run's weights; leave out --init and --encoder")
 
 
+class FinishedRunError(ConfigError):
+    """A run whose plan is done was given more minutes."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended: whether the plan is done, its progress, figures on held-out pairs before and now."""
@@ -129,6 +134,7 @@ class _Run:
                     f"{stage.pairs} pairs per step cannot be shared by {processes.world} processes (--set pairs=…)"
                 )
         self.split = self._split()
+        self.about["contents"] = self._contents()
 
     def _about(self) -> dict[str, Any]:
         """How this run was started."""
@@ -192,7 +198,22 @@ class _Run:
             )
         if self.device.type == "cpu" and any(isinstance(source, BatchSource) for source in sources):
             self.warn("worlds are rendered by torch on the processor, where caster=numpy is faster")
-        return split(sources, self.recipe.held_out)
+        parts = split(sources, self.recipe.held_out)
+        for name in parts.mixed:
+            self.warn(f"'{name}' has one scene only: held-out figures are of images whose neighbours are trained on")
+        return parts
+
+    def _contents(self) -> list[str]:
+        """What the data sets hold. Raises ``ConfigError`` when a resumed run was started with something else."""
+        now = self.split.contents()
+        before = self.about.get("contents", now)  # missing in a new run, and in those of earlier versions
+        for was, found in zip_longest(before, now, fillvalue="nothing"):
+            if was != found:
+                raise ConfigError(
+                    f"the run in '{self.folder.path}' was started with {was}; the data are now {found}; put back what "
+                    f"was there, or start a new run in another folder (--init {self.folder.model})"
+                )
+        return now
 
     def train(self, stop: Callable[[], bool], report: Send) -> Outcome:
         recipe, resume, minutes = self.recipe, self.options.resume, self.about["minutes"]
@@ -200,8 +221,7 @@ class _Run:
         start = None if resume else self._start()
         size = recipe.stages[-1].sizes[0]
         held_out = gather(self.split.held_out, self.split.chosen, size, self.processes, stop)
-        if not resume:
-            self._prepare()
+        self._prepare()
         log = self._log(content) if self.processes.first else None
         setting = Setting(
             recipe=recipe,
@@ -230,17 +250,31 @@ class _Run:
                 log.close()
         if self.processes.first:
             self._describe(trainer, held_out.pairs)
+        if trainer.failure:
+            raise TrainingError(trainer.failure)
         return Outcome(finished, trainer.progress, trainer.first_figures, trainer.figures)
 
     def _content(self) -> dict[str, Any]:
-        """The state to resume from; damaged newer ones are reported."""
+        """The state to resume from; damaged newer ones are reported. Raises ``FinishedRunError`` for one that has
+        nothing to do in additional minutes.
+        """
         content, wrong = states.read_state(self.folder.state)
         for words in wrong:
             self.warn(f"{words}; the previous one is used")
+        before, minutes = self.folder.read()["minutes"] or 0.0, self.options.minutes
+        if minutes is not None and minutes > before and Progress(**content["progress"]).finished:
+            raise FinishedRunError(
+                f"the run in '{self.folder.path}' is finished, so --minutes {minutes:g} adds nothing to it; start a "
+                f"new run from its weights in another folder (--init {self.folder.model})"
+            )
         return content
 
     def _prepare(self) -> None:
-        """Start the folder of a new run and seed its random numbers."""
+        """Record how the run was started; begin the folder of a new one and seed its random numbers."""
+        if self.options.resume:
+            if self.processes.first:
+                self.folder.record(self.about)  # it may have other minutes now
+            return
         if self.processes.first:
             self.folder.begin(self.about)
         states.seed_everything(self.recipe.seed, self.processes.rank)
@@ -264,9 +298,11 @@ class _Run:
     def _describe(self, trainer: Trainer, pairs: Sequence[Any]) -> None:
         """Write card and picture; failures are only reported, since the weights are already written."""
         network = trainer.learner.result()
-        count = sum(value.numel() for value in network.parameters())
-        figures = trainer.first_figures, trainer.figures
-        write_text(self.folder.card, card(self.recipe, self.about, trainer.progress, self.split.train, *figures, count))
+        words = card(
+            self.recipe, self.about, trainer.progress, self.split.train, trainer.first_figures, trainer.figures,
+            network, trainer.failure,
+        )  # fmt: skip
+        write_text(self.folder.card, words)
         try:
             write_picture(self.folder.picture, read_metrics(self.folder.metrics), network, pairs)
         except BackendError as error:

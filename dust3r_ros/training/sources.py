@@ -31,9 +31,10 @@ class RenderedPairs:
     ``overlap``: least and most overlap of a pair, the smaller share of its two views; pairs are drawn so that all
     overlaps in between are equally frequent. ``per_world`` pairs are taken from a world's ``views``.
 
-    Index to world: batches of ``batch`` indices go around ``lanes``, and ``mixed`` worlds take turns within a lane.
-    With as many lanes as processes (or a multiple) and batch n made by process n modulo their number, no two
-    processes build the same world. A process keeps the worlds of its lanes: 30 to 60 MB each.
+    An index is a position in the run. Index to world: batches of ``batch`` indices go around ``lanes``, and ``mixed``
+    worlds take turns within a lane. With as many lanes as processes (or a multiple) and batch n made by process n
+    modulo their number, no two processes build the same world, even if other sources take some of the indices. A
+    process keeps the worlds of its lanes: 30 to 60 MB each.
     """
 
     def __init__(
@@ -169,12 +170,27 @@ _FAR = 2**50  # pairs of an endless source that no run reaches
 
 @dataclass(frozen=True)
 class Split:
-    """Training sources with the indices left out, and sources with indices for evaluation."""
+    """Training sources with the indices left out, and sources with indices for evaluation. ``mixed``: names of those
+    that are evaluated on the scene they are trained on, their only one.
+    """
 
     train: tuple[PairSource, ...]
     excluded: tuple[frozenset[int], ...]
     held_out: tuple[PairSource, ...]
     chosen: tuple[tuple[int, ...], ...]
+    mixed: tuple[str, ...] = ()
+
+    def contents(self) -> list[str]:
+        """What each source holds to train with and to evaluate, a line that changes with the data."""
+        both = zip(self.train, self.held_out, strict=True)
+        return [f"{_content(source)}, evaluated on {_content(apart)}" for source, apart in both]
+
+
+def _content(source: PairSource) -> str:
+    count, digest = length(source), getattr(source, "digest", None)
+    if count is None:
+        return f"{source.name} (endless)"
+    return f"{source.name} ({count} pairs" + (f", {digest()})" if callable(digest) else ")")
 
 
 def open_sources(
@@ -196,7 +212,7 @@ def open_sources(
     for text in data:
         name, equals, path = text.partition("=")
         if name == WORLDS and not equals:
-            opened.append(_worlds(recipe, world, device, rank))
+            opened.append(_worlds(recipe, world, device, rank, len(data)))
         elif not equals or not path or not name:
             raise ConfigError(f"--data {text!r} is not NAME=PATH, or {WORLDS}")
         else:
@@ -208,12 +224,12 @@ def split(sources: Sequence[PairSource], count: int) -> Split:
     """Hold out ``count`` pairs in total, equally many from each source.
 
     A source with evaluation scenes of its own (``held_out()``, another source) gives those; one that knows which frames
-    belong together (``groups()``, where each group begins, and the end) gives whole groups, at most a tenth of them,
-    since any frame of a group may be the partner of another; other finite sources give evenly spaced pairs, at most a
+    belong together (``groups()``, where each scene begins, and the end) gives whole scenes, at most a tenth of them,
+    since any frame of a scene may be the partner of another; other finite sources give evenly spaced pairs, at most a
     tenth; endless ones give pairs that no run reaches.
     """
     each = [count // len(sources) + (number < count % len(sources)) for number in range(len(sources))]
-    excluded, held_out, chosen = [], [], []
+    excluded, held_out, chosen, mixed = [], [], [], []
     for source, wanted in zip(sources, each, strict=True):
         own: Any = getattr(source, "held_out", None)
         apart: PairSource | None = own() if callable(own) else None
@@ -223,10 +239,12 @@ def split(sources: Sequence[PairSource], count: int) -> Split:
             indices = tuple(kept[k] for k in _spread(len(kept), min(wanted, len(kept))))
         else:
             kept = indices = _chosen(length(of), wanted, whole=apart is not None)
+            if apart is None and indices and hasattr(source, "groups"):
+                mixed.append(source.name)
         held_out.append(of)
         chosen.append(indices)
         excluded.append(frozenset(kept) if apart is None else frozenset())
-    return Split(tuple(sources), tuple(excluded), tuple(held_out), tuple(chosen))
+    return Split(tuple(sources), tuple(excluded), tuple(held_out), tuple(chosen), tuple(mixed))
 
 
 def _chosen(total: int | None, wanted: int, *, whole: bool) -> tuple[int, ...]:
@@ -243,9 +261,9 @@ def _spread(total: int, most: int) -> tuple[int, ...]:
 
 
 def _grouped(source: PairSource, wanted: int) -> tuple[int, ...]:
-    """All frames of evenly spaced groups: as many as pairs are ``wanted``, at most a tenth, at least one.
+    """All frames of evenly spaced scenes: as many as pairs are ``wanted``, at most a tenth, at least one.
 
-    Empty for a source that has no groups, or one.
+    Empty for a source that does not know its scenes, or has one.
     """
     groups: Any = getattr(source, "groups", None)
     starts = groups() if callable(groups) else ()
@@ -279,8 +297,8 @@ class Sizable(Protocol):
         """The same pairs with images whose shorter side is ``short_side`` pixels."""
 
 
-def _worlds(recipe: Recipe, world: int, device: str, rank: int) -> PairSource:
-    """Rendered worlds with lanes of their own for every process (training and making batches).
+def _worlds(recipe: Recipe, world: int, device: str, rank: int, sources: int) -> PairSource:
+    """Rendered worlds, one of ``sources``, with lanes of their own for every process (training and making batches).
 
     This holds for the recipe's number of workers; with other numbers the pairs are the same, but more worlds are built.
     """
@@ -296,7 +314,7 @@ def _worlds(recipe: Recipe, world: int, device: str, rank: int) -> PairSource:
     lanes = max(recipe.workers, 1) * world * max(max(own) // min(own), 1)
     return RenderedPairs(
         seed=recipe.seed,
-        per_world=recipe.per_world,
+        per_world=recipe.per_world * sources,  # of these indices, the other sources take all but the recipe's number
         views=min(max(recipe.per_world // 2, _FEWEST_VIEWS), _MOST_VIEWS),
         batch=min(own),
         lanes=lanes,

@@ -94,6 +94,11 @@ class CompletionTask(nn.Module):
             x = model.run(block, x, rope)
         return model.enc_norm(x)
 
+    def follow(self, before: nn.Module) -> None:
+        """Take over the prediction head, which is no part of the network."""
+        assert isinstance(before, CompletionTask)
+        self.prediction_head.load_state_dict(before.prediction_head.state_dict())
+
     def finish(self, network: Dust3r) -> Dust3r:
         """``network`` with its second decoder a copy of the first; its heads are unchanged."""
         network.dec_blocks2.load_state_dict(network.dec_blocks.state_dict())
@@ -145,10 +150,14 @@ def matching_loss(logits: Tensor, wanted: Matches) -> Tensor:
     """Cross-entropy between attention with ``logits`` (B, N, M) and the true shares, in nats above its minimum; mean
     over the known patches of the batch, a scalar.
     """
+    return _excess(logits, wanted).sum() / wanted.known.sum().clamp(min=1)
+
+
+def _excess(logits: Tensor, wanted: Matches) -> Tensor:
+    """(B, N) cross-entropy of each patch, 0 where nothing is known."""
     entropy = -torch.special.xlogy(wanted.share, wanted.share).sum(dim=-1)
     cross = -(wanted.share * log_softmax(logits.float(), dim=-1)).sum(dim=-1)
-    excess = torch.where(wanted.known, cross - entropy, torch.zeros_like(cross))
-    return excess.sum() / wanted.known.sum().clamp(min=1)
+    return torch.where(wanted.known, cross - entropy, torch.zeros_like(cross))
 
 
 _Call = tuple[CrossAttention, tuple[Tensor, Tensor, Rope2D, Rope2D]]
@@ -168,6 +177,13 @@ class AttentionInputs:
         """Mean ``matching_loss`` of all calls; ``forth`` and ``back`` as ``matches`` gives them."""
         losses = [matching_loss(logits, wanted) for logits, wanted in self._logits(forth, back)]
         return torch.stack(losses).mean()
+
+    def losses(self, forth: Matches, back: Matches) -> Tensor:
+        """(B,) the same of each pair alone."""
+        losses = []
+        for logits, wanted in self._logits(forth, back):
+            losses.append(_excess(logits, wanted).sum(dim=-1) / wanted.known.sum(dim=-1).clamp(min=1))
+        return torch.stack(losses).mean(dim=0)
 
     def right(self, forth: Matches, back: Matches) -> Tensor:
         """(B,) share of known patches whose most attended patch is the true one or adjacent, mean of all calls; NaN
@@ -266,6 +282,9 @@ class Task(Protocol):
     def measure(self, batch: PairBatch) -> dict[str, Tensor]:
         """Figures (B,) of each pair of an evaluation batch."""
 
+    def follow(self, before: nn.Module) -> None:
+        """Take over from the task of the stage before what is no part of the network."""
+
     def finish(self, network: Dust3r) -> Dust3r:
         """``network`` with the parts that the task does not train filled in."""
 
@@ -305,19 +324,30 @@ class PairTask(nn.Module):
         return total, (one.regression + other.regression) / 2
 
     def measure(self, batch: PairBatch) -> dict[str, Tensor]:
-        """As ``losses.measured`` for the pairs in their first order; with a matching loss also ``matched``: the share
-        of patches for which the supervised heads attend to the right patch of the other view or an adjacent one.
+        """As ``losses.measured`` for the pairs in their first order; with a matching loss, that is added to ``loss`` as
+        in training, and there is ``matched``: the share of patches for which the supervised heads attend to the right
+        patch of the other view or an adjacent one.
         """
         with watched(self.model, self.matching > 0) as attention:
             figures = measured(self.model(batch.image_1, batch.image_2), batch.truth, self.alpha)
-        return {**figures, "matched": attention.right(*matches(batch))} if self.matching > 0 else figures
+        if self.matching == 0:
+            return figures
+        wanted = matches(batch)
+        loss = figures["loss"] + self.matching * attention.losses(*wanted)
+        return {**figures, "loss": loss, "matched": attention.right(*wanted)}
+
+    def follow(self, before: nn.Module) -> None:
+        """Nothing to take over: all is in the network."""
 
     def finish(self, network: Dust3r) -> Dust3r:
         """Unchanged: all of it is trained."""
         return network
 
 
-def make_task(name: str, model: Dust3r, recipe: Recipe) -> PairTask | CompletionTask:
+AnyTask = PairTask | CompletionTask
+
+
+def make_task(name: str, model: Dust3r, recipe: Recipe) -> AnyTask:
     """The task called ``name``, one of ``TASKS``."""
     if name == "completion":
         return CompletionTask(model)

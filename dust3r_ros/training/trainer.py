@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dust3r_ros.errors import CheckpointError, InputError, OutputError, TrainingError
+from dust3r_ros.errors import CheckpointError, InputError, OutputError
 from dust3r_ros.network.model import Dust3r
 from dust3r_ros.training import run_folder as states
 from dust3r_ros.training.batches import PairBatch, PairBatches, Sampling, collate, load
@@ -22,7 +22,7 @@ from dust3r_ros.training.recipe import Recipe, Stage
 from dust3r_ros.training.run_folder import RunFolder
 from dust3r_ros.training.sources import sized
 from dust3r_ros.training.start import new_model, with_head
-from dust3r_ros.training.tasks import Task
+from dust3r_ros.training.tasks import AnyTask, Task
 from dust3r_ros.training.views import BatchSource, Cropping, PairSource, ViewPair, crop_pair
 
 _HELD_OUT_BATCH = 8
@@ -122,10 +122,11 @@ def stream(
     processes: Processes,
     start: int = 0,
     number: int = 0,
+    stop: Callable[[], bool] = bool,
 ) -> Generator[PairBatch, None, None]:
     """Batches of ``stage`` from ``number`` on; the stage begins after ``start`` pairs. Close it after use.
 
-    They are made where the recipe's sources make them: in worker processes or on the device.
+    They are made where the recipe's sources make them: in worker processes or on the device. ``stop``: as in ``load``.
     """
     pairs, source = stage.pairs // processes.world, sampling.sources[0]
     if isinstance(source, BatchSource):
@@ -139,16 +140,20 @@ def stream(
         processes.rank,
         processes.world,
     )
-    return load(batches, number, workers, pin=device.type == "cuda")
+    return load(batches, number, workers, device.type == "cuda", stop)
 
 
 class Trainer:
-    """One run. ``progress``: how far it is; ``figures`` is the last evaluation, ``first_figures`` the first."""
+    """One run. ``progress``: how far it is; ``figures`` is the last evaluation, ``first_figures`` the first.
+
+    ``failure``: why training cannot go on; "" while it can.
+    """
 
     def __init__(self, setting: Setting, progress: Progress) -> None:
         self.setting, self.progress = setting, progress
         self.figures: dict[str, float] = {}
         self.first_figures: dict[str, float] = {}
+        self.failure = ""
         self._sitting = setting.began
         self._before = progress.seconds
         self._saved = perf_counter()
@@ -159,11 +164,12 @@ class Trainer:
 
     # Setting up
 
-    def _learner(self, model: Dust3r | None) -> Learner:
+    def _learner(self, model: Dust3r | None, before: AnyTask | None = None) -> Learner:
+        """The learner of this stage: from the weights ``model``, after the task ``before``."""
         recipe = self.setting.recipe
         config = recipe.architecture(self._stage)
         fitting = new_model(config, recipe.seed) if model is None else with_head(model, config, recipe.seed)
-        return Learner(recipe, fitting, self.setting.device, self.setting.processes, self.setting.task)
+        return Learner(recipe, fitting, self.setting.device, self.setting.processes, self.setting.task, before)
 
     def resume(self, content: dict[str, Any]) -> None:
         """Continue from the result of ``state``. Raises ``CheckpointError`` when it is of another network."""
@@ -199,8 +205,9 @@ class Trainer:
     def run(self, stop: Callable[[], bool]) -> bool:
         """Train until the plan is done; returns whether it was. ``stop`` is called after each step.
 
-        Raises ``TrainingError`` for a loss that remains not finite or a lost process, ``InputError`` for data
-        that cannot be used, ``OutputError`` when the last state cannot be written.
+        A loss that remains not finite ends it with a ``failure``; the weights are written then too. Raises
+        ``TrainingError`` for a lost process, ``InputError`` for data that cannot be used, ``OutputError`` when the last
+        state cannot be written.
         """
         self._stop = stop
         if self.progress.step == 0:
@@ -213,7 +220,10 @@ class Trainer:
             if finished:
                 self._next_stage()
         self.evaluate()
-        self.save(last=True)
+        if not self.failure:
+            self.save(last=True)
+        elif self.setting.processes.first:  # no state: resumed from it, the run would fail again
+            self.setting.folder.write_model(self.learner.result())
         return finished or self._time_over()
 
     def _run_stage(self) -> bool:
@@ -233,6 +243,8 @@ class Trainer:
                     self._rarely(f"the network is not compiled: {self.learner.uncompiled}")
                     self.learner.uncompiled = ""
                 self._account(batch, step, rate, perf_counter() - start)
+                if self.failure:
+                    return False
                 if step.asked[0] or step.asked[1]:
                     return progress.stage_done
                 self._keep_up(step.asked[2], perf_counter() - start)
@@ -244,7 +256,7 @@ class Trainer:
         setting, progress = self.setting, self.progress
         return stream(
             setting.recipe, self._stage, setting.sampling, setting.device, setting.workers, setting.processes,
-            progress.stage_start, progress.within,
+            progress.stage_start, progress.within, self._stop,
         )  # fmt: skip
 
     def _account(self, batch: PairBatch, step: Step, rate: float, seconds: float) -> None:
@@ -261,10 +273,10 @@ class Trainer:
             setting.log.add("train", progress.step, self._row(batch, step, rate, seconds))
         setting.report(progress, step)
         if progress.bad_in_row >= setting.recipe.bad_steps:
-            raise TrainingError(
-                f"the last {progress.bad_in_row} batches (to step {progress.step}) gave no finite gradient; training "
-                f"stopped. The last good state is in '{setting.folder.state}'. A lower rate (--set rate=…) or "
-                "float32 (--set precision=float32) may help"
+            self.failure = (
+                f"the last {progress.bad_in_row} batches (to step {progress.step}) gave no finite gradient, so the run "
+                "ends; start a new one in another folder from its weights, with a lower rate or in float32: "
+                f"--init {setting.folder.model} --set rate=… (or --set precision=float32)"
             )
 
     def _row(self, batch: PairBatch, step: Step, rate: float, seconds: float) -> dict[str, float]:
@@ -298,7 +310,8 @@ class Trainer:
             return
         after = self._stage
         if after.head != before.head or after.restart:
-            self.learner = self._learner(self.learner.result())
+            done = self.learner.judge().cpu()
+            self.learner = self._learner(done.finish(done.model), done)
         else:
             self.learner.task.model.config = recipe.architecture(after)
         self.save()

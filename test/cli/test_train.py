@@ -117,7 +117,7 @@ def test_killed_and_resumed_the_curve_is_the_same_to_the_last_bit(recipe: Path, 
 
 def test_what_a_run_leaves(recipe: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
-    monkeypatch.setenv("BROKEN", "0,1")
+    monkeypatch.setenv("BROKEN", "1,5")  # the first positions of the first room
     code, told, words = here("--config", recipe, "--out", out, "--workers", 0, "--seed", 7)
     assert code == 0, words
     assert "12 steps, 36 pairs" in told and "2 samples could not be used" in told and "room/" in words
@@ -182,6 +182,28 @@ def test_a_killed_process_ends_the_others_with_a_sentence(recipe: Path, tmp_path
     code, _, words = first.end(timeout=60)
     assert code == 1 and "another process of this training is gone" in words and "--resume" in words
     assert "Traceback" not in words
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_asked_to_end_with_all_its_processes_it_goes_on_later(
+    recipe: Path, tmp_path: Path, begin: Begin, world: int
+) -> None:
+    """As ``timeout``, systemd, Slurm and torchrun ask; the processes that make batches end at once."""
+    out = tmp_path / "run"
+    options = ("--config", recipe, "--out", out, "--steps", 4000, "--workers", 1, "--quiet")
+    runs = together(begin, world, *options) if world > 1 else [begin(*options)]
+    wait_for(lambda: steps(out) >= 3, runs[0])
+    for run in runs:
+        for pid in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split():
+            os.kill(int(pid), signal.SIGTERM)
+    time.sleep(0.1)  # batches that were made run out
+    for run in runs:
+        run.send(signal.SIGTERM)
+    for run in runs:
+        code, _, words = run.end(timeout=60)
+        assert code == 128 + signal.SIGTERM and "continue with --resume" in words, words
+    newest = max(path.name for path in (out / "state").glob("step-*.pt"))
+    assert newest == f"step-{steps(out):09d}.pt" and load_checkpoint(out / "model")
 
 
 @pytest.mark.parametrize("ended", [signal.SIGKILL, signal.SIGTERM])

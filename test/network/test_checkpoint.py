@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pickle
+import resource
 import shutil
 import subprocess
 import zipfile
@@ -273,6 +274,18 @@ def test_save_replaces_whole_files(tmp_path, networks, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         save_checkpoint(networks[LINEAR], tmp_path / "file")
+
+
+def test_a_full_disk_is_reported(tmp_path, networks):
+    """No file grows beyond 100 kB."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"net' cannot be written.*File too large"):
+            save_checkpoint(networks[LINEAR], tmp_path / "net")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list((tmp_path / "net").iterdir()) == []
 
 
 def test_licence_is_said_for_weights_of_the_published_size(pth, monkeypatch, caplog):

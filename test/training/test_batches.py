@@ -140,6 +140,16 @@ def test_a_killed_worker_is_reported() -> None:
         next(load(batches(Deadly()), 0, 1))
 
 
+def test_a_worker_that_ends_as_the_run_does_is_stood_in_for() -> None:
+    """Other processes of the run still wait for this one's part of the step."""
+    made = load(batches(), 0, 1, stop=lambda: True)
+    first = next(made)
+    for worker in multiprocessing.active_children():
+        worker.terminate()
+    helped = [first, *islice(made, 9)]  # more than are made ahead
+    assert all(same(one, other) for one, other in zip(helped, islice(load(batches(), 0, 0), 10), strict=True))
+
+
 def test_a_worker_that_is_just_ending_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its batches wait, but cannot be fetched from it any more; it is not gone yet as far as the system tells."""
     made = load(batches(NoisyRoom()), 0, 1)

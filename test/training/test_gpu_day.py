@@ -173,6 +173,19 @@ def test_a_stage_that_fails_costs_only_itself(
         assert found["stages"]["train"]["result"]["steps"] == 2
 
 
+def test_a_day_that_was_ended_after_training_is_packed_by_the_next_leg(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(day, "train", two_steps)
+        assert gpu_day.main(options(tmp_path, "--minutes", "20")) == 0
+    shutil.rmtree(tmp_path / "day" / "back")
+    record = tmp_path / "day" / "day.json"
+    record.write_text(json.dumps({**told(tmp_path / "day"), "done": False}))
+    assert gpu_day.main(options(tmp_path, "--minutes", "20")) == 0
+    assert told(tmp_path / "day")["done"] and join_weights(tmp_path / "day" / "back", tmp_path / "joined")
+
+
 def test_a_leg_without_time_for_a_step_is_gone_on_with(
     tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

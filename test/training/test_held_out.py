@@ -65,6 +65,13 @@ def test_no_frame_of_a_held_out_group_is_trained_on() -> None:
     assert parts.chosen == ((0, 8, 16, 204, 212), (0, 1, 2, 3))
 
 
+def test_a_set_of_one_scene_is_evaluated_on_it() -> None:
+    one, other = NoisyRoom("one", 20), NoisyRoom("other", 20)
+    one.groups = lambda: np.array([0, 20])
+    parts = split([one, other], 4)
+    assert parts.mixed == ("one",) and parts.excluded == (frozenset({0, 10}), frozenset({0, 10}))
+
+
 def test_sources_by_name() -> None:
     for wrong in ("nothing", "=path", "co3d="):
         with pytest.raises(ConfigError, match="NAME=PATH"):

@@ -102,6 +102,8 @@ def test_as_mapping_is_read_back(tmp_path: Path) -> None:
     [
         ({"epochs": 3}, "'epochs' is not known; known are"),
         ({"seed": -1}, "'seed' is -1"),
+        ({"seed": 2**64}, "'seed' is 18446744073709551616; it must be an integer from 0"),
+        ({"caster": "torch", "centred": False}, "'centred' is False; it must be true with caster=torch"),
         ({"ema": 1.0}, "'ema' is 1.0; it must be in"),
         ({"precision": "float64"}, "'precision' is 'float64'"),
         ({"betas": [0.9]}, "'betas'"),
@@ -148,3 +150,11 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
         path.write_text(text, encoding="utf-8")
         with pytest.raises(ConfigError, match=words):
             read_recipe(str(path))
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"bad\.yaml' cannot be read; it must be text in UTF-8"):
+        read_recipe(str(path))
+
+
+def test_changes_keep_the_stages_a_list() -> None:
+    with pytest.raises(ConfigError, match="list of stages"):
+        from_mapping(RECIPE, {"stages": 3, "rate": 1e-4}, "small")

@@ -7,6 +7,7 @@ import pickle
 import cv2
 import numpy as np
 import pytest
+from small_worlds import NoisyRoom
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.rigid import invert, transform
@@ -14,7 +15,9 @@ from dust3r_ros.scenes.endless.viewpoints import DepthView, overlaps
 
 pytest.importorskip("torch", reason="torch is not installed")
 
-from dust3r_ros.training.sources import RenderedPairs, choose_pair
+from dust3r_ros.training.batches import Sampling
+from dust3r_ros.training.recipe import read_recipe
+from dust3r_ros.training.sources import WORLDS, RenderedPairs, choose_pair, open_sources
 from dust3r_ros.training.views import TrainingView, ViewPair, length
 
 pytestmark = pytest.mark.usefixtures("quick_worlds")
@@ -137,6 +140,20 @@ def test_no_two_processes_build_the_same_world(workers: int) -> None:
     last = {world: index for index, world in enumerate(taken)}
     first = {world: index for index, world in reversed(list(enumerate(taken)))}
     assert max(last[world] - first[world] for world in last) < 32 * 8
+
+
+def test_no_world_is_built_twice_beside_another_source() -> None:
+    """Of each, as many pairs are taken as without the other source."""
+    recipe = read_recipe("micro", {"workers": 2, "pairs": 16, "per_world": 32, "worlds_at_once": 4})
+    worlds = open_sources([WORLDS, WORLDS], recipe, 1)[0]
+    sampling, pairs = Sampling([worlds, NoisyRoom("other", 50)], 1000, 0), recipe.stages[0].pairs
+    built: list[list[int]] = [[], []]
+    for number in range(600):
+        places = map(sampling.place, range(number * pairs, (number + 1) * pairs))
+        built[number % 2] += [worlds.world_of(place.index) for place in places if place.source == 0]
+    assert not set(built[0]) & set(built[1])
+    taken = np.bincount(built[0] + built[1])
+    assert np.median(taken[taken > 0]) == pytest.approx(32, abs=3)
 
 
 def test_effects_can_be_left_out() -> None:

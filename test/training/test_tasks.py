@@ -193,6 +193,18 @@ def test_the_lesson_adds_to_the_loss_by_its_weight(batch: PairBatch) -> None:
     assert two - one == pytest.approx(one - plain, rel=1e-3) and one > plain
 
 
+def test_the_lesson_counts_in_what_is_held_out_as_in_training(batch: PairBatch) -> None:
+    plain, weighed = small_learner().task, small_learner(matching=2.0).task
+    with torch.no_grad():
+        figures = weighed.measure(batch)
+        lesson = (figures["loss"] - plain.measure(batch)["loss"]) / 2
+        for k in range(len(batch)):
+            one = PairBatch(**{name: value[k : k + 1] for name, value in batch._tensors().items()})
+            with watched(weighed.model) as attention:
+                weighed.model(one.image_1, one.image_2)
+            torch.testing.assert_close(lesson[k], attention.loss(*matches(one)), rtol=1e-3, atol=1e-4)
+
+
 def test_checkpointing_changes_no_number(batch: PairBatch) -> None:
     grads = []
     for checkpointing in (False, True):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,8 +87,20 @@ def test_a_dpt_head_after_a_linear_one(tmp_path: Path, narrow_dpt: None) -> None
     run = Run(tmp_path, {**RECIPE, "network": network, "stages": stages, "held_out": 1})
     run(until=1)
     assert load_checkpoint(run.folder / "model").config.head_type == "linear"
+    assert "linear head" in (run.folder / "MODEL_CARD.md").read_text()
     assert run(resume=True).finished and len(run.losses()) == 3
     assert load_checkpoint(run.folder / "model").config.head_type == "dpt"
+    assert "dpt head" in (run.folder / "MODEL_CARD.md").read_text()
+
+
+def test_the_head_that_completes_is_kept_where_the_schedule_begins_again(tmp_path: Path) -> None:
+    run = Run(tmp_path, {**STAGED, "keep": 10})
+    run(until=9, task="completion")
+    first, again = (
+        torch.load(run.folder / f"state/step-{step:09d}.pt")["learner"]["task"]["prediction_head.weight"]
+        for step in (0, 8)
+    )
+    assert not torch.equal(first, again), "every stage would begin with this one"
 
 
 def test_what_is_held_out_is_evaluated_from_the_start(run: Run) -> None:
@@ -120,10 +134,20 @@ def test_a_bad_batch_is_left_out_and_counted(run: Run, monkeypatch: pytest.Monke
     assert all(torch.isfinite(value).all() for value in load_checkpoint(run.folder / "model").state_dict().values())
 
 
-def test_nothing_but_bad_batches_end_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_but_bad_batches_end_the_run(
+    run: Run, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights are left, and the advice works."""
     spoil(monkeypatch, lambda number: number > 5)
-    with pytest.raises(TrainingError, match=r"the last 3 batches \(to step 8\) gave no finite gradient.*lower rate"):
+    words = r"the last 3 batches \(to step 8\) gave no finite gradient.*lower rate.*--init (\S+) --set rate=… "
+    with pytest.raises(TrainingError, match=words) as failed:
         run(changes={"bad_steps": 3})
+    assert f"| ended early | {failed.value} |" in (run.folder / "MODEL_CARD.md").read_text()
+    monkeypatch.undo()
+    monkeypatch.setattr(session, "write_picture", lambda *_: None)
+    weights = re.search(words, str(failed.value))
+    assert weights is not None
+    assert Run(tmp_path_factory.mktemp("next"))(init=weights[1], changes={"rate": 1e-4}, steps=1).finished
     assert states.read_state(run.folder / "state")[0]["progress"]["step"] == 6, "that of the stage before"
 
 
@@ -183,6 +207,38 @@ def test_a_resumed_run_is_the_same_run(run: Run) -> None:
         with pytest.raises(ConfigError, match=f"was started with {words}"):
             run(resume=True, **options)
     assert run(resume=True, changes={"ema": 0.999}, task="pairs").finished
+
+
+def test_a_resumed_run_has_the_same_data(run: Run) -> None:
+    run(until=2, source=NoisyRoom("rooms", 20))
+    words = r"started with rooms \(20 pairs\), evaluated on rooms \(20 pairs\); the data are now rooms \(30 pairs\)"
+    with pytest.raises(ConfigError, match=rf"{words}.*--init {run.folder}/model"):
+        run(resume=True, source=NoisyRoom("rooms", 30))
+    assert run(resume=True, source=NoisyRoom("rooms", 20)).finished
+
+
+def test_a_set_of_one_scene_is_reported(run: Run) -> None:
+    scene = NoisyRoom("scene", 20)
+    scene.groups = lambda: np.array([0, 20])
+    run(source=scene, steps=1)
+    assert "'scene' has one scene only" in run.warnings[0]
+
+
+def test_more_minutes_are_remembered_and_of_no_use_to_a_finished_run(run: Run) -> None:
+    def minutes() -> float:
+        return json.loads((run.folder / "run.json").read_text())["minutes"]
+
+    run(until=2, minutes=60.0)
+    run(until=3, resume=True, minutes=120.0)
+    run(until=4, resume=True)
+    assert minutes() == 120
+    content = states.read_state(run.folder / "state")[0]
+    content["progress"]["stage"] = len(content["progress"]["plan"])
+    states.write_state(run.folder / "state", content["progress"]["step"], content, 2)
+    assert run(resume=True, minutes=120.0).finished
+    with pytest.raises(ConfigError, match=rf"finished, so --minutes 180 adds nothing.*--init {run.folder}/model"):
+        run(resume=True, minutes=180.0)
+    assert minutes() == 120
 
 
 def test_training_takes_the_threads_that_batches_leave(run: Run) -> None:

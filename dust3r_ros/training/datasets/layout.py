@@ -70,6 +70,10 @@ class Layout(ABC):
         """(N, N) overlaps of the frames from the set's own data; None: from their depth."""
         return None
 
+    def scene(self, group: str) -> str:
+        """The scene that a group shows. Groups of one scene come one after another."""
+        return group
+
 
 def inner(path: Path, names: Sequence[str], root: Path) -> list[Part]:
     """The folders in ``path`` that hold the first of ``names``, as parts named relative to ``root``; listing a part
@@ -82,7 +86,7 @@ def inner(path: Path, names: Sequence[str], root: Path) -> list[Part]:
 
 
 _T = TypeVar("_T")
-_VERSION = 1  # version of the rows; a new one lists everything again
+_VERSION = 2  # version of rows and overlaps; a new one lists everything again
 _TEXTS = ("group", "image", "depth", "mask")
 
 
@@ -150,13 +154,15 @@ class Listing:
 def listed(path: Path, make: Callable[[], Iterable[FrameRow]], most: int) -> Listing:
     """The listing in the file at ``path``, made and written if it is missing or broken.
 
-    Of a group, ``most`` frames are kept, evenly spread. Raises ``InputError`` as ``make`` does, ``OutputError`` where
-    the file cannot be written.
+    One without rows is not written: its files may still be on their way. Of a group, ``most`` frames are kept, evenly
+    spread. Raises ``InputError`` as ``make`` does, ``OutputError`` where the file cannot be written.
     """
     found = _read(path)
     if found is None:
         make_folder(path.parent)
         rows, starts = _packed(list(make()), most)
+        if not len(rows):
+            return Listing(path, rows, starts)
         # The starts are written last: if they exist, the rows are complete.
         save(path, rows)
         save(_starts(path), starts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from dust3r_ros.training.datasets.layout import FrameRow, Layout, Part, spread
 from dust3r_ros.training.datasets.pairs import TrainingSet, shared_points
 from dust3r_ros.types import Array, Array32, Calibration
 
-_log = logging.getLogger(__name__)
 _INSIDE = "phoenix/S6/zl548/MegaDepth_v1"  # where the archive has the scenes
 _MODELS = "Undistorted_SfM"
 _DENSE = "dense0"
@@ -43,14 +41,19 @@ class MegaDepth(Layout):
                     f"'{model}' is missing; it must hold the scene's model without lenses, as COLMAP's "
                     "image_undistorter writes it ('dust3r-train where megadepth')"
                 )
-            found.append(Part(scene.name, scene / _DENSE, colmap_model.files(model)))
+            marks = (*colmap_model.files(model), scene / _DENSE / "depths")
+            found.append(Part(scene.name, scene / _DENSE, marks))
         return found
 
     def frames(self, root: Path, part: Part, most: int) -> Iterable[FrameRow]:
-        cameras_file, images_file = part.marks
+        try:
+            import h5py  # noqa: F401  # else every depth map would seem to be broken
+        except ImportError as error:
+            raise InputError(f"reading '{part.folder}' needs h5py: pip install h5py") from error
+        cameras_file, images_file, depths = part.marks
         cameras = colmap_model.cameras(cameras_file)
         inside = part.folder.relative_to(root).as_posix()
-        there = {file.stem: file.name for file in (part.folder / "depths").iterdir() if file.suffix == ".h5"}
+        there = {file.stem: file.name for file in depths.iterdir() if file.suffix == ".h5"}
         images = [image for image in colmap_model.images(images_file) if Path(image.name).stem in there]
         for image in spread(images, most):
             if image.camera not in cameras:
@@ -68,12 +71,11 @@ class MegaDepth(Layout):
 
     @staticmethod
     def _measured(path: Path) -> bool:
-        """Whether a depth map holds depth: many hold ordinal depth instead, in numbers below 0."""
+        """Whether a depth map may hold depth: many hold ordinal depth instead, in numbers below 0."""
         try:
             return bool((reading.read(path) > 0).mean() >= _LEAST_DEPTH)
-        except InputError as error:
-            _log.warning("megadepth leaves a frame out: %s", error)
-            return False
+        except InputError:
+            return True  # the file may be whole later; until then its pairs are refused by name
 
     def shared(self, root: Path, part: Part, frames: Sequence[FrameRow]) -> Array32 | None:
         seen = {image.name: image.points for image in colmap_model.images(part.marks[1])}

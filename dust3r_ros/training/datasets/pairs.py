@@ -8,6 +8,7 @@ its depth. Where a set has a structure-from-motion model, the 3D points register
 from __future__ import annotations
 
 import logging
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -184,11 +185,24 @@ class PairFolder:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def groups(self) -> np.ndarray:
-        """(G + 1,) int64 where each group of frames, a recording or a scene, begins, and where the last ends."""
+        """(S + 1,) int64 where the frames of each scene begin, and where those of the last end."""
         self._list()
-        begun = self._ends - [len(found.rows) for found in self._listings]
-        ends = [first + np.asarray(found.starts[1:]) for first, found in zip(begun, self._listings, strict=True)]
-        return np.concatenate([np.zeros(1, np.int64), *ends])
+        starts, before = [], None
+        for end, found in zip(self._ends, self._listings, strict=True):
+            for start in found.starts[:-1]:
+                scene = self._layout.scene(bytes(found.rows[start]["group"]).decode())
+                if scene != before:
+                    starts.append(end - len(found.rows) + start)
+                before = scene
+        return np.array([*starts, self._ends[-1]], np.int64)
+
+    def digest(self) -> str:
+        """Eight hexadecimal digits that depend on the frames and their order."""
+        self._list()
+        crc = 0
+        for found in self._listings:
+            crc = zlib.crc32(found.rows.tobytes(), crc)
+        return f"{crc:08x}"
 
     def pair(self, index: int, rng: np.random.Generator) -> ViewPair:
         """Frame ``index`` of the set and a partner with an overlap drawn uniformly from the range.
@@ -260,8 +274,9 @@ class PairFolder:
         path = self._listings[at].path.with_suffix("") / f"{group}.npy"
         pairs = layout.load(path)
         if pairs is None or pairs.dtype != _PAIR:
-            pairs = self._measured(at, group)
-            self._keep(path, pairs)
+            pairs, whole = self._measured(at, group)
+            if whole:
+                self._keep(path, pairs)
         low, high = self._overlap
         kept = np.array(pairs[(pairs["overlap"] >= low) & (pairs["overlap"] <= high)])
         self._pairs[at, group] = kept
@@ -269,12 +284,15 @@ class PairFolder:
             self._pairs.popitem(last=False)
         return kept
 
-    def _measured(self, at: int, group: int) -> np.ndarray:
-        """All pairs of a group; for an unreadable group the stored error is raised again."""
+    def _measured(self, at: int, group: int) -> tuple[np.ndarray, bool]:
+        """All pairs of a group, and whether every frame could be read; for an unreadable group the stored error is
+        raised again.
+        """
         if (at, group) in self._refused:
             raise self._refused[at, group]
         try:
-            return _packed(self._shared(self._parts[at], self._listings[at].group(group)))
+            shared, whole = self._shared(self._parts[at], self._listings[at].group(group))
+            return _packed(shared), whole
         except InputError as error:
             self._refused[at, group] = error
             raise
@@ -289,10 +307,11 @@ class PairFolder:
                 _log.warning("%s: %s; the next run measures overlaps again", self.name, error)
             self._unwritten = True
 
-    def _shared(self, part: Part, frames: list[FrameRow]) -> Array32:
+    def _shared(self, part: Part, frames: list[FrameRow]) -> tuple[Array32, bool]:
+        """(N, N) overlaps of the frames, and whether every frame could be read."""
         known = self._layout.shared(self._root, part, frames)
         if known is not None:
-            return known
+            return known, True
         glances, failed = [], []
         for frame in frames:
             try:
@@ -306,7 +325,7 @@ class PairFolder:
             raise failed[0]
         for failure in failed:
             _log.warning("%s leaves a frame out: %s", self.name, failure)
-        return overlaps(glances)
+        return overlaps(glances), not failed
 
     def _pair(self, first: FrameRow, second: FrameRow) -> ViewPair:
         source = f"{self.name} '{self._root / first.image}' and '{second.image}'"

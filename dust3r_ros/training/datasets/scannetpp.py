@@ -54,6 +54,9 @@ class ScannetPp(Layout):
                 extra=packed_lens(camera),
             )  # fmt: skip
 
+    def scene(self, group: str) -> str:
+        return group.rpartition("/")[0]  # both devices see it
+
     def image(self, root: Path, frame: FrameRow) -> Image:
         return straight_image(unpacked_lens(frame.extra), super().image(root, frame), root / frame.image)
 

@@ -38,6 +38,9 @@ class StaticThings3d(Layout):
             for camera in _CAMERAS:
                 yield from _sequence(root, part.name, sequence.name, camera)
 
+    def scene(self, group: str) -> str:
+        return group.rpartition("/")[0]  # both cameras see it
+
 
 def _sequence(root: Path, subset: str, sequence: str, camera: str) -> Iterable[FrameRow]:
     place = f"TRAIN/{subset}/{sequence}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import cv2
@@ -159,6 +160,20 @@ def test_staticthings3d_with_a_part_missing_is_refused(gone: str, opened: Opener
     refused(source, f"data/{gone}")
 
 
+def test_both_cameras_of_staticthings3d_and_both_devices_of_scannetpp_see_one_scene(
+    walk: RenderedSequence, opened: Opener, tmp_path: Path
+) -> None:
+    """So that neither is trained on where the other is held out."""
+    assert opened("scannetpp").groups().tolist() == [0, 10]
+    shutil.rmtree(tmp_path / "data")
+    source = opened("staticthings3d")
+    for left in (tmp_path / "data").rglob("left"):
+        shutil.copytree(left, left.with_name("right"))
+    for first in (tmp_path / "data").rglob("0000"):
+        shutil.copytree(first, first.with_name("0001"))
+    assert source.groups().tolist() == [0, 10, 20]
+
+
 def test_habitat_without_splits_and_with(walk: RenderedSequence, opened: Opener, tmp_path: Path) -> None:
     training_trees.habitat(walk, tmp_path / "data", "")
     assert len(opened("habitat")) == 5 and opened("habitat").held_out() is None
@@ -193,6 +208,27 @@ def test_megadepth_leaves_orderings_out(opened: Opener, tmp_path: Path, walk: Re
         with h5py.File(file, "w") as made:
             made["depth"] = -np.ones_like(walk.depths[0])
     assert len(source) == 3
+
+
+def test_megadepth_needs_h5py(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = opened("megadepth")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "h5py", None)
+        refused(source, "needs h5py: pip install h5py")
+    assert len(opened("megadepth")) == 5
+
+
+def test_megadepth_finds_depth_that_comes_later(opened: Opener, tmp_path: Path) -> None:
+    opened("megadepth")
+    away, half = (only(tmp_path, f"{index}_o.h5") for index in (1, 3))
+    whole = half.read_bytes()
+    half.write_bytes(whole[:100])
+    moved = away.rename(tmp_path / away.name)
+    assert len(opened("megadepth")) == 4
+    half.write_bytes(whole)
+    assert {first_of(opened("megadepth"), index).first.depth.shape for index in range(4)} == {(96, 128)}
+    moved.rename(away)
+    assert len(opened("megadepth")) == 5
 
 
 def test_megadepth_wants_the_model_without_lenses(opened: Opener, walk: RenderedSequence, tmp_path: Path) -> None:

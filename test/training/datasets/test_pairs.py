@@ -133,6 +133,24 @@ def test_one_broken_depth_costs_its_pairs_only(tmp_path: Path, caplog: pytest.Lo
         found = {places(source, index, seed) for index in range(5) for seed in range(20)}
     assert "walls leaves a frame out: depth '2.png' is broken" in caplog.text
     assert all(2 not in pair for pair in found) and {first for first, _ in found} == {0, 1, 3, 4}
+    layout.broken = set()
+    assert places(opened(tmp_path, layout), 2)[0] == 2, "it may have been on its way"
+
+
+def test_a_part_without_frames_is_listed_again(tmp_path: Path) -> None:
+    (tmp_path / "train1.txt").write_text("1 5")
+    (tmp_path / "train2.txt").write_text("1 0")
+    layout = Walls()
+    assert len(opened(tmp_path, layout)) == 5 and layout.listed == 2
+    assert len(opened(tmp_path, layout)) == 5 and layout.listed == 3
+
+
+def test_a_digest_tells_sets_apart(tmp_path: Path) -> None:
+    digests = []
+    for content in ("1 5", "1 4", "2 5", "1 5"):
+        (tmp_path / "train.txt").write_text(content)
+        digests.append(opened(tmp_path, Walls()).digest())
+    assert len(set(digests[:3])) == 3 and digests[3] == digests[0] and len(digests[0]) == 8
 
 
 def test_a_file_that_breaks_later_is_refused(tmp_path: Path) -> None:
