@@ -8,7 +8,6 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +94,10 @@ def add_run(tables: Any) -> None:
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="PART", help="only recordings whose name contains one of these"
     )
-    parser.add_argument("--scenes", type=command.positive, metavar="N", help="maximum number of recordings")
+    parser.add_argument(
+        "--scenes", type=command.positive, metavar="N",
+        help="maximum number of recordings; localisation: of scenes with train and test recordings",
+    )  # fmt: skip
     parser.add_argument(
         "--size",
         type=command.positive,
@@ -132,7 +134,9 @@ def _run(arguments: argparse.Namespace) -> int:
     for protocol in protocols:
         with _Progress(protocol.name, arguments.quiet) as progress:
             chosen = progress.watched(_recordings(arguments, dataset.open(arguments.path)))
-            asked = Asked(chosen, config, backend, arguments.size, arguments.every, arguments.max_frames)
+            asked = Asked(
+                chosen, config, backend, arguments.size, arguments.every, arguments.max_frames, arguments.scenes
+            )
             for row in protocol.run(asked):
                 log.add(row)
                 progress.say(f"{row['scene']}, {row['protocol']}: {row.get('note') or 'measured'}")
@@ -160,7 +164,7 @@ def _recordings(arguments: argparse.Namespace, found: Iterable[Recording]) -> It
 
     names: list[str] = []
     count = 0
-    for recording in islice(_called(found, arguments.only, names), arguments.scenes):
+    for recording in _called(found, arguments.only, names):
         count += 1
         yield recording
     if not names:

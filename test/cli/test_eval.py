@@ -197,10 +197,12 @@ def test_a_protocol_on_a_data_set_is_one_command(tum: Path, tmp_path: Path, caps
     out = tmp_path / "new/run.json"
     options = ["--set", "working_size=160", "--set", "tracking_size=160", "--set", "keyframe_motion_young=0.04"]
     options += ["--out", out, "--commit", "c0ffee"]
-    assert called("run", "tum", tum, "--only", "freiburg1", "--protocol", "map", "localisation", *options) == 2
-    assert "train" in capsys.readouterr().err  # TUM RGB-D has no such parts, and what was measured before stays
+    assert called("run", "tum", tum, "--only", "freiburg1", "--protocol", "localisation", "map", *options) == 0
+    assert "has no 'train' image" in capsys.readouterr().err  # TUM RGB-D has no such parts; the rest goes on
     found = read_run(out)
-    assert {row["protocol"] for row in found.rows} == {"trajectory", "focal", "map_depth", "map_cloud", "map_speed"}
+    maps = {"trajectory", "focal", "map_depth", "map_cloud", "map_speed"}
+    assert {row["protocol"] for row in found.rows} == {"localisation", *maps}
+    assert ["train" in (row.get("note") or "") for row in found.rows] == [True] + 5 * [False]
     assert {row["scene"] for row in found.rows} == {"rgbd_dataset_freiburg1_x"} and found.about["commit"] == "c0ffee"
     assert called("run", "tum", tum, "--scenes", 1, "--protocol", "speed", "--size", 160, *options) == 0
     assert "| tum | rgbd_dataset_freiburg1_x | two_view |" in capsys.readouterr().out.replace("TUM RGB-D", "tum")

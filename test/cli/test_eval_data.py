@@ -90,6 +90,19 @@ def test_every_protocol_of_a_data_set_runs_by_command(
     assert called("compare", out, out, "--fail-on-worse") == 0
 
 
+def test_scenes_of_localisation_are_counted_not_their_recordings(sequence: RenderedSequence, tmp_path: Path) -> None:
+    few = replace(
+        sequence, **{field: getattr(sequence, field)[:6] for field in ("stamps_ns", "images", "depths", "w_T_c")}
+    )
+    for scene in ("chess", "fire"):
+        LAYOUTS["7scenes"][0](few, tmp_path)
+        (tmp_path / "room").rename(tmp_path / scene)
+    out = tmp_path / "run.json"
+    assert called("run", "7scenes", tmp_path, "--protocol", "localisation", "--scenes", 1, *SMALL, "--out", out) == 0
+    (row,) = read_run(out).rows
+    assert row["scene"] == "chess" and row["queries"] == 2 and not row.get("note")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["7scenes", "dtu", "nyu"])
 def test_a_checkpoint_is_what_is_measured(name: str, sequence: RenderedSequence, tmp_path: Path) -> None:

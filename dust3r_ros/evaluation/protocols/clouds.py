@@ -57,8 +57,6 @@ def refine_alignment(
 DTU_LIMIT = 20.0  # mm; distances from here on are left out
 DTU_SPACING = 0.2  # mm between points of a thinned cloud
 _FIRST_BATCH = 20_000
-_NEAR = 0.03  # of the reference's extent: a tree finds neighbours this near quickly
-_FAR = 400  # points without one that are measured; each search visits much of the tree
 
 
 @dataclass(frozen=True)
@@ -101,24 +99,12 @@ class ObservedVolume:
 def distances(queries: ArrayLike, reference: ArrayLike, *, limit: float = np.inf) -> Array:
     """(M,) from each of ``queries`` (M, 3) to its nearest point of ``reference`` (N, 3), in their unit.
 
-    From ``limit`` on they are infinite. Without a limit, many points are far from the whole reference only where a
-    cloud is misplaced or wrongly scaled; then a random sample of them is measured, and each of the others gets the
-    distance of one of the sample, so that means and quantiles are right up to sampling.
+    Exact; from ``limit`` on they are infinite. Raises ``InputError``.
     """
     a, b = rows.points("points", queries), rows.points("reference points", reference)
     if not limit > 0:
         raise InputError(f"limit {limit} must be a positive length")
-    tree = cKDTree(b)
-    within = min(limit, _NEAR * float(np.linalg.norm(np.ptp(b, axis=0))) or np.inf)
-    found = np.asarray(tree.query(a, distance_upper_bound=within, workers=-1)[0], dtype=np.float64)
-    far = np.flatnonzero(np.isinf(found))
-    if len(far) and within < limit:
-        rng = np.random.default_rng(0)
-        asked = far if len(far) <= _FAR else rng.choice(far, _FAR, replace=False)
-        found[asked] = tree.query(a[asked], distance_upper_bound=limit, workers=-1)[0]
-        others = np.setdiff1d(far, asked, assume_unique=True)
-        found[others] = rng.choice(found[asked], len(others))
-    return found
+    return np.asarray(cKDTree(b).query(a, distance_upper_bound=limit, workers=-1)[0], dtype=np.float64)
 
 
 def cloud_errors(found: ArrayLike, reference: ArrayLike, *, limit: float = np.inf) -> CloudErrors:

@@ -8,10 +8,11 @@ import numpy as np
 
 from dust3r_ros.alignment import Part
 from dust3r_ros.backends.base import Backend
+from dust3r_ros.backends.mono import InverseView, MonoBackend
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.evaluation.protocols.cost import Cost
 from dust3r_ros.evaluation.protocols.predictor import Predictor, aligned_parts
-from dust3r_ros.evaluation.protocols.recordings import Recording, WorkingView, select
+from dust3r_ros.evaluation.protocols.recordings import RecordedView, Recording, WorkingView, select
 from dust3r_ros.evaluation.protocols.rows import DepthPair, Row, depth_columns, guarded, row
 from dust3r_ros.geometry.depths import monocular_depth, multi_view_depth
 from dust3r_ros.types import Array32
@@ -24,24 +25,22 @@ def run_monocular_depth(
 ) -> Iterator[Row]:
     """One row per recording: Rel and delta 1.25 of every ``every``-th image that has true depth, median-aligned.
 
-    Depth is that of the image paired with itself (DUSt3R, section 4.4), sampled at the pixels of the truth. True depth
-    beyond ``max_depth`` metres is left out. Two-view geometry says nothing about a single image: its row says so.
+    Depth is that of the image paired with itself (DUSt3R, section 4.4), or what ``mono``'s network gives of the image,
+    sampled at the pixels of the truth. True depth beyond ``max_depth`` metres is left out. A backend without depth of
+    a single image gets a row that says so.
     """
     predictor = Predictor(backend, size)
     for recording in recordings:
 
         def measure(recording: Recording = recording) -> Row:
-            if backend.uses_poses:  # depth from two views
-                raise InputError(f"backend '{backend.name}' has no depth for a single image; a network has")
             cost, pairs = Cost(), []
             for view in recording.views[::every]:
                 truth = view.depth()
                 if truth is None:
                     continue
                 with cost.timed():
-                    (made,) = predictor.take([view])
-                    (pair,) = predictor.predict([(0, 0)])
-                pairs.append(_at_truth(made, truth, monocular_depth(pair).depth, max_depth))
+                    depth = _single_depth(predictor, view)
+                pairs.append(_at_truth(predictor.views[0], truth, depth, max_depth))
             columns = depth_columns(_with_truth(recording, pairs), median_aligned=True)
             return row(recording, MONOCULAR, backend.name, **columns, seconds=cost.seconds)
 
@@ -86,6 +85,24 @@ def run_multi_view_depth(
             return row(recording, protocol, backend.name, **columns, sources=sources, seconds=cost.seconds)
 
         yield guarded(recording, protocol, backend.name, measure)
+
+
+def _single_depth(predictor: Predictor, view: RecordedView) -> Array32:
+    """(H, W) of a view alone, 0 = none, in any unit. Raises ``InputError`` for a backend that has none."""
+    backend = predictor.backend
+    if backend.uses_poses and not isinstance(backend, MonoBackend):
+        raise InputError(f"backend '{backend.name}' has no depth for a single image: its depth is that of two views")
+    (made,) = predictor.take([view])
+    if not isinstance(backend, MonoBackend):
+        (pair,) = predictor.predict([(0, 0)])
+        return monocular_depth(pair).depth
+    found = backend.network.of(made.image)
+    if isinstance(found, InverseView):
+        raise InputError(
+            "the network of backend 'mono' gives inverse depth up to scale and shift, but monocular depth is judged up "
+            "to scale alone; MoGe-2 gives that"
+        )
+    return found.depth(0.0)
 
 
 def _around(key: int, count: int, sources: int, step: int) -> list[int]:

@@ -17,7 +17,7 @@ from dust3r_ros.evaluation.protocols import rows
 from dust3r_ros.evaluation.protocols.cost import Cost
 from dust3r_ros.evaluation.protocols.mapping import map_recording
 from dust3r_ros.evaluation.protocols.predictor import Predictor, confident, drawn, own_focals, pose_by_pnp
-from dust3r_ros.evaluation.protocols.recordings import RecordedView, Recording, working
+from dust3r_ros.evaluation.protocols.recordings import RecordedView, Recording, WorkingView, working
 from dust3r_ros.evaluation.protocols.relative_pose import rotation_angles
 from dust3r_ros.evaluation.protocols.rows import Row, guarded, row
 from dust3r_ros.features.features import extract
@@ -137,7 +137,7 @@ class Database:
         if len(self.views) < 1:
             raise InputError(f"no view of '{recording.name}' has a pose and intrinsics to localise against")
         self._predictor, self._by, self._size = predictor, by, predictor.size
-        self.retrieval = Retrieval(working(view, self._size).image for view in self.views)
+        self.retrieval = Retrieval(self._working(index).image for index in range(len(self.views)))
         self._depths: dict[int, Array32 | None] = {}
 
     def correspondences(self, index: int, query: int, seed: int = 0) -> tuple[Array, Array]:
@@ -153,7 +153,7 @@ class Database:
         number = self._predictor.add(self.views[index])
         view = self._predictor.views[number]
         (pair,) = self._predictor.predict([(number, query)])
-        made = working(self.views[index], self._size)
+        made = self._working(index)
         if self._by == "matches":
             local, pixels = _by_matches(pair, depth, made.focal or 0.0, made.center)
         else:
@@ -164,12 +164,16 @@ class Database:
     def depth(self, index: int) -> Array32 | None:
         """(H, W) at working pixels, in the unit of the poses, 0 = none; None where it cannot be found."""
         if index not in self._depths:
-            measured = working(self.views[index], self._size).depth()
+            measured = self._working(index).depth()
             self._depths[index] = measured if measured is not None else self._predicted(index)
         return self._depths[index]
 
+    def _working(self, index: int) -> WorkingView:
+        """An image with its intrinsics, in the crop of the predictor's views, even if it does not use theirs."""
+        return working(self.views[index], self._size, centred=self._predictor.centred)
+
     def _predicted(self, index: int) -> Array32 | None:
-        own = Predictor(self._predictor.backend, self._size, known_focals=True)
+        own = Predictor(self._predictor.backend, self._size, known_focals=True, centred=self._predictor.centred)
         kept = self._predictor.views
         own.views = list(kept)  # new numbers, so that the query is not replaced
         first = own.add(self.views[index])
@@ -249,6 +253,7 @@ def run_localisation(
     for database, queries in scenes:
 
         def measure(database: Recording = database, queries: Recording = queries) -> Row:
+            _check_parts(database, queries)
             predictor, cost = Predictor(backend, size, known_focals), Cost()
             images = Database(database, predictor, by)
             found = []
@@ -265,16 +270,16 @@ def run_localisation_in_map(
 ) -> Iterator[Row]:
     """The same against a map: the mapper maps the database and localises the queries in it (``Mapper.localize``).
 
-    The Sim3 from the database's trajectory to its true poses gives the map scale and place. The database should be a
-    video: the mapper drops what it cannot connect.
+    The database's true poses give the map scale and place, by centres and orientations together
+    (``Mapped.truth_S_map``). The database should be a video: the mapper drops what it cannot connect.
     """
     system = config.backend if backend is None else backend.name
     for database, queries in scenes:
 
         def measure(database: Recording = database, queries: Recording = queries) -> Row:
+            _check_parts(database, queries)
             mapped = map_recording(database, config, backend=backend, known_focal=known_focal)
-            errors = mapped.errors()
-            truth_S_map = Similarity(errors.scale, errors.rotation, errors.translation)
+            truth_S_map = mapped.truth_S_map()
             found, cost = [], Cost()
             for view in _asked(queries):
                 with cost.timed():
@@ -282,6 +287,15 @@ def run_localisation_in_map(
             return _row(queries, IN_MAP, system, found, cost, keyframes=len(mapped.session.mapper.keyframes))
 
         yield guarded(queries, IN_MAP, system, measure)
+
+
+def _check_parts(database: Recording, queries: Recording) -> None:
+    """Raises ``InputError`` for a scene without database or queries."""
+    for part, recording in (("train", database), ("test", queries)):
+        if not recording.views:
+            raise InputError(
+                f"scene '{recording.name}' of {recording.dataset} has no '{part}' image; localisation needs both parts"
+            )
 
 
 def _asked(queries: Recording) -> list[RecordedView]:

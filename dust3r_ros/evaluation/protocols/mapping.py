@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
+
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.errors import InputError
-from dust3r_ros.evaluation.errors import TrajectoryErrors, trajectory_errors
+from dust3r_ros.errors import GeometryError, InputError
+from dust3r_ros.evaluation.errors import MIN_MATCHES, TrajectoryErrors, trajectory_errors
 from dust3r_ros.evaluation.protocols.cost import Cost
 from dust3r_ros.evaluation.protocols.recordings import RecordedView, Recording, true_poses
+from dust3r_ros.geometry.similarity import Similarity, similarity_of_poses
 from dust3r_ros.session.session import Session
 from dust3r_ros.types import Array32, Frame, Keyframe, StampedPose
 
@@ -51,6 +54,21 @@ class Mapped:
     def errors(self, *, scale: bool = True) -> TrajectoryErrors:
         """Against the true poses. Raises ``GeometryError`` where nothing can be aligned."""
         return trajectory_errors(true_poses(self.recording, self.camera), self.trajectory, scale=scale)
+
+    def truth_S_map(self) -> Similarity:  # noqa: N802
+        """From the map to the truth, by centres and orientations of the posed frames (``similarity_of_poses``).
+
+        Centres alone, as in ``errors``, leave the rotation about the path open where that is nearly straight. Raises
+        ``GeometryError`` for fewer than 3 poses, or a camera that stands still, which gives no scale.
+        """
+        true = {pose.stamp_ns: pose.w_T_c for pose in true_poses(self.recording, self.camera)}
+        both = [(pose.w_T_c, true[pose.stamp_ns]) for pose in self.trajectory if pose.stamp_ns in true]
+        if len(both) < MIN_MATCHES:
+            raise GeometryError(f"{len(both)} poses of the map have a true one; at least {MIN_MATCHES} are needed")
+        found, known = np.array(both).swapaxes(0, 1)
+        if not all(np.ptp(poses[:, :3, 3], axis=0).any() for poses in (found, known)):
+            raise GeometryError(f"the camera of '{self.recording.name}' stands still; it must move to give a scale")
+        return similarity_of_poses(found, known)
 
     def keyframes(self) -> Iterator[tuple[Keyframe, RecordedView]]:
         """The map's keyframes, each with its view."""

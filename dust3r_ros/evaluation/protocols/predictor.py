@@ -9,9 +9,10 @@ import numpy as np
 
 from dust3r_ros.alignment import Part, align_parts
 from dust3r_ros.backends.base import Backend
-from dust3r_ros.errors import GeometryError
+from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.evaluation.protocols.recordings import RecordedView, WorkingView, working
 from dust3r_ros.geometry.focal import estimate_focal, pooled_focal
+from dust3r_ros.geometry.pinhole import center_of
 from dust3r_ros.geometry.pose import PnpResult, solve_pnp
 from dust3r_ros.types import Array, PairPrediction, View
 
@@ -22,13 +23,17 @@ _BEST = 4  # pairs for a focal
 
 
 class Predictor:
-    """``size``: long edge of the images in pixels. ``known_focals``: intrinsics of the recording are used.
+    """``size``: long edge of the images in pixels. ``known_focals``: intrinsics of the recording are used. ``centred``:
+    crops are centred on the principal point (``recordings.working``); None: with ``known_focals``.
 
     To the backend every view is a camera of its own: intrinsics are not assumed to be shared.
     """
 
-    def __init__(self, backend: Backend, size: int = 512, known_focals: bool = False) -> None:
+    def __init__(
+        self, backend: Backend, size: int = 512, known_focals: bool = False, centred: bool | None = None
+    ) -> None:
         self.backend, self.size, self.known_focals = backend, size, known_focals
+        self.centred = known_focals if centred is None else centred
         self.views: list[WorkingView] = []
 
     def take(self, views: Sequence[RecordedView]) -> list[WorkingView]:
@@ -41,7 +46,7 @@ class Predictor:
 
     def add(self, view: RecordedView) -> int:
         """Add a view; returns its number."""
-        made, index = working(view, self.size, self.known_focals), len(self.views)
+        made, index = working(view, self.size, self.known_focals, self.centred), len(self.views)
         self.backend.add(View(index, str(index), made.image))
         self.views.append(made)
         return index
@@ -114,9 +119,17 @@ def aligned_parts(
     """Worlds of the views connected by pairs, the largest first (``alignment.parts``); none where no pair is
     informative.
 
-    Known focals are fixed, and so are ``poses`` (N, 4, 4) if given. Raises ``GeometryError`` where a part cannot be
-    aligned.
+    Known focals are fixed, and so are ``poses`` (N, 4, 4) if given. An alignment takes the principal point to be at
+    the image's centre; where it is known, ``working`` has brought it there, to half a pixel. Raises ``InputError``
+    where it could not, and ``GeometryError`` where a part cannot be aligned.
     """
+    for index, view in enumerate(views):
+        off = float(np.abs(np.subtract(view.center, center_of(*view.image.shape[:2]))).max())
+        if off > 1.0:
+            raise InputError(
+                f"the principal point of view {index} is {off:.0f} pixels off its image's centre; an alignment "
+                "needs it there, so it must be inside the native image"
+            )
     chosen = informative(pairs)
     if not chosen:
         return []

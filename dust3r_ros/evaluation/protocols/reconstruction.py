@@ -21,7 +21,7 @@ from dust3r_ros.evaluation.protocols.recordings import RecordedView, Recording, 
 from dust3r_ros.evaluation.protocols.rows import Row, guarded, row
 from dust3r_ros.geometry.depths import multi_view_depth
 from dust3r_ros.geometry.lens import ray_slopes
-from dust3r_ros.geometry.pinhole import center_of, pixel_grid, rays
+from dust3r_ros.geometry.pinhole import pixel_grid, rays
 from dust3r_ros.geometry.rigid import transform
 from dust3r_ros.geometry.similarity import Similarity, weighted_similarity
 from dust3r_ros.products.ply import read_ply
@@ -189,11 +189,10 @@ def _cloud(predictor: Predictor, chosen: Recording, known_poses: bool) -> tuple[
         raise GeometryError("no pair of the views is informative")
     images, scene = worlds[0].images, worlds[0].alignment
     parts = []
-    for index, (w_T_c, focal) in enumerate(zip(scene.w_T_c, scene.focals, strict=True)):
+    for index, (image, w_T_c, focal) in enumerate(zip(images, scene.w_T_c, scene.focals, strict=True)):
         depth = multi_view_depth(scene, index).depth
         keep = depth > 0
-        height, width = depth.shape
-        local = rays(pixel_grid(height, width)[keep], float(focal), center_of(height, width)) * depth[keep][:, None]
+        local = rays(pixel_grid(*depth.shape)[keep], float(focal), views[image].center) * depth[keep][:, None]
         parts.append(transform(w_T_c, local))
     cloud = np.concatenate(parts)
     if known_poses:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -122,25 +122,31 @@ class SplitRecording(Recording, Protocol):
     def scene(self) -> str: ...
 
 
-def localisation_scenes(recordings: Iterable[SplitRecording]) -> list[tuple[Selection, Selection]]:
+def localisation_scenes(
+    recordings: Iterable[SplitRecording], most: int | None = None
+) -> list[tuple[Selection, Selection]]:
     """(database, queries) of each scene: all its "train" recordings, and all its "test" recordings.
 
-    Raises ``InputError`` for a scene that lacks either.
+    Either is without views where the scene lacks it. ``most``: end with so many scenes that have both.
     """
     scenes: dict[tuple[str, str], dict[str, list[SplitRecording]]] = {}
     for recording in recordings:
         parts = scenes.setdefault((recording.dataset, recording.scene or recording.name), {"train": [], "test": []})
         parts.setdefault(recording.split, []).append(recording)
-    found = []
+    found: list[tuple[Selection, Selection]] = []
+    whole = 0
     for (dataset, scene), parts in scenes.items():
-        both = []
-        for name in ("train", "test"):
-            if not parts[name]:
-                raise InputError(f"scene '{scene}' of {dataset} has no '{name}' recording; localisation needs both")
-            views = in_a_row([recording.views for recording in parts[name]])
-            both.append(Selection(scene, dataset, views, all(r.metric for r in parts[name]), False))
-        found.append((both[0], both[1]))
+        if whole == most:
+            break
+        database, queries = (_joined(scene, dataset, parts[name]) for name in ("train", "test"))
+        found.append((database, queries))
+        whole += bool(database.views and queries.views)
     return found
+
+
+def _joined(name: str, dataset: str, parts: Sequence[SplitRecording]) -> Selection:
+    views = in_a_row([recording.views for recording in parts])
+    return Selection(name, dataset, views, all(recording.metric for recording in parts), False)
 
 
 def true_poses(recording: Recording, camera: str | None = None) -> list[StampedPose]:
@@ -188,18 +194,42 @@ class WorkingView:
         return _taken(depth, at)
 
 
-def working(view: RecordedView, size: int, known_focal: bool = True) -> WorkingView:
-    """A view with its long edge at ``size`` pixels, both edges multiples of 16. Raises ``InputError``."""
+def working(view: RecordedView, size: int, known_focal: bool = True, centred: bool | None = None) -> WorkingView:
+    """A view with its long edge at ``size`` pixels, both edges multiples of 16. Raises ``InputError``.
+
+    ``centred`` (None: as ``known_focal``): the crop is centred on the principal point of a view that has intrinsics, to
+    half a pixel: backends and alignments take an image's centre for it. Otherwise, and where that point is outside the
+    image, the crop is centred on the image.
+    """
     image = view.image()
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise InputError(f"the image of camera '{view.camera}' at {view.stamp_ns} ns is {image.dtype} {image.shape}")
-    resize = Resize.fit(image.shape[1], image.shape[0], size)
+    height, width = image.shape[:2]
+    if view.K is not None and (known_focal if centred is None else centred):
+        resize = _centred_on(view.K[:2, 2], width, height, size)
+    else:
+        resize = Resize.fit(width, height, size)
     focal, center = None, center_of(resize.height, resize.width)
     if view.K is not None and known_focal:
         focal = resize.focal_to_working(float(view.K[0, 0] + view.K[1, 1]) / 2.0)
         x, y = resize.to_working(view.K[:2, 2])
         center = float(x), float(y)
     return WorkingView(view, resize.apply(image), resize, focal, center)
+
+
+def _centred_on(center: Array, width: int, height: int, size: int) -> Resize:
+    """``Resize.fit`` of the largest window that has the principal point ``center`` (cx, cy) in its middle."""
+    middle = center + 0.5  # from the image's corner, as the pixels' centres are at integers
+    window = np.floor(2.0 * np.minimum(middle, [width, height] - middle)).astype(int)
+    if window.min() < 1:  # it is outside the image
+        return Resize.fit(width, height, size)
+    fitted = Resize.fit(int(window[0]), int(window[1]), size)
+    scales, kept = np.array([fitted.scale_x, fitted.scale_y]), np.array([fitted.width, fitted.height])
+    starts = middle - kept / scales / 2.0
+    if scales.min() < 1.0:  # ``Resize`` crops at whole native pixels before it shrinks
+        starts = np.ceil(middle - np.round(kept / scales) / 2.0 - 0.5)
+    left, top = (starts * scales).tolist()
+    return replace(fitted, native_width=width, native_height=height, offset_x=left, offset_y=top)
 
 
 def _sampled(depth: Array32, native: Array, resize: Resize) -> Array32:

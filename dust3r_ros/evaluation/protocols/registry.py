@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
@@ -20,7 +21,8 @@ class Asked:
     """``recordings`` through ``backend``, or through a mapper of ``config`` with it.
 
     ``size``: long edge of images for pairs, pixels; ``every``: monocular depth of every n-th image;
-    ``max_frames``: of each recording, for maps.
+    ``max_frames``: of each recording, for maps. ``scenes``: at most so many recordings; of localisation, scenes with
+    both parts.
     """
 
     recordings: Iterable[SplitRecording]
@@ -29,6 +31,12 @@ class Asked:
     size: int = 512
     every: int = 1
     max_frames: int | None = None
+    scenes: int | None = None
+
+    @property
+    def chosen(self) -> Iterator[SplitRecording]:
+        """The first ``scenes`` recordings, read one after the other."""
+        return islice(self.recordings, self.scenes)
 
 
 @dataclass(frozen=True)
@@ -47,40 +55,40 @@ def _mapped(
     asked: Asked, names: Sequence[str] = tuple(of_map.MAP_PROTOCOLS), with_depth: bool = False
 ) -> Iterator[Row]:
     return of_map.run_mapping(
-        asked.recordings, asked.config, protocols=names, backend=asked.backend, with_depth=with_depth,
+        asked.chosen, asked.config, protocols=names, backend=asked.backend, with_depth=with_depth,
         max_frames=asked.max_frames,
     )  # fmt: skip
 
 
 def _localised(asked: Asked, by: str) -> Iterator[Row]:
-    scenes = localisation_scenes(asked.recordings)
+    scenes = localisation_scenes(asked.recordings, asked.scenes)
     return localisation.run_localisation(scenes, asked.backend, by=by, size=asked.size, seed=asked.config.seed)
 
 
 def _localised_in_map(asked: Asked) -> Iterator[Row]:
-    scenes = localisation_scenes(asked.recordings)
+    scenes = localisation_scenes(asked.recordings, asked.scenes)
     return localisation.run_localisation_in_map(scenes, asked.config, backend=asked.backend)
 
 
 def _posed(asked: Asked, method: str) -> Iterator[Row]:
     return relative_pose.run_relative_pose(
-        asked.recordings, asked.backend, method=method, size=asked.size, seed=asked.config.seed
+        asked.chosen, asked.backend, method=method, size=asked.size, seed=asked.config.seed
     )
 
 
 def _monocular(asked: Asked) -> Iterator[Row]:
-    return depth.run_monocular_depth(asked.recordings, asked.backend, every=asked.every, size=asked.size)
+    return depth.run_monocular_depth(asked.chosen, asked.backend, every=asked.every, size=asked.size)
 
 
 def _several_views(asked: Asked, known_poses: bool) -> Iterator[Row]:
     return depth.run_multi_view_depth(
-        asked.recordings, asked.backend, known_poses=known_poses, known_focals=known_poses, size=asked.size
+        asked.chosen, asked.backend, known_poses=known_poses, known_focals=known_poses, size=asked.size
     )
 
 
 def _reconstructed(asked: Asked, known_poses: bool) -> Iterator[Row]:
     """The truth is the measured points (DTU) where a recording names them, else the true depth of its views."""
-    for recording in asked.recordings:
+    for recording in asked.chosen:
         measured = "points" in getattr(recording, "truth", {})
         yield from reconstruction.run_reconstruction(
             [recording], asked.backend, size=asked.size, known_poses=known_poses, known_focals=known_poses,
@@ -89,7 +97,7 @@ def _reconstructed(asked: Asked, known_poses: bool) -> Iterator[Row]:
 
 
 def _timed(asked: Asked) -> Iterator[Row]:
-    return cost.run_speed(asked.recordings, asked.backend, size=asked.size)
+    return cost.run_speed(asked.chosen, asked.backend, size=asked.size)
 
 
 _ALL = (
@@ -120,14 +128,16 @@ _ALL = (
         "multi_view_depth", "Rel and tau of a few views, median-aligned", partial(_several_views, known_poses=False)
     ),
     Protocol(
-        "multi_view_depth_poses", "the same with true poses and focals", partial(_several_views, known_poses=True)
+        "multi_view_depth_poses", "the same with true poses and intrinsics", partial(_several_views, known_poses=True)
     ),
     Protocol(
         "reconstruction",
         "accuracy and completeness of a few views in cm; on DTU in mm, by DTU's protocol",
         partial(_reconstructed, known_poses=False),
     ),
-    Protocol("reconstruction_poses", "the same with true poses and focals", partial(_reconstructed, known_poses=True)),
+    Protocol(
+        "reconstruction_poses", "the same with true poses and intrinsics", partial(_reconstructed, known_poses=True)
+    ),
     Protocol("speed", "pairs per second and memory of the backend", _timed),
 )
 PROTOCOLS: Mapping[str, Protocol] = {protocol.name: protocol for protocol in _ALL}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.evaluation.errors import depth_errors, mean_errors
@@ -107,16 +107,20 @@ def depth_columns(pairs: Sequence[DepthPair], *, median_aligned: bool) -> dict[s
     Density: share of pixels with true depth that have an estimate, of all images that have true depth. Raises
     ``GeometryError`` where no image has a pixel with both.
     """
-    usable = [(truth, depth) for truth, depth in pairs if ((truth > 0) & (depth > 0)).any()]
+    usable = [(truth, depth) for truth, depth in pairs if (_known(truth) & _known(depth)).any()]
     wide = mean_errors(depth_errors(t, d, median_aligned=median_aligned) for t, d in usable)
     close = mean_errors(depth_errors(t, d, median_aligned=median_aligned, factor=INLIER_FACTOR) for t, d in usable)
     if wide is None or close is None:
         raise GeometryError(f"none of {len(pairs)} images has a pixel with both true and estimated depth")
-    shares = [np.count_nonzero((t > 0) & (d > 0)) / np.count_nonzero(t > 0) for t, d in pairs if (t > 0).any()]
+    shares = [np.mean(_known(depth)[_known(truth)]) for truth, depth in pairs if _known(truth).any()]
     return {
         "images": len(usable), "rel": wide.rel, "delta": wide.delta, "tau": close.delta,
         "density": 100.0 * float(np.mean(shares)),
     }  # fmt: skip
+
+
+def _known(depth: Array32) -> NDArray[np.bool_]:
+    return np.isfinite(depth) & (depth > 0)
 
 
 Row = dict[str, Any]

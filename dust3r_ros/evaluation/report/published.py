@@ -78,7 +78,9 @@ SUBSET = "subset"  # key of a row: the part of a published scene that it was mea
 
 @dataclass(frozen=True)
 class Figure:
-    """One published value (None: not given) of ``who`` on a scene ("mean": over a data set)."""
+    """One published value (None: not given) of ``who`` on a scene ("mean": over the ``scenes`` scenes of a data set;
+    None: their number is not known).
+    """
 
     title: str
     protocol: str
@@ -88,6 +90,7 @@ class Figure:
     metric: str
     value: float | None
     source: str
+    scenes: int | None = None
 
 
 @lru_cache(maxsize=1)
@@ -101,7 +104,7 @@ def published() -> tuple[Figure, ...]:
     for who, found in anchors["figures"].items():
         source = f"{who}: {found['paper']} ({data['sources'][anchors['source']]})"
         names = (anchors["title"], anchors["protocol"], anchors["dataset"], anchors["scene"], who, anchors["metric"])
-        figures.append(Figure(*names, found["value"], source))
+        figures.append(Figure(*names, found["value"], source, anchors["scenes"]))
     unknown = {figure.metric for figure in figures} - METRICS.keys()
     if unknown:
         raise InputError(f"'{_FILE.name}' names metrics that are not known: {', '.join(sorted(unknown))}")
@@ -116,7 +119,7 @@ def _table(table: Mapping[str, Any], sources: Mapping[str, str]) -> list[Figure]
         found += [
             Figure(
                 table["title"], table["protocol"], table["dataset"], scene, table["system"], metric,
-                float(value), sources[table["source"]],
+                float(value), sources[table["source"]], table.get("scenes"),
             )
             for metric, value in zip(table["metrics"], values, strict=True)
         ]  # fmt: skip
@@ -126,7 +129,7 @@ def _table(table: Mapping[str, Any], sources: Mapping[str, str]) -> list[Figure]
 def beside_published(rows: Sequence[Row]) -> list[Table]:
     """One table per task: the published figures beside those of every system in ``rows``. The official weights read
     "not run here" until there is a row of the system "dust3r". A mean over a data set is taken from the rows of its
-    scenes, unless a row has that name.
+    scenes, unless a row has that name; it says how many scenes it covers, unless these are known to be all.
     """
     tasks: dict[str, list[Figure]] = {}
     for figure in published():
@@ -182,13 +185,20 @@ def _is_of(row: Row, dataset: str) -> bool:
 
 
 def _here(rows: Sequence[Row], system: str, held: Sequence[Figure]) -> str:
-    """A system's values for the figures of a line; dashes unless all are there."""
-    own = [row for row in rows if row["protocol"] == held[0].protocol and _is_of(row, held[0].dataset)]
-    for among, mark in (([row for row in own if not row.get(SUBSET)], ""), (own, " (subset)")):
-        values = [_measured(among, system, figure.scene, figure.metric) for figure in held]
-        if any(value is not None for value in values):
-            return _shown(held, values) + mark
-    return NOT_RUN
+    """A system's values for the figures of a line; those of a subset where there are no others."""
+    own = [row for row in rows if row["system"] == system and row["protocol"] == held[0].protocol]
+    own = [row for row in own if _is_of(row, held[0].dataset)]
+    whole = [row for row in own if not row.get(SUBSET)]
+    return _cell_of(whole, held) or _cell_of(own, held, " (subset)") or NOT_RUN
+
+
+def _cell_of(rows: Sequence[Row], held: Sequence[Figure], mark: str = "") -> str:
+    """The values of a line's figures in one cell, and how many scenes they cover; "" without any."""
+    values, counts = zip(*(_measured(rows, figure) for figure in held), strict=True)
+    marks = [f" ({count})" for count in dict.fromkeys(counts) if count]
+    if not marks and all(value is None for value in values):
+        return ""
+    return _shown(held, values) + mark + "".join(marks)
 
 
 def _shown(held: Sequence[Figure], values: Sequence[float | None]) -> str:
@@ -206,14 +216,35 @@ def _headed(system: str, rows: Sequence[Row]) -> str:
     return f"{'dust3r, the weights given' if given else _named(system)}, here"
 
 
-def _measured(rows: Sequence[Row], system: str, scene: str, metric: str) -> float | None:
-    """The system's value on a scene, or the mean over its parts, or over the scenes of a data set's mean."""
-    own = [row for row in rows if row["system"] == system and is_number(row.get(metric))]
-    exact = [row for row in own if _scene(row) == scene.lower()]
+def _measured(rows: Sequence[Row], figure: Figure) -> tuple[float | None, str]:
+    """A system's value on a scene, or the mean over its parts, or over the scenes of a data set's mean; and how many
+    of these the mean covers ("": all, or it is none). A scene that failed has a row without the value.
+    """
+    exact = [row for row in _with(figure.metric, rows) if _scene(row) == figure.scene.lower()]
     if exact:
-        return float(exact[0][metric])
-    parts = _scenes_of_mean(own, scene) if scene.endswith(MEAN) else _parts(own, scene)
-    return _mean(parts, metric)
+        return float(exact[0][figure.metric]), ""
+    if figure.scene.endswith(MEAN):
+        among = _scenes_of_mean(rows, figure.scene)
+        measured = _with(figure.metric, among)
+        return _mean(measured, figure.metric), _covered(len(measured), len(among), figure.scenes)
+    among = _parts(rows, figure.scene)
+    measured = _with(figure.metric, among)
+    count = f"{len(measured)} of {len(among)} parts" if 0 < len(measured) < len(among) else ""
+    return _mean(measured, figure.metric), count
+
+
+def _with(metric: str, rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if is_number(row.get(metric))]
+
+
+def _covered(measured: int, tried: int, published_over: int | None) -> str:
+    """How many scenes a mean covers; "" where nothing was tried, or where it covers those of the published mean."""
+    every = max(tried, published_over or 0)
+    if tried == 0 or measured == published_over == every:
+        return ""
+    if measured == every:
+        return f"{measured} scene{'s' * (measured != 1)}"
+    return f"{measured} of {every} scenes"
 
 
 def _mean(rows: Sequence[Row], metric: str) -> float | None:
@@ -230,10 +261,12 @@ def _parts(rows: Sequence[Row], scene: str) -> list[Row]:
 
 
 def _scenes_of_mean(rows: Sequence[Row], mean: str) -> list[Row]:
-    """Rows of the scenes of a mean, by the words before "mean"; training scenes and subsets are left out."""
+    """Rows of the scenes of a mean, by the words before "mean"; training scenes and subsets are left out, and so is a
+    row of the mean's own name.
+    """
     start = mean.removesuffix(MEAN).strip().lower()
     whole = (row for row in rows if not row.get(SUBSET) and row.get("split") != "train")
-    return [row for row in whole if start in _scene(row)]
+    return [row for row in whole if start in _scene(row) and _scene(row) != mean.lower()]
 
 
 def _scene(row: Row) -> str:

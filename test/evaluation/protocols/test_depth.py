@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +12,8 @@ from hypothesis import strategies as st
 from oracle import Oracle
 from recorded import recorded
 
+from dust3r_ros.backends.depth_graph import DepthGraph
+from dust3r_ros.backends.mono import MonoBackend
 from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.evaluation.errors import depth_errors
@@ -41,6 +46,14 @@ def test_columns_by_hand() -> None:
     assert columns == {"images": 1, "rel": 0.0, "delta": 100.0, "tau": 100.0, "density": 25.0}
     with pytest.raises(GeometryError, match="none of 1 images"):
         depth_columns(pairs[1:], median_aligned=True)
+
+
+def test_a_depth_that_is_infinite_is_none() -> None:
+    """Infinite is how some sets write "none": that image has no truth, the other is right on 1 of 2 pixels."""
+    truth = np.array([[2.0, 4.0]], np.float32)
+    pairs = [(np.full_like(truth, np.inf), truth), (truth, np.array([[2.0, np.inf]], np.float32))]
+    columns = depth_columns(pairs, median_aligned=False)
+    assert columns == {"images": 1, "rel": 0.0, "delta": 100.0, "tau": 100.0, "density": 50.0}
 
 
 @settings(max_examples=20, deadline=None)
@@ -87,6 +100,20 @@ def test_two_views_of_geometry_give_depth_from_poses() -> None:
         [recorded(small_steps)], TwoViewBackend(), sources=2, step=1, size=240, known_poses=True, known_focals=True
     )
     assert row["system"] == "two_view" and row["rel"] < 10 and row["delta"] > 85
+
+
+def test_a_network_of_single_images_is_judged_alone(sequence: RenderedSequence, tmp_path: Path) -> None:
+    """The networks read depth off the blue: MoGe-2 gives it up to scale, Depth Anything less."""
+    import depth_graphs  # skips the test without onnx
+
+    foggy = recorded(replace(sequence, images=depth_graphs.blue(sequence.images, sequence.depths)))
+    graph = depth_graphs.moge(tmp_path / "moge.onnx", focal=sequence.focal / sequence.width)
+    (row,) = run_monocular_depth([foggy], MonoBackend(DepthGraph(str(graph), "cpu")), every=4, size=128)
+    assert (row["system"], row["images"]) == ("mono", 2)
+    assert row["rel"] < 3 and row["delta"] > 98 and row["density"] > 95
+    graph = depth_graphs.depth_anything(tmp_path / "anything.onnx")
+    (row,) = run_monocular_depth([foggy], MonoBackend(DepthGraph(str(graph), "cpu")), every=4, size=128)
+    assert "up to scale and shift" in row["note"]
 
 
 def test_what_cannot_be_judged_says_why(sequence: RenderedSequence) -> None:

@@ -16,7 +16,8 @@ from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.evaluation.protocols.localisation import Retrieval, run_localisation, run_localisation_in_map
 from dust3r_ros.evaluation.protocols.recordings import select
-from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence
+from dust3r_ros.scenes.rooms import room
+from dust3r_ros.scenes.sequence import RenderedSequence, render_path, render_sequence, walk
 
 SIZE = 160
 
@@ -63,6 +64,42 @@ def test_geometry_alone_localises_too() -> None:
     assert row["position_cm"] < 15 and row["rotation_deg"] < 3
 
 
+@pytest.mark.parametrize(
+    ("known_focals", "by", "depth", "most_cm", "most_deg"),
+    [(True, "pointmaps", True, 1, 0.5), (True, "matches", False, 5, 0.5), (False, "matches", True, 5, 5)],
+)
+def test_a_principal_point_off_the_centre_is_taken_into_account(
+    known_focals: bool, by: str, depth: bool, most_cm: float, most_deg: float
+) -> None:
+    """Images without their 32 leftmost columns see it 16 pixels off: 3 degrees, which a query of unknown K is off."""
+    whole = recorded(render_sequence("orbit", 3, 320, 240, laps=0.05, supersample=1))
+    off = np.array([[0, 0, 32], [0, 0, 0], [0, 0, 0]])
+    cut = [
+        replace(view, picture=view.picture[:, 32:], distances=view.distances[:, 32:] if depth else None, K=view.K - off)
+        for view in whole.views
+    ]
+    recording = replace(whole, views=tuple(cut))
+    scene = select(recording, [0, 2]), select(recording, [1])
+    (row,) = run_localisation([scene], TwoViewBackend(), by=by, retrieved=2, size=320, known_focals=known_focals)
+    assert row["found"] == 100.0 and row["position_cm"] < most_cm and row["rotation_deg"] < most_deg
+
+
+def test_a_straight_walk_places_its_map_by_orientations_too() -> None:
+    """Centres on one line say nothing of the rotation about it."""
+    poses = walk("sweep", 10, rate_hz=8.0)
+    begin, end = poses[[0, -1], :3, 3]
+    poses[:, :3, 3] = begin + np.linspace(0, 1, len(poses))[:, None] * (end - begin)
+    straight = render_path("straight", room(0), poses, width=240, height=180, rate_hz=8.0, supersample=1)
+    recording, still = recorded(straight), [replace(view, w_T_c=poses[0]) for view in recorded(straight).views]
+    scene = select(recording, [i for i in range(10) if i != 5]), select(recording, [5])
+    config = MapperConfig(working_size=160, tracking_size=240)
+    (row, none) = run_localisation_in_map(
+        [scene, (replace(scene[0], views=still), scene[1])], config, backend=Oracle(straight, 160, noise=0.003)
+    )
+    assert row["found"] == 100.0 and row["position_cm"] < 5 and row["rotation_deg"] < 0.5
+    assert "'straight' stands still" in none["note"]
+
+
 def test_queries_are_found_in_a_map() -> None:
     walk = render_sequence("orbit", 14, 240, 180, rate_hz=8.0, supersample=1)
     recording = recorded(walk)
@@ -91,6 +128,11 @@ def test_what_cannot_be_judged_says_why(sequence: RenderedSequence) -> None:
     rows = list(run_localisation([(database, blind), (homeless, queries)], oracle, size=SIZE))
     assert "no view of 'orbit' has a true pose" in rows[0]["note"]
     assert "to localise against" in rows[1]["note"]
+    for parts, missing in (((select(database, []), queries), "train"), ((database, select(queries, [])), "test")):
+        lacking, whole = run_localisation([parts, (database, queries)], oracle, retrieved=1, size=SIZE)
+        assert f"scene 'orbit' of rendered has no '{missing}' image" in lacking["note"] and "note" not in whole
+        (unmapped,) = run_localisation_in_map([parts], MapperConfig())
+        assert f"has no '{missing}' image" in unmapped["note"]
     (wrong,) = run_localisation([(database, queries)], oracle, by="magic", size=SIZE)
     assert "magic" in wrong["note"]
     (unmapped,) = run_localisation_in_map(

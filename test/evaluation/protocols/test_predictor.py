@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from oracle import Oracle
 from recorded import recorded
 
+from dust3r_ros.errors import InputError
 from dust3r_ros.evaluation.protocols.predictor import Predictor, aligned_parts, informative
 from dust3r_ros.evaluation.protocols.relative_pose import by_alignment
 from dust3r_ros.scenes.sequence import render_sequence
@@ -36,6 +39,13 @@ def test_a_pair_counts_when_both_orders_say_something(predictor: Predictor) -> N
     assert len(left) == 18 and not {(0, 1), (1, 0)} & left
     assert informative([silent(pair, 10) for pair in pairs]) == []
     assert aligned_parts([silent(pair) for pair in pairs], predictor.views) == []
+
+
+def test_an_alignment_refuses_a_principal_point_that_is_not_at_the_centre(predictor: Predictor) -> None:
+    """One outside the image cannot become the centre of a crop."""
+    off = [replace(predictor.views[0], center=(-3.0, 31.5)), *predictor.views[1:]]
+    with pytest.raises(InputError, match="of view 0 is 50 pixels off its image's centre"):
+        aligned_parts(predictor.all_pairs(), off)
 
 
 def test_views_that_nothing_connects_have_no_pose_to_each_other(predictor: Predictor) -> None:

@@ -18,6 +18,7 @@ from dust3r_ros.evaluation.protocols.recordings import (
     true_poses,
     working,
 )
+from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.scenes.sequence import render_sequence
 
 
@@ -36,6 +37,29 @@ def test_a_view_keeps_its_intrinsics_through_the_resize(sequence: RecordedSequen
     ray = (native - [90, 80]) / 170
     assert made.focal * ray + made.center == pytest.approx(made.resize.to_working(native), abs=0.2)
     assert working(view, 96, known_focal=False).focal is None
+
+
+@pytest.mark.parametrize("size", [96, 320])  # shrunk, grown
+@pytest.mark.parametrize("at", [(90.0, 80.0), (110.3, 60.6)])
+def test_the_crop_is_centred_on_a_known_principal_point(
+    sequence: RecordedSequence, size: int, at: tuple[float, float]
+) -> None:
+    """Red is the column and green the row of a native pixel: the middle of the working image shows the point."""
+    v, u = np.mgrid[:150, :200]
+    picture = np.stack([u, v, np.zeros_like(u)], axis=-1).astype(np.uint8)
+    view = replace(sequence.views[0], picture=picture, K=np.array([[170.0, 0, at[0]], [0, 170, at[1]], [0, 0, 1]]))
+    made = working(view, size)
+    height, width = made.image.shape[:2]
+    assert max(width, height) == size and width % 16 == height % 16 == 0
+    assert np.abs(np.subtract(made.center, [(width - 1) / 2, (height - 1) / 2])).max() < 0.5
+    corners = made.resize.to_native([[-0.5, -0.5], [width - 0.5, height - 0.5]])
+    assert corners.min() >= -0.5 - 1e-9 and np.all(corners[1] <= [199.5 + 1e-9, 149.5 + 1e-9])
+    middle = made.image[height // 2 - 1 : height // 2 + 1, width // 2 - 1 : width // 2 + 1, :2].mean(axis=(0, 1))
+    assert middle == pytest.approx(at, abs=1.2)
+    unknown = working(view, size, known_focal=False)
+    assert unknown.resize == Resize.fit(200, 150, size) == working(sequence.views[0], size).resize
+    outside = working(replace(view, K=np.array([[170.0, 0, 200], [0, 170, 80], [0, 0, 1]])), size)
+    assert outside.resize == unknown.resize and outside.center == pytest.approx(unknown.resize.to_working([200, 80]))
 
 
 def test_depth_goes_to_the_working_pixels_and_back(sequence: RecordedSequence) -> None:
@@ -83,8 +107,14 @@ def test_scenes_are_made_of_their_parts(sequence: RecordedSequence) -> None:
     assert np.all(np.diff(stamps) > 0) and stamps[6] - stamps[5] == 1_000_000_000
     assert np.array_equal(database.views[7].image(), sequence.views[1].image())
     assert database.views[7].w_T_c is sequence.views[1].w_T_c and database.views[7].K is sequence.views[1].K
-    with pytest.raises(InputError, match="'kitchen' of rendered has no 'test'"):
-        localisation_scenes([parts[0]])
+
+
+def test_a_scene_without_one_of_its_parts_does_not_count(sequence: RecordedSequence) -> None:
+    names = [("a", "train"), ("b", "train"), ("b", "test"), ("c", "train"), ("c", "test")]
+    parts = [replace(sequence, scene=scene, split=name) for scene, name in names]
+    found = [(queries.name, len(queries.views)) for _, queries in localisation_scenes(parts, 1)]
+    assert found == [("a", 0), ("b", 6)]
+    assert [database.name for database, _ in localisation_scenes(parts)] == ["a", "b", "c"]
 
 
 def test_recordings_of_the_data_sets_are_recordings(sequence: RecordedSequence) -> None:

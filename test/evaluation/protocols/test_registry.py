@@ -70,6 +70,18 @@ def test_protocols_of_maps_run(sequence: RenderedSequence, scene: list[RecordedS
     assert [row["protocol"] for row in rows("map_rgbd", scene[:1])] == [f"{name}_rgbd" for name in parts]
 
 
+def test_a_scene_without_queries_is_a_row_and_scenes_are_counted(
+    sequence: RenderedSequence, scene: list[RecordedSequence]
+) -> None:
+    """Two recordings of the room make one scene of localisation; for other protocols each counts."""
+    parts = [replace(scene[0], scene="hall"), *scene, *(replace(part, scene="attic") for part in scene)]
+    asked = Asked(parts, MapperConfig(), Oracle(sequence, SIZE, noise=0.002), scenes=1)
+    lacking, whole = PROTOCOLS["localisation"].run(asked)
+    assert "'hall' of rendered has no 'test'" in lacking["note"]
+    assert whole["scene"] == "room" and "note" not in whole
+    assert len(list(PROTOCOLS["speed"].run(asked))) == 1
+
+
 def test_measured_points_are_the_truth_where_there_are_some(
     sequence: RenderedSequence, scene: list[RecordedSequence], tmp_path: Path
 ) -> None:

@@ -61,8 +61,9 @@ def test_official_weights_are_not_run_here_until_a_run_fills_them() -> None:
         depth | {"scene": "x", "rel": 6.0, "delta": 90.0},
         depth | {"scene": "y", "rel": 8.0, "delta": 92.0},
     ]
-    assert line(rows, "NYUv2") == "7.00 / 91.00"
-    assert line([*rows, depth | {"scene": "mean", "rel": 5.0}], "NYUv2") == "5.00 / 91.00"
+    assert line(rows, "NYUv2") == "7.00 / 91.00 (2 scenes)"
+    assert line([*rows, depth | {"scene": "mean", "rel": 5.0}], "NYUv2") == "5.00 / 91.00 (2 scenes)"
+    assert line([depth | {"scene": "mean", "rel": 5.0, "delta": 91.0}], "NYUv2") == "5.00 / 91.00"
     assert line(rows, "BONN") == "not run here"
     place = {"dataset": "7scenes", "protocol": "localisation", "system": "dust3r", "rotation_deg": 1.0}
     parts: list[Row] = [place | {"scene": f"chess/seq-0{k}", "position_cm": float(k)} for k in (3, 5)]
@@ -70,7 +71,7 @@ def test_official_weights_are_not_run_here_until_a_run_fills_them() -> None:
     slam = {"dataset": "tum", "protocol": "trajectory", "system": "dust3r"}
     walks: list[Row] = [slam | {"scene": "rgbd_dataset_freiburg1_desk", "ate": 0.1}]
     walks.append(slam | {"scene": "rgbd_dataset_freiburg2_xyz", "ate": 9.0})
-    assert line(walks, "TUM RGB-D fr1, uncalibrated", "freiburg1 mean") == "0.1000"
+    assert line(walks, "TUM RGB-D fr1, uncalibrated", "freiburg1 mean") == "0.1000 (1 of 9 scenes)"
 
 
 def test_a_mean_is_over_images_that_were_not_for_training() -> None:
@@ -84,7 +85,31 @@ def test_a_mean_is_over_images_that_were_not_for_training() -> None:
         depth | {"scene": "test/den", "split": "test", "rel": 8.0, "images": 10},
         depth | {"scene": "train/bath", "split": "train", "rel": 1.0, "images": 90},
     ]
-    assert shown(*rows) == "5.00 / 90.00"
+    assert shown(*rows) == "5.00 / 90.00 (2 scenes)"
+
+
+def test_a_mean_over_a_part_of_the_scenes_says_so() -> None:
+    """Scenes that failed count, and so do those of the published mean, where their number is known."""
+
+    def shown(rows: list[Row], data: str) -> str:
+        lines = [(t, i) for t in beside_published(rows) for i, line in enumerate(t.rows) if line[0].endswith(data)]
+        return cells(*lines[0])["two_view, here"]
+
+    stereo = {"dataset": "dtu", "protocol": "reconstruction", "system": "two_view"}
+    figures = {"accuracy_mm": 1.2, "completeness_mm": 0.4, "overall_mm": 0.8}
+    scans: list[Row] = [stereo | {"scene": f"scan{k}"} | figures for k in range(22)]
+    assert shown(scans[:1], "DTU") == "1.200 / 0.400 / 0.800 (1 of 22 scenes)"
+    assert shown(scans, "DTU") == "1.200 / 0.400 / 0.800"
+    failed: list[Row] = [row("two_view", f"scan{k}") | stereo | {"note": "no pair is informative"} for k in (90, 91)]
+    assert shown([*scans, *failed], "DTU") == "1.200 / 0.400 / 0.800 (22 of 24 scenes)"
+    assert shown(failed, "DTU") == "– / – / – (0 of 22 scenes)"
+    poses = {"dataset": "co3d", "protocol": "multiview_pose_pnp", "system": "two_view"}
+    found: Row = poses | {"scene": "apple/1", "rra_15": 99.0, "rta_15": 98.0, "maa_30": 97.0}
+    assert shown([found], "PnP") == "99.0 / 98.0 / 97.0 (1 scene)"
+    assert shown([found, poses | {"scene": "apple/2", "note": "failed"}], "PnP").endswith("(1 of 2 scenes)")
+    place = {"dataset": "7scenes", "protocol": "localisation", "system": "two_view", "scene": "chess/seq-03"}
+    parts: list[Row] = [place | {"position_cm": 3.0, "rotation_deg": 1.0}, place | {"scene": "chess/seq-05"}]
+    assert shown(parts, "7-Scenes") == "3.0 / 1.00 (1 of 2 parts)"
 
 
 def test_a_part_of_a_published_scene_stands_beside_it_marked() -> None:
