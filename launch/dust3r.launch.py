@@ -21,12 +21,22 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from dust3r_ros.config import MapperConfig, NodeConfig, Row, expanded, load_yaml, rows
+from dust3r_ros.config import MapperConfig, NodeConfig, expanded, load_yaml, rows
 from dust3r_ros.config import ParameterValue as ParameterConstant
-from dust3r_ros.node.launching import flag, full_name, mistyped, parameter_file, require_success, require_viewer, shown
+from dust3r_ros.node.launching import (
+    argument_value,
+    flag,
+    full_name,
+    mistyped,
+    parameter_file,
+    require_success,
+    require_viewer,
+    shown,
+)
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
-# Node parameters that are also arguments of this file. Empty: the config file or the default applies.
+# Node parameters that are also arguments of this file. Empty: the config file or the default applies; two quotes
+# are an empty value.
 PARAMETERS = (
     "image_topic",
     "image_topics",
@@ -90,15 +100,6 @@ SYNONYMS = {
 }
 
 ROWS = {row.name: row for row in chain(rows(MapperConfig), rows(NodeConfig))}
-
-
-def _value(row: Row, text: str) -> ParameterConstant:
-    """An argument converted to its parameter's type; raises ``ConfigError`` if out of range."""
-    if row.type is str:  # as text: a checkpoint named 2024 is not a number
-        return row.check(text)
-    if row.type is tuple:
-        return row.check([item.strip() for item in text.split(",")])
-    return row.check(yaml.safe_load(text))
 
 
 def _flags(values: dict[str, str]) -> dict[str, bool]:
@@ -202,7 +203,7 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     names = [full_name(space) for space in spaces]
     # All are loaded, to refuse a file without parameters for one of the nodes, which would run on defaults.
     configured = [load_yaml(config, name) for name in names]
-    given = {name: _value(ROWS[name], values[name]) for name in PARAMETERS if values[name]}
+    given = {name: argument_value(ROWS[name], values[name]) for name in PARAMETERS if values[name]}
     remarks = mistyped(context.launch_configurations, [*PARAMETERS, *ARGUMENTS, *SYNONYMS])
     entities: list[LaunchDescriptionEntity] = [LogInfo(msg=remark) for remark in remarks]
     entities += [_node(values, spaces, config, given), *_viewers(values, names[0], {**configured[0], **given})]

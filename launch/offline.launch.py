@@ -41,12 +41,14 @@ ARGUMENTS = {
 
 # With these the node maps every image that reaches it, however long that takes.
 LOSSLESS = {"image_depth": "1000", "backlog": "every"}
+# A robot's configuration may name files of its own; nothing of a bag goes there.
+UNWRITTEN = {"map_db": "''", "output_dir": "''", "manifest": "''", "profile": "''"}
 
 
 def _node(**arguments: str) -> IncludeLaunchDescription:
     """Includes dust3r.launch.py; sets all arguments that both files have, so that none leaks in from here."""
     launch_file = PathJoinSubstitution([FindPackageShare("dust3r_ros"), "launch", "dust3r.launch.py"])
-    given = {"bag": "", "image_topic": "", "config": "", "rviz": "false", "foxglove": "false", **arguments}
+    given = {"bag": "", "image_topic": "", "config": "", "rviz": "false", "foxglove": "false", **UNWRITTEN, **arguments}
     return IncludeLaunchDescription(launch_file, launch_arguments=list(given.items()))
 
 

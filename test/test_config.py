@@ -7,6 +7,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,6 +78,21 @@ def test_floats_take_whole_numbers_and_no_others(config: type, row: Row) -> None
     for value in (float("nan"), float("inf"), float("-inf")):
         with pytest.raises(ConfigError, match=f"{row.name}.*finite"):
             from_mapping(config, {row.name: value})
+
+
+@by_name
+def test_a_configuration_that_is_made_is_a_valid_one(config: type, row: Row) -> None:
+    """By its constructor as from a file."""
+    for wrong in (None, *(() if row.low is None else (row.high * 2 + 1,)), *(["nonsense"] if row.choices else [])):
+        with pytest.raises(ConfigError, match=row.name):
+            config(**{row.name: wrong})
+        with pytest.raises(ConfigError, match=row.name):
+            dataclasses.replace(config(), **{row.name: wrong})
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    made = MapperConfig(focal=np.float32(300), seed=np.int64(3))  # type: ignore[arg-type]
+    assert type(made.focal) is float and type(made.seed) is int and (made.focal, made.seed) == (300.0, 3)
 
 
 @pytest.mark.parametrize("config, row", [pytest.param(c, r, id=r.name) for c, r in ALL if r.choices])

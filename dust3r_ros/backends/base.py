@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from dust3r_ros.errors import InputError
+from dust3r_ros.errors import BackendError, InputError
 from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
 
 _log = logging.getLogger(__name__)
@@ -58,6 +58,28 @@ class Network(Backend, Protocol):
     @property
     def image_size(self) -> tuple[int, int]:
         """(H, W) in pixels."""
+
+
+def as_asked(
+    found: Sequence[PairPrediction], pairs: Sequence[tuple[int, int]], sizes: Mapping[int, tuple[int, ...]], name: str
+) -> list[PairPrediction]:
+    """What backend ``name`` returned for ``pairs`` of views, whose images have ``sizes`` (H, W), once it is checked.
+
+    Anybody may write a backend. Raises ``BackendError`` for other pairs, and for pointmaps of another shape.
+    """
+    if [(each.first, each.second) for each in found] != [(first, second) for first, second in pairs]:
+        raise BackendError(f"backend '{name}' returned {len(found)} predictions that are not of the {len(pairs)} pairs")
+    for each in found:
+        for view, points, confidence in (
+            (each.first, each.points_first, each.confidence_first),
+            (each.second, each.points_second, each.confidence_second),
+        ):
+            if points.shape != (*sizes[view], 3) or confidence.shape != sizes[view]:
+                raise BackendError(
+                    f"backend '{name}' returned points {points.shape} and confidences {confidence.shape} for an image "
+                    f"{sizes[view]}; they must be {(*sizes[view], 3)} and {sizes[view]}"
+                )
+    return list(found)
 
 
 def views_of(pairs: Sequence[tuple[int, int]], held: Container[int], where: str) -> list[int]:

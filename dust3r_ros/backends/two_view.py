@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dust3r_ros.backends.base import views_of
 from dust3r_ros.backends.flow import Flow, StereoDepth, chained, dense_flow, depth_from_flow, grid, seeded_targets
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.features.features import Features, extract
@@ -211,7 +212,11 @@ class TwoViewBackend:
         poses: Mapping[int, Array] | None = None,
         landmarks: Mapping[int, Array] | None = None,
     ) -> list[PairPrediction]:
-        """Pointmaps of ordered pairs; both orders of a pair share one computation of flow and pose."""
+        """Pointmaps of ordered pairs; both orders of a pair share one computation of flow and pose.
+
+        Raises ``InputError`` for a view that was not added.
+        """
+        views_of(pairs, self._views, "backend")
         found = self.depths(pairs, focals, poses, landmarks)
         return [
             self.nothing_known(*pair, focals) if depths is None else depths.prediction()

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dust3r_ros.cli import command
+from dust3r_ros.cli import command, inputs
 from dust3r_ros.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
+    from dust3r_ros.products.exports import ExportOptions
     from dust3r_ros.storage.saved_map import MapContents
 
 _NAME = "dust3r-export"
@@ -47,10 +48,10 @@ def _parser() -> argparse.ArgumentParser:
         type=command.positive,
         default=100_000,
         metavar="N",
-        help="maximum number of points (--colmap, --nerfstudio; default: 100000)",
+        help="maximum number of points, landmarks first (--colmap, --nerfstudio; default: 100000)",
     )
     _add_grid(parser)
-    parser.add_argument("--quiet", action="store_true", help="print nothing")
+    parser.add_argument("--quiet", action="store_true", help="print only warnings and errors")
     command.add_common(parser)
     return parser
 
@@ -72,29 +73,40 @@ def _run(arguments: argparse.Namespace) -> int:
     if not wanted:
         raise ConfigError(f"nothing to write; give at least one of {', '.join('--' + kind for kind in _FORMATS)}")
     # Heavy imports only now, so that bad arguments are reported at once.
-    from dust3r_ros.occupancy import GridOptions
-    from dust3r_ros.products.exports import Exporter, ExportOptions
+    from dust3r_ros.products.exports import Exporter
 
+    _options(arguments)  # a bad one is refused before a large map is read
+    contents = _contents(arguments)
+    if contents.maps > 1:
+        words = f"'{arguments.map}' holds {contents.maps} maps that are not joined; the one with most poses is exported"
+        inputs.warn(_NAME, words)
+    exporter = Exporter(
+        contents.keyframes,
+        _options(arguments, contents.settings.get("min_confidence", 1.5)),
+        contents.landmarks,
+        metric=bool(contents.settings.get("world", {}).get("metric")),
+        warn=lambda words: inputs.warn(_NAME, words),
+    )
+    for kind, path in wanted:
+        inputs.say(arguments.quiet, exporter.write(path, kind))
+    return 0
+
+
+def _options(arguments: argparse.Namespace, of_map: float = 1.5) -> ExportOptions:
+    """The options of the command, ``of_map`` being the map's minimum confidence. Raises ``ConfigError``."""
+    from dust3r_ros.occupancy import GridOptions
+    from dust3r_ros.products.exports import ExportOptions
+
+    confidence = float(of_map) if arguments.min_confidence is None else arguments.min_confidence
     names = ("resolution", "min_height", "max_height", "camera_height", "max_range")
     lengths = {name: getattr(arguments, name) for name in names}
-    GridOptions(**lengths)  # a bad length is refused before a large map is read
-    contents = _contents(arguments)
-    confidence = arguments.min_confidence
-    if confidence is None:
-        confidence = float(contents.settings.get("min_confidence", 1.5))
-    options = ExportOptions(
+    return ExportOptions(
         min_confidence=confidence,
         fusion=arguments.fusion,
         voxel=arguments.voxel,
         points=arguments.points,
         grid=GridOptions(**lengths, min_confidence=confidence),
     )
-    exporter = Exporter(contents.keyframes, options, contents.landmarks)
-    for kind, path in wanted:
-        written = exporter.write(path, kind)
-        if not arguments.quiet:
-            print(written, flush=True)
-    return 0
 
 
 def _contents(arguments: argparse.Namespace) -> MapContents:

@@ -81,7 +81,7 @@ def _run(arguments: argparse.Namespace) -> int:
     out = arguments.out if is_address(arguments.out) else str(Path(arguments.out).absolute())
     if not is_address(out) and Path(out).exists() and not Path(out).is_dir():
         raise InputError(f"--out '{arguments.out}' is a file; it must be a folder or not exist yet")
-    recordings = find_recordings(arguments.recordings, arguments.list)
+    recordings = find_recordings(arguments.recordings, arguments.list, out)
     records = records_in(out)
     jobs = _jobs(recordings, out, records, arguments)
     todo = [job for job in jobs if arguments.again or not is_done(job, records.get(job.name))]

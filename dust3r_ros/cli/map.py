@@ -147,7 +147,8 @@ def map_recording(
         summary = _write(arguments, config, session, perf_counter() - start)
     for words in [*lost, *inputs.shortfalls(replay, items, source, session)]:
         warn(words)
-    return Mapped(summary, path_length(session.mapper.trajectory()), session.metric, stop.signal)
+    own = session.mapper.trajectory(sessions=session.mapper.run)
+    return Mapped(summary, path_length(own), session.metric, stop.signal)
 
 
 def map_piece(arguments: argparse.Namespace, piece: Piece, path: Path, known: Mapping[str, Intrinsics]) -> MappedPiece:
@@ -173,7 +174,7 @@ def map_piece(arguments: argparse.Namespace, piece: Piece, path: Path, known: Ma
     replay = Replay(session.process, read_ahead(frames))
     used = tuple((update.camera, update.stamp_ns) for update in replay)
     # A lens that is not given changes once more in the whole map, and then no depth would fit.
-    session.finish(depth=all(session.mapper.focal(name).fixed for name in session.mapper.cameras))
+    session.finish(depth=all(session.mapper.focal(name).lens_known for name in session.mapper.cameras))
     save_map(path, session.mapper, session.settings())
     found = {name: session.mapper.focal(name) for name in session.mapper.cameras}
     return MappedPiece(found, used, (*warnings, *inputs.shortfalls(replay, frames, source, session)))
@@ -184,6 +185,8 @@ def _check(arguments: argparse.Namespace, directory: Path) -> None:
     config_of(arguments, None)
     if directory.exists() and not directory.is_dir():
         raise InputError(f"--out '{directory}' is a file; it must be a folder or not exist yet")
+    if directory.resolve() == Path(arguments.input).resolve():
+        raise InputError(f"--out '{directory}' is the input, whose files it would join; give another folder")
     record, manifest = arguments.record, arguments.manifest
     if record and manifest and Path(record).resolve() == Path(manifest).resolve():
         raise ConfigError(f"--record '{record}' is the same file as --manifest; give another name")
@@ -383,6 +386,7 @@ def _write(arguments: argparse.Namespace, config: MapperConfig, session: Session
         config=config,
         source=Path(arguments.input).name or str(arguments.input),
         wall_seconds=seconds,
+        loaded=session.mapper.loaded,
         **session.for_files(),
     )
 

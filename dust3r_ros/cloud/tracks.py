@@ -57,6 +57,8 @@ def dense_tracks(keyframes: Sequence[Keyframe], count: int = MAX_POINTS, min_con
     (Lucas and Kanade, 1981), and dropped if it is more than a pixel off; elsewhere it is the projection.
     Deterministic.
     """
+    if not count:
+        return joined()
     step = _step(keyframes, count, min_confidence)
     positions = {keyframe.index: view for view, keyframe in enumerate(keyframes)}
     greys = [cv2.cvtColor(np.ascontiguousarray(keyframe.image), cv2.COLOR_RGB2GRAY) for keyframe in keyframes]
@@ -81,7 +83,7 @@ def dense_tracks(keyframes: Sequence[Keyframe], count: int = MAX_POINTS, min_con
             errors[seen[found]] += np.linalg.norm(place - where, axis=1)[found]
         colors = keyframe.image[pixels[:, 1], pixels[:, 0]]
         parts.append(_seen_twice(points, colors, errors, observations))
-    return _limited(joined(*parts), count)
+    return limited(joined(*parts), count)
 
 
 def joined(*parts: DenseTracks) -> DenseTracks:
@@ -95,6 +97,19 @@ def joined(*parts: DenseTracks) -> DenseTracks:
     return DenseTracks(*(np.concatenate([getattr(part, name) for part in shifted]) for name in names))
 
 
+def limited(tracks: DenseTracks, count: int) -> DenseTracks:
+    """At most ``count`` of the points, evenly chosen, with all their observations."""
+    if len(tracks) <= count:
+        return tracks
+    keep = np.zeros(len(tracks), bool)
+    keep[np.linspace(0, len(tracks) - 1, count).astype(int)] = True
+    stays, number = keep[tracks.point], np.cumsum(keep) - 1
+    return DenseTracks(
+        tracks.points[keep], tracks.colors[keep], tracks.errors[keep],
+        number[tracks.point[stays]], tracks.view[stays], tracks.pixels[stays],
+    )  # fmt: skip
+
+
 def landmark_tracks(
     keyframes: Sequence[Keyframe],
     positions: Array,
@@ -106,14 +121,16 @@ def landmark_tracks(
     """Landmarks (L, 3), ``colors`` (L, 3), as tracks of ``keyframes``.
 
     Observation m: keyframe of index ``keyframe[m]`` sees landmark ``landmark[m]`` at ``pixels[m]`` (M, 2). Observations
-    more than two pixels from the projected landmark are left out, then landmarks with fewer than two of them.
+    more than two pixels from the projected landmark are left out, as are those outside the image (rectified, it shows
+    less than a wide lens sees), then landmarks with fewer than two of them.
     """
     view, found = np.full(len(keyframe), -1), np.full(len(keyframe), np.inf)
     for number, seeing in enumerate(keyframes):
         mine = keyframe == seeing.index
         local = transform(invert(seeing.w_T_c), positions[landmark[mine]])
         where = project(local, seeing.focal, center_of(*seeing.depth.shape))
-        view[mine], found[mine] = number, np.nan_to_num(np.linalg.norm(where - pixels[mine], axis=1), nan=np.inf)
+        off = np.nan_to_num(np.linalg.norm(where - pixels[mine], axis=1), nan=np.inf)
+        view[mine], found[mine] = number, np.where(_inside(pixels[mine], seeing.depth.shape), off, np.inf)
     good = found < _FAR
     errors = np.zeros(len(positions))
     np.add.at(errors, landmark[good], found[good])
@@ -164,9 +181,12 @@ def _measured(grey: Image, other: Image, pixels: NDArray[np.int64], where: Array
     )  # fmt: skip
     known = status.ravel() > 0
     place = np.where(known[:, None], place[:, 0].astype(np.float64), where)
-    height, width = other.shape
-    inside = (place >= -0.5).all(axis=1) & (place < [width - 0.5, height - 0.5]).all(axis=1)
-    return inside & (np.linalg.norm(place - where, axis=1) < _NEAR), place
+    return _inside(place, other.shape) & (np.linalg.norm(place - where, axis=1) < _NEAR), place
+
+
+def _inside(pixels: Array, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which pixels (N, 2) lie in an image (H, W)."""
+    return np.all((pixels >= -0.5) & (pixels < [shape[1] - 0.5, shape[0] - 0.5]), axis=1)
 
 
 def _seen_twice(
@@ -182,17 +202,4 @@ def _seen_twice(
     return DenseTracks(
         points[keep], colors[keep], errors[keep] / views[keep],
         number[point[stays]][order], view[stays][order], pixels[stays][order],
-    )  # fmt: skip
-
-
-def _limited(tracks: DenseTracks, count: int) -> DenseTracks:
-    """At most ``count`` of the points, evenly chosen."""
-    if len(tracks) <= count:
-        return tracks
-    keep = np.zeros(len(tracks), bool)
-    keep[np.linspace(0, len(tracks) - 1, count).astype(int)] = True
-    stays, number = keep[tracks.point], np.cumsum(keep) - 1
-    return DenseTracks(
-        tracks.points[keep], tracks.colors[keep], tracks.errors[keep],
-        number[tracks.point[stays]], tracks.view[stays], tracks.pixels[stays],
     )  # fmt: skip

@@ -9,14 +9,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dust3r_ros.config.mapper import MapperConfig
 from dust3r_ros.config.node import NodeConfig
-from dust3r_ros.config.rows import ParameterValue, Row, expanded
+from dust3r_ros.config.rows import ParameterValue, Row, expanded, rows
 from dust3r_ros.errors import ConfigError
 
 __all__ = [
@@ -38,23 +37,16 @@ __all__ = [
 _Config = TypeVar("_Config", MapperConfig, NodeConfig)
 
 
-def rows(config: type[MapperConfig] | type[NodeConfig]) -> Iterator[Row]:
-    """The rows of a configuration class, in order."""
-    for item in fields(config):
-        default: Any = item.default
-        yield Row(name=item.name, type=type(default), default=default, **item.metadata)
-
-
 def from_mapping(config: type[_Config], values: Mapping[str, object]) -> _Config:
     """A validated configuration; parameters missing in ``values`` keep their defaults.
 
     Raises ``ConfigError`` for an unknown name, a wrong type or a value out of range.
     """
-    known = {row.name: row for row in rows(config)}
+    known = {row.name for row in rows(config)}
     for name in values:
         if name not in known:
             raise ConfigError(f"unknown parameter '{name}'; known are {', '.join(sorted(known))}")
-    return config(**{name: known[name].check(value) for name, value in values.items()})  # type: ignore[arg-type]
+    return config(**values)  # type: ignore[arg-type]
 
 
 def as_mapping(config: MapperConfig | NodeConfig) -> dict[str, ParameterValue]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dust3r_ros.config.rows import row
+from dust3r_ros.config.rows import Checked, row
 
 
 @dataclass(frozen=True)
-class MapperConfig:
+class MapperConfig(Checked):
     """Parameters of the mapper, the same live and offline."""
 
     backend: str = row(
@@ -56,7 +56,12 @@ class MapperConfig:
         low=64,
         high=2048,
     )
-    focal: float = row(0.0, "Known focal length in pixels at native resolution; 0: estimate it.", low=0.0, high=1e5)
+    focal: float = row(
+        0.0,
+        "Known focal length in pixels at native resolution, which is held; the lens is estimated. 0: estimate both.",
+        low=0.0,
+        high=1e5,
+    )
     calibration: str = row(
         "fixed",
         "What to do with a CameraInfo that has K[0] > 0: keep it (fixed), refine it (prior), or only compare it "

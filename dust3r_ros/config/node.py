@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dust3r_ros.config.rows import row
+from dust3r_ros.config.rows import Checked, row
 
 
 @dataclass(frozen=True)
-class NodeConfig:
+class NodeConfig(Checked):
     """Parameters of the ROS node beyond the mapper's."""
 
     image_topic: str = row("/camera/image_raw", "Image topic to map; the camera is named after the topic's namespace.")
@@ -133,11 +133,17 @@ class NodeConfig:
     )
     map_db: str = row(
         "",
-        "Map file that is kept up to date while the map grows, so that the map survives the process; empty: none.",
+        "Map file that is kept up to date while the map grows, so that the map survives the process; with mode "
+        "localization it is only read. Empty: none.",
         path=True,
     )
     map_start: str = row("continue", "Continue or replace an existing map_db.", choices=("continue", "new"))
-    load_map: str = row("", "Saved map to start from; the file is not modified. Empty: none.", path=True)
+    load_map: str = row(
+        "",
+        "Saved map to start from; the file is not modified. When mapping, it is refused beside another map_db that "
+        "exists, unless map_start is new. Empty: none.",
+        path=True,
+    )
     manifest: str = row(
         "",
         "File that records every image used, so that dust3r-map --manifest can reproduce the map; empty: none.",

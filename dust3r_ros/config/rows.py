@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import os
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any
 
 from dust3r_ros.errors import ConfigError
 
 ParameterValue = bool | int | float | str | tuple[str, ...]
+_ACCEPTED: dict[type, type] = {bool: bool, int: Integral, float: Real, str: str}
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,32 @@ class Row:
         return value
 
     def _typed(self, value: object) -> ParameterValue:
-        if self.type is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value) if abs(value) < 2**63 else math.inf if value > 0 else -math.inf
         if self.type is tuple and isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
             return tuple(value)
-        if type(value) is self.type:
-            return value  # type: ignore[return-value]
+        no_number = isinstance(value, bool) != (self.type is bool)
+        if self.type in _ACCEPTED and isinstance(value, _ACCEPTED[self.type]) and not no_number:
+            try:
+                return self.type(value)
+            except OverflowError:
+                return math.inf  # as little as a number below it
         wanted = "list of strings" if self.type is tuple else self.type.__name__
         raise ConfigError(f"parameter '{self.name}' is {value!r}; it must be of type {wanted}")
+
+
+def rows(config: type[Checked]) -> Iterator[Row]:
+    """The rows of a configuration class, in order."""
+    for item in fields(config):
+        default: Any = item.default
+        yield Row(name=item.name, type=type(default), default=default, **item.metadata)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A configuration. Made with a value that a row refuses, it raises ``ConfigError``."""
+
+    def __post_init__(self) -> None:
+        for entry in rows(type(self)):
+            object.__setattr__(self, entry.name, entry.check(getattr(self, entry.name)))
 
 
 def row(default: Any, description: str, **limits: Any) -> Any:

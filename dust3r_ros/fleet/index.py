@@ -68,22 +68,30 @@ def _row(name: str, record: Record) -> dict[str, Any]:
 
 def page(records: Mapping[str, Record]) -> str:
     """The page: what ended badly first, then the maps with their pictures."""
-    counts = Counter(record.state for record in records.values())
-    poses, seconds = (sum(r.figures.get(name) or 0 for r in records.values()) for name in ("poses", "seconds"))
+    recordings = [record for record in records.values() if not record.members]  # their poses are in joined maps again
+    counts = Counter(record.state for record in recordings)
+    poses, seconds = (sum(r.figures.get(name) or 0 for r in recordings) for name in ("poses", "seconds"))
+    title = _count(len(recordings), "recording")
+    if len(records) > len(recordings):
+        title += f", {_count(len(records) - len(recordings), 'joined map')}"
     lead = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     order = sorted(records.items(), key=lambda item: item[1].state == MAPPED)
     return "\n".join(
         [
             "<!doctype html>",
-            f'<html lang="en"><head><meta charset="utf-8"><title>{len(records)} recordings</title>',
+            f'<html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<style>{_STYLE}</style></head><body>",
-            f'<h1>{len(records)} recordings</h1><p class="lead">{escape(lead)} · {poses:,} poses in '
+            f'<h1>{title}</h1><p class="lead">{escape(lead)} · {poses:,} poses in '
             f'{seconds / 3600:.2f} hours of mapping · <a href="{TABLE}">{TABLE}</a></p><main>',
             *(_article(name, record) for name, record in order),
             "</main></body></html>\n",
         ]
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _article(name: str, record: Record) -> str:

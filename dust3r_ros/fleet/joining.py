@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.fleet.recordings import MAPPED, RECORD, Job, Record, is_done, read_record, request_of
+from dust3r_ros.fleet import places
+from dust3r_ros.fleet.recordings import MAPPED, RECORD, Job, Record, is_done, request_of
 from dust3r_ros.io.files import make_folder, write_text
-from dust3r_ros.io.trajectory import path_length, write_tum
+from dust3r_ros.io.trajectory import path_length, write_trajectories
 
-GROUPS = "joined.json"  # which maps were joined, and where
+REQUESTS = "joined.json"  # which maps were joined, and where
 FOLDER = "joined"
 TRAJECTORIES = "trajectories"
+
+
+@dataclass(frozen=True)
+class _Request:
+    """An entry of ``REQUESTS``: the names that were asked for, and the members of each joined map by its folder.
+
+    ``request`` is a digest of what became of them; empty once a later request has replaced some of the joined maps.
+    """
+
+    request: str
+    asked: list[str]
+    joined: dict[str, list[str]]
 
 
 def join_all(
@@ -25,36 +39,72 @@ def join_all(
 ) -> list[list[str]]:
     """Join the maps ``names`` below ``out`` that show the same place, and enter the joined ones into ``records``.
 
-    Each gets a folder of results. If the same maps were joined before, nothing is done. Returns the names of what
-    became one. Raises ``Dust3rRosError`` for maps that cannot be read.
+    Each gets a folder of results; earlier joined maps with any of ``names`` among their members are removed. If the
+    same maps were joined before, nothing is done. Returns the names of what became one. Raises ``Dust3rRosError`` for
+    maps that cannot be read.
     """
-    names = sorted(name for name in names if records[name].state == MAPPED)
-    request = request_of("join", {name: records[name].request for name in names}, version)
+    names = sorted(name for name in names if not records[name].members)  # a joined map is not joined again
+    request = request_of("join", {name: [records[name].request, records[name].state] for name in names}, version)
     before = _read(out)
-    kept = [Job(name, "", str(out / name), request, 0) for name in before.get("folders", [])]
-    if not again and before.get("request") == request and all(is_done(job, read_record(job.folder)) for job in kept):
-        return [list(group) for group in before["groups"]]
-    for job in kept:  # of maps as they were
-        (Path(job.folder) / RECORD).unlink(missing_ok=True)
-        records.pop(job.name, None)
-    (out / GROUPS).unlink(missing_ok=True)
-    groups: list[list[str]] = []
-    folders: list[str] = []
-    free = _free_names(records)
-    for group, record in _joined(out, names, config, request, free):
-        groups.append(group)
-        folders.append(record[0])
-        records[record[0]] = record[1]
-    write_text(out / GROUPS, json.dumps({"request": request, "groups": groups, "folders": folders}, indent=1) + "\n")
-    return groups
+    for entry in before:
+        if not again and entry.request == request and _is_whole(entry, out, records):
+            return list(entry.joined.values())
+    kept = _make_room(out, records, names, before)
+    mapped = [name for name in names if records[name].state == MAPPED]
+    joined: dict[str, list[str]] = {}
+    for folder, record in _joined(out, mapped, config, request, _free_names(records)):
+        records[folder] = record
+        joined[folder] = record.members
+    _write(out, [*kept, _Request(request, names, joined)])
+    return list(joined.values())
 
 
-def _read(out: Path) -> dict[str, Any]:
+def _read(out: Path) -> list[_Request]:
     try:
-        found: dict[str, Any] = json.loads((out / GROUPS).read_text(encoding="utf-8"))
-        return found
-    except (OSError, ValueError):
-        return {}
+        return [_Request(**entry) for entry in json.loads((out / REQUESTS).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def _write(out: Path, entries: Iterable[_Request]) -> None:
+    write_text(out / REQUESTS, json.dumps([asdict(entry) for entry in entries], indent=1) + "\n")
+
+
+def _is_whole(entry: _Request, out: Path, records: Mapping[str, Record]) -> bool:
+    """Whether all that the request gave is still there."""
+    return all(is_done(Job(name, "", str(out / name), entry.request, 0), records.get(name)) for name in entry.joined)
+
+
+def _make_room(out: Path, records: dict[str, Record], names: list[str], before: list[_Request]) -> list[_Request]:
+    """Remove the joined maps that have any of ``names`` among their members; returns what is left of the entries.
+
+    Joined maps are known by their records: one of a request that was killed has no entry.
+    """
+    old = [name for name, record in records.items() if not set(names).isdisjoint(record.members)]
+    for name in old:
+        del records[name]
+    kept = list(_left(before, records, names))
+    _write(out, kept)  # first, so that it never lists a map that is no longer there
+    for name in old:
+        places.remove(out / name / RECORD)
+    return kept
+
+
+def _left(entries: list[_Request], records: Mapping[str, Record], names: list[str]) -> Iterator[_Request]:
+    """The entries with those joined maps that still have a record.
+
+    One that joined nothing stays unless it asked for any of ``names``, which are joined anew now.
+    """
+    for entry in entries:
+        joined = {
+            name: members
+            for name, members in entry.joined.items()
+            if name in records and records[name].members == members
+        }
+        if joined == entry.joined and (joined or set(names).isdisjoint(entry.asked)):
+            yield entry
+        elif joined:
+            yield replace(entry, request="", joined=joined)
 
 
 def _free_names(taken: Mapping[str, Record]) -> Iterator[str]:
@@ -64,8 +114,8 @@ def _free_names(taken: Mapping[str, Record]) -> Iterator[str]:
 
 def _joined(
     out: Path, names: list[str], config: MapperConfig, request: str, free: Iterator[str]
-) -> Iterator[tuple[list[str], tuple[str, Record]]]:
-    """Each group of maps, with the name of its folder and its record."""
+) -> Iterator[tuple[str, Record]]:
+    """Name of the folder and record of each joined map."""
     from dust3r_ros.products.results import write_results
     from dust3r_ros.session.joined import join_maps
 
@@ -77,7 +127,7 @@ def _joined(
         shutil.rmtree(folder / TRAJECTORIES, ignore_errors=True)  # of maps that were joined before
         trajectories = make_folder(folder / TRAJECTORIES)
         for name in joined.names:
-            write_tum(trajectories / f"{name}.txt", joined.trajectory(name))
+            write_trajectories(trajectories / f"{name}.txt", joined.trajectory(name))
         summary = write_results(
             folder,
             joined.mapper,
@@ -98,7 +148,7 @@ def _joined(
             summary["frames"],
         )  # fmt: skip
         record.write(folder)
-        yield list(joined.names), (folder.name, record)
+        yield folder.name, record
         start = perf_counter()
 
 

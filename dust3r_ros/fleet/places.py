@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -47,6 +48,17 @@ def _at(address: str | Path) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise ConfigError(f"address '{address}' cannot be used: {error}") from error
     return system, path
+
+
+def canonical(place: str | Path) -> str:
+    """The same text for the same place: a path without links, an address as its file system writes it.
+
+    Raises ``ConfigError`` for an address that cannot be used here.
+    """
+    if not is_address(place):
+        return os.path.realpath(place)
+    system, path = _at(place)
+    return str(system.unstrip_protocol(path)).rstrip("/")
 
 
 @contextmanager

@@ -44,7 +44,8 @@ class Job:
 class Record:
     """What became of a job: content of the file ``RECORD`` in its folder.
 
-    ``figures``: those of the index. ``done`` and ``expected`` count frames, ``tries`` how often it was begun.
+    ``figures``: those of the index; ``joined`` among them are the members of a joined map, which has a record, too.
+    ``done`` and ``expected`` count frames, ``tries`` how often it was begun.
     """
 
     recording: str
@@ -60,6 +61,11 @@ class Record:
     host: str = ""
     node: str = ""
     pid: int = 0
+
+    @property
+    def members(self) -> list[str]:
+        """Names of the maps that were joined into this one; none for the map of a recording."""
+        return list(self.figures.get("joined", ()))
 
     def write(self, folder: str | Path) -> None:
         """Write it to ``folder``, a path or an address, at once. Raises ``OutputError``."""
@@ -94,23 +100,25 @@ def is_done(job: Job, record: Record | None) -> bool:
     return all((Path(job.folder) / name).is_file() for name in record.files)
 
 
-def find_recordings(given: Iterable[str], listings: Iterable[str] = ()) -> list[Place]:
+def find_recordings(given: Iterable[str], listings: Iterable[str] = (), out: str = "") -> list[Place]:
     """Absolute paths of recordings, or their addresses, each once, in the order given: paths, patterns, and the lines
-    of listings.
+    of listings. The output folder ``out`` is left out, as patterns may match it.
 
     Lines of a listing are relative to its folder; blank ones and those that begin with ``#`` are ignored. Raises
     ``InputError`` for a path that does not exist, a pattern without matches, a listing that cannot be read.
     """
     found = [path for text in given for path in _matching(text)]
-    for listing in map(Path, listings):
+    for listing in listings:
         for number, line in read_lines(listing, f"list '{listing}' cannot be read as text"):
             try:
-                found += _matching(line if places.is_address(line) else str(listing.parent / line))
+                found += _matching(line, os.path.dirname(listing))
             except InputError as error:
                 raise InputError(f"'{listing}' line {number}: {error}") from error
+    own = places.canonical(out) if out else ""
+    found = [path for path in dict.fromkeys(map(_absolute, found)) if places.canonical(path) != own]
     if not found:
-        raise InputError("no recording is given; give paths, patterns or --list FILE")
-    return list(dict.fromkeys(_absolute(path) for path in found))
+        raise InputError("no recording is given besides the output folder; give paths, patterns or --list FILE")
+    return found
 
 
 def _absolute(path: Place) -> Place:
@@ -120,21 +128,23 @@ def _absolute(path: Place) -> Place:
     return path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
 
 
-def _matching(text: str) -> Iterator[Place]:
+def _matching(text: str, folder: str = "") -> Iterator[Place]:
+    """What a text names or matches. A path is relative to ``folder``, whose own name is no pattern."""
     if places.is_address(text):
         found = places.matching(text)
         if not found:
             raise InputError(f"there is nothing at '{text}'; give addresses of recordings that exist")
         yield from found
         return
-    if os.path.lexists(text):
-        yield Path(text)
+    path = os.path.join(folder, text)
+    if os.path.lexists(path):
+        yield Path(path)
         return
     if not glob.has_magic(text):
-        raise InputError(f"recording '{text}' does not exist; give a folder of images, a video file or a bag")
-    matches = sorted(glob.glob(text, recursive=True))
+        raise InputError(f"recording '{path}' does not exist; give a folder of images, a video file or a bag")
+    matches = sorted(glob.glob(os.path.join(glob.escape(folder), text), recursive=True))
     if not matches:
-        raise InputError(f"pattern '{text}' matches nothing; give paths or patterns of recordings that exist")
+        raise InputError(f"pattern '{path}' matches nothing; give paths or patterns of recordings that exist")
     yield from map(Path, matches)
 
 

@@ -30,8 +30,16 @@ class Ground:
         """Height (...,) of points (..., 3) above the plane."""
         return points @ self.normal + self.offset
 
+    @property
+    def tilt_deg(self) -> float:
+        """Angle between the plane and level, degrees."""
+        return float(np.degrees(np.arccos(np.clip(self.normal[2], -1.0, 1.0))))
+
     def drop(self, points: Array) -> Array:
-        """x and y (..., 2) of points (..., 3) projected onto the plane along its normal."""
+        """x and y (..., 2) of points (..., 3) projected onto the plane along its normal.
+
+        Up the slope of a tilted plane, lengths in x and y are shorter than on it, by the cosine of ``tilt_deg``.
+        """
         return (points - self.height(points)[..., None] * self.normal)[..., :2]
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import pickle
 import re
 import signal
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -80,6 +83,7 @@ def _functions(name: str) -> Iterator[ctypes._NamedFuncPointer]:
                     yield getattr(library, form.format(name))
 
 
+_log = logging.getLogger(__name__)
 THREADS = min(4, os.cpu_count() or 1)
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -112,6 +116,13 @@ _POLL_S = 0.005
 _LONGEST_S = 600.0  # a child that takes longer hangs on a lock that another thread held at the fork
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """In place of a result."""
+
+    why: str
+
+
 class Aside(Generic[Result]):
     """The result of ``work()``, computed in a forked child. OpenCV must use one thread, and no device may be in use."""
 
@@ -133,15 +144,22 @@ class Aside(Generic[Result]):
             self.cancel()
         return self._pid is None
 
-    def result(self) -> Result | None:
-        """Wait for the result; None if the child ended without one."""
+    def wait(self) -> None:
+        """Wait until ``done``."""
         while not self.done:
             time.sleep(_POLL_S)
+
+    def result(self) -> Result | None:
+        """Wait for the result; None, and a warning, if the child ended without one."""
+        self.wait()
         self._file.seek(0)
+        found: Result | _Failure = _Failure("its process was ended")
         with contextlib.suppress(EOFError, pickle.UnpicklingError):
-            found: Result = pickle.load(self._file)
-            return found
-        return None
+            found = pickle.load(self._file)
+        if isinstance(found, _Failure):
+            _log.warning("what was computed aside has no result: %s", found.why)
+            return None
+        return found
 
     def __del__(self) -> None:
         """Nobody waits for the result."""
@@ -164,7 +182,11 @@ def _run(work: Callable[[], object], descriptor: int, nice: int) -> None:
         if nice >= MOST_NICE and hasattr(os, "SCHED_IDLE"):  # Linux
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         thread_pool.cache_clear()  # its threads do not survive the fork
-        data = memoryview(pickle.dumps(work()))
+        try:
+            result: object = work()
+        except Exception:  # whatever it is, the parent goes on
+            result = _Failure(traceback.format_exc().strip())
+        data = memoryview(pickle.dumps(result))
         while data:
             data = data[os.write(descriptor, data) :]
         os._exit(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import struct
 from collections.abc import Iterable, Iterator
@@ -245,6 +246,8 @@ def open_source(
     path = Path(path)
     if not path.exists():
         raise InputError(f"input '{path}' does not exist; give a folder of images, a video file or a bag")
+    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+        raise InputError(f"input '{path}' may not be read by this user; its permissions must allow it")
     bag = _bag(path)
     if bag is not None:
         from dust3r_ros.io.bags.source import BagSource

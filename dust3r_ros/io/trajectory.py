@@ -50,6 +50,19 @@ def write_tum(path: str | Path, poses: Iterable[StampedPose]) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
+def write_trajectories(path: str | Path, poses: Iterable[StampedPose]) -> None:
+    """Write poses as ``write_tum`` does; of several cameras, also those of each, beside it as STEM_CAMERA.txt.
+
+    Programs that read this format take all lines for one path. Raises ``OutputError``.
+    """
+    path, poses = Path(path), list(poses)
+    write_tum(path, poses)
+    cameras = dict.fromkeys(pose.camera for pose in poses)
+    for camera in cameras if len(cameras) > 1 else ():
+        own = path.with_stem(f"{path.stem}_{camera.replace('/', '_')}")
+        write_tum(own, [pose for pose in poses if pose.camera == camera])
+
+
 def read_tum(path: str | Path) -> list[StampedPose]:
     """Poses of a TUM file (blank and ``#`` lines ignored, comma or space between numbers).
 

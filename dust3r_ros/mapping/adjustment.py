@@ -67,6 +67,7 @@ class AdjustmentQueue:
     wanted: set[str] = field(default_factory=set)
     at_rest: set[str] = field(default_factory=set)
     _kind: str = ""  # of the one that has begun
+    _failed: str = ""  # kind of the last one, if it failed
     _aside: Aside[WholeMap] | None = None
     _found: WholeMap | None = None
 
@@ -115,15 +116,20 @@ class AdjustmentQueue:
         return kind
 
     def take(self) -> WholeMap | None:
-        """The result of the one that has begun, once done; None if it failed."""
+        """The result of the one that has begun, once done; None if it failed: then it begins again, but only once."""
         found = self._found if self._aside is None else self._aside.result()
+        if self._aside is not None:
+            failed = "" if found else self._kind
+            if failed and failed not in (START, self._failed):
+                self.wanted.add(failed)
+            self._failed = failed
         self._aside = self._found = None
         return found
 
     def wait(self) -> None:
         """Wait until the one that has begun is done."""
         if self._aside is not None:
-            self._found, self._aside = self._aside.result(), None
+            self._aside.wait()
 
     def cancel(self) -> None:
         """Cancel the one that has begun, since the map changed; it begins again later."""

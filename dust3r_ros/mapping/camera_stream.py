@@ -375,7 +375,10 @@ class Cameras:
         if focal <= 0:
             return stream, Intrinsics(guess, guess, lens=lens, guess_std=guess_std)
         value = focal * stream.tracking_scale
-        return stream, Intrinsics(value, value, std=std, fixed=std == 0, lens=lens, prior_std=std or inf)
+        calibrated = given is not None and not given.guess
+        return stream, Intrinsics(
+            value, value, std=std, fixed=std == 0, lens=lens, prior_std=std or inf, focal_only=not calibrated
+        )
 
     def describe(self, stream: CameraStream, intrinsics: Intrinsics, support: int) -> Camera:
         """A camera at native resolution with the map's ``intrinsics``, supported by ``support`` pairs."""

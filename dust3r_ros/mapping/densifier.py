@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dust3r_ros.backends.base import Backend
+from dust3r_ros.backends.base import Backend, as_asked
 from dust3r_ros.depth.depth_maps import DepthMaps, DepthShot, seen_from
 from dust3r_ros.depth.preview import DepthPreview, Posed
 from dust3r_ros.geometry.lens import Lens
@@ -167,7 +167,8 @@ class Densifier:
         for index in sorted({index for pair in pairs for index in pair}):
             if not self.backend.has(index) or not self.views.current(index):
                 self.backend.add(View(index, self._state.records[index].stream.name, self.views.renew(index)))
-        return self.backend.predict(pairs, focals, poses, landmarks)
+        sizes = {index: self._state.records[index].image.shape[:2] for pair in pairs for index in pair}
+        return as_asked(self.backend.predict(pairs, focals, poses, landmarks), pairs, sizes, self.backend.name)
 
     def densify(self, index: int, others: Sequence[int]) -> set[int]:
         """Depth of a posed keyframe and those it is paired with; returns the keyframes whose depth changed.

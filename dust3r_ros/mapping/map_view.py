@@ -101,7 +101,7 @@ class MapView:
     def __init__(self, config: MapperConfig, atlas: Atlas, cameras: Cameras, appearance: Appearance) -> None:
         self.config = config
         self._atlas, self._cameras, self._appearance = atlas, cameras, appearance
-        self._counts = MapCounts()
+        self._counts = self.loaded = MapCounts()  # ``loaded``: those of the map that this run continued
         self.revision = 0  # rises when the whole map is corrected at once
 
     def localize(self, camera: str, image: Image) -> PnpResult:
@@ -113,6 +113,11 @@ class MapView:
     ) -> list[StampedPose]:
         """Every tracked frame in the current map, by time; ``only``: the wanted (stamp, camera), or ``sessions``."""
         return self._active.frames.trajectory(only, sessions) if self.submap.initialised else []
+
+    @property
+    def run(self) -> range:
+        """The session of this run; a map that was loaded has earlier ones."""
+        return range(self._atlas.session, self._atlas.session + 1)
 
     def path(self, camera: str, most: int) -> list[StampedPose]:
         """At most ``most`` poses of a camera, evenly chosen, in order of arrival; the newest is among them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from math import inf
+from numbers import Integral
 
 import numpy as np
 
@@ -108,6 +109,8 @@ class Mapper(MapView):
 
     def _prepare(self, stamp_ns: int, camera: str, image: Image, mask: Image | None) -> CameraFrame:
         """Check an image and compute its tracked image."""
+        if not isinstance(stamp_ns, Integral):
+            raise InputError(f"image of camera '{camera}' is stamped {stamp_ns!r}; a stamp is in whole nanoseconds")
         check_image(image, camera)
         mask = None if mask is None else check_mask(mask, image, camera)
         stream = self._stream(camera, image)
@@ -336,7 +339,7 @@ class Mapper(MapView):
         Raises ``InputError``, and changes nothing, if the map is incompatible with this mapper.
         """
         resume(self.live, state)
-        self._counts, self.revision = state.counts, state.revision
+        self._counts, self.loaded, self.revision = state.counts, state.counts, state.revision
 
     def join(self) -> list[list[int]]:
         """Join all maps that show the same place; the largest is then active. Returns which became one, by place.

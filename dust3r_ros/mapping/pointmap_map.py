@@ -6,7 +6,7 @@ arrive (``alignment/online/incremental.py``), frames between them are located ag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 
@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 from dust3r_ros.alignment.online.incremental import IncrementalAligner
 from dust3r_ros.alignment.online.keyframe_bundle import AlignmentUpdate, RefinedKeyframe, bundle
 from dust3r_ros.alignment.online.keyframe_start import PlacedView, attach
-from dust3r_ros.backends.base import Backend
+from dust3r_ros.backends.base import Backend, as_asked
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.features.features import Features, matched
 from dust3r_ros.features.masks import Mask, without
@@ -104,27 +104,35 @@ class PointmapFinder:
         global_descriptor = self._appearance.describe(stream.features(gray))
         return [*newest, *self._state.graph.loop_candidates(global_descriptor, len(self._keyframes), newest)]
 
-    def predict(self, index: int, others: Sequence[int], masked: Mask | None) -> list[PairPrediction]:
-        """Pairs of a new view, ``masked`` or not, with keyframes, in both orders; dropped views are added again."""
-        for other in others:
-            if not self._backend.has(other):
-                record = self._state.records[other]
-                self._backend.add(View(other, record.stream.name, record.image))
+    def predict(
+        self, index: int, size: tuple[int, ...], others: Sequence[int], masked: Mask | None
+    ) -> list[PairPrediction]:
+        """Pairs of a new view of ``size`` (H, W), ``masked`` or not, with keyframes, in both orders; dropped views are
+        added again.
+        """
+        records = {other: self._state.records[other] for other in others}
+        self._hold(records)
         pairs = [pair for other in others for pair in ((other, index), (index, other))]
-        found = self._backend.predict(pairs, {}) if pairs else []
-        masks = {index: masked} | {other: self._state.records[other].masked for other in others}
-        predictions = [without(pair, masks) for pair in found]
+        sizes = {index: size} | {other: record.image.shape[:2] for other, record in records.items()}
+        found = as_asked(self._backend.predict(pairs, {}), pairs, sizes, self._backend.name) if pairs else []
+        masks = {index: masked} | {other: record.masked for other, record in records.items()}
         for other in others:
             if other <= index - self._state.config.window:
                 self._backend.forget(other)
-        return predictions
+        return [without(pair, masks) for pair in found]
+
+    def _hold(self, records: Mapping[int, KeyframeRecord]) -> None:
+        """Add the views of keyframes that were dropped."""
+        for index, record in records.items():
+            if not self._backend.has(index):
+                self._backend.add(View(index, record.stream.name, record.image))
 
     def _attach(self, stream: CameraStream, image: Image, candidates: Sequence[int]) -> PnpResult | None:
         """Pose of a frame by the pointmaps of its pairs with keyframes."""
         new = len(self._keyframes)
         with self._stage("predict"):
             self._backend.add(View(new, stream.name, image))
-            pairs = self.predict(new, candidates, stream.masked)
+            pairs = self.predict(new, image.shape[:2], candidates, stream.masked)
             self._backend.forget(new)
         pairs = [pair for pair in pairs if pair.second == new and self._sees(pair)]
         placed = {index: PlacedView(self._aligner.pose(index), *self._keyframes.depth(index)) for index in candidates}
@@ -210,7 +218,9 @@ class PointmapBuilder(Submap):
         global_descriptor = self._appearance.describe(features)
         far = self.graph.loop_candidates(global_descriptor, index, [*self._near.recent(index), *near])
         with self._stage("predict"):
-            pairs, loops = (self.finder.predict(index, others, stream.masked) for others in (near, far))
+            pairs, loops = (
+                self.finder.predict(index, image.shape[:2], others, stream.masked) for others in (near, far)
+            )
         try:
             with self._stage("align"):
                 self._report_focal(stream)

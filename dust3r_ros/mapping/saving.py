@@ -58,6 +58,7 @@ class LandmarkSaving(LiveSubmap):
                 depths[index].growth,
                 record.moving,
                 record.image,
+                self._dense.views.lens(index),
             )
             for index, (record, view) in enumerate(zip(self._state.records, self._state.sparse.views, strict=True))
         ]

@@ -39,6 +39,7 @@ class Trace(NamedTuple):
     growth: float
     moving: object
     image: object
+    lens: Lens | None = None
 
 
 class PairGeometry(NamedTuple):

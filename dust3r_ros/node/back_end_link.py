@@ -115,10 +115,10 @@ class BackEndLink:
         self._rig = rig
         return self.call("place", rig)
 
-    def set_mapping(self, mapping: bool) -> None:
+    def set_mapping(self, mapping: bool) -> Future[Any]:
         """Switch between mapping and localization only."""
         self._mapping = mapping
-        self.call("set_mapping", mapping)
+        return self.call("set_mapping", mapping)
 
     def stop(self) -> None:
         """End the process once its work is done. Raises ``OutputError`` when its files cannot be written."""
@@ -211,6 +211,7 @@ class BackEndLink:
         if manifest:
             path = Path(manifest)
             manifest = str(path.with_name(f"{path.stem}.{self._restarts}{path.suffix}"))
-        if node.map_db and Path(node.map_db).exists():
+        wrote = "mapping" in (self._setting.mapper.mode, mapper.mode)
+        if wrote and node.map_db and Path(node.map_db).exists():
             node = replace(node, map_start="continue", load_map="")
         return replace(self._setting, mapper=mapper, node=node, manifest=manifest)

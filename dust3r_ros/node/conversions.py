@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -197,9 +197,9 @@ def path_message(trajectory: Sequence[StampedPose], stamp_ns: int, frame: str) -
 def graph_markers(
     places: Mapping[int, Array], edges: Iterable[tuple[int, int, float]], stamp_ns: int, frame: str, size: float
 ) -> MarkerArray:
-    """Keyframes at ``places`` (3,) as spheres and pairs as lines; the greener, the higher the weight.
+    """Keyframes at ``places`` (3,) as spheres with numbers and pairs as lines; the greener, the higher the weight.
 
-    ``size`` (map units) is a sphere's diameter.
+    ``size`` (map units) is a sphere's diameter. The first marker deletes those of the last message.
     """
     centers = {index: Point(x=x, y=y, z=z) for index, place in places.items() for x, y, z in [place.tolist()]}
     known = [edge for edge in edges if edge[0] in centers and edge[1] in centers]
@@ -211,7 +211,22 @@ def graph_markers(
         share = float(np.clip(weight / top, 0.0, 1.0))
         lines.points += [centers[first], centers[second]]
         lines.colors += [ColorRGBA(r=1.0 - share, g=share, b=0.1, a=0.8)] * 2
-    return MarkerArray(markers=[nodes, lines])
+    old = Marker(header=nodes.header, action=Marker.DELETEALL)
+    return MarkerArray(markers=[old, nodes, lines, *_numbers(centers, stamp_ns, frame, size)])
+
+
+_NUMBERS = 100  # more could not be read, and would cost more than the graph itself
+
+
+def _numbers(centers: Mapping[int, Point], stamp_ns: int, frame: str, size: float) -> Iterator[Marker]:
+    """The numbers of keyframes, above their spheres; in a large map, those of every n-th."""
+    for index in sorted(centers)[:: len(centers) // _NUMBERS + 1]:
+        marker = _marker(index, Marker.TEXT_VIEW_FACING, stamp_ns, frame, size)
+        marker.ns, marker.text = "numbers", str(index)
+        at = centers[index]
+        marker.pose.position = Point(x=at.x, y=at.y, z=at.z + size)
+        marker.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=0.9)
+        yield marker
 
 
 def _marker(number: int, kind: int, stamp_ns: int, frame: str, size: float) -> Marker:

@@ -8,7 +8,7 @@ from itertools import chain
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from dust3r_ros.node.conversions import header
-from dust3r_ros.node.status import Snapshot, memory_mb
+from dust3r_ros.node.status import NO_MAP, Snapshot, memory_mb
 from dust3r_ros.node.topics import TopicHealth
 from dust3r_ros.types import Camera, TrackingState
 
@@ -63,6 +63,8 @@ def _mapping(now: Snapshot, before: Snapshot) -> _Verdict:
         return _ERROR, "; ".join(now.problems)
     if now.paused:
         return _OK, "paused"
+    if now.lacks_map:
+        return _WARN, NO_MAP
     if now.rejected > before.rejected:
         return _WARN, f"{now.rejected - before.rejected} images refused: {now.message}"
     if now.state is TrackingState.LOST:

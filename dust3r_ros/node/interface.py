@@ -107,7 +107,8 @@ OUTPUTS: dict[str, Topic] = {
         "visualization_msgs/MarkerArray",
         LATCHED,
         "with the map",
-        "keyframes as spheres, pairs as lines; the greener, the higher a pair's weight",
+        "keyframes as spheres, up to 100 of them with their numbers (namespace `numbers`); pairs as lines, the"
+        " greener, the higher a pair's weight",
     ),
     "pose": Topic(
         "~/pose",
@@ -136,7 +137,7 @@ OUTPUTS: dict[str, Topic] = {
         "sensor_msgs/CameraInfo",
         RELIABLE,
         "with `~/depth`",
-        "pinhole intrinsics of `~/depth` and `~/keyframe_image`; together they form an RGB-D camera",
+        "pinhole intrinsics of `~/depth` and `~/keyframe_image`",
     ),
     "keyframe_image": Topic(
         "~/keyframe_image",

@@ -184,17 +184,21 @@ def save_calibration(session: Session, path: str, camera: str, root: str = "") -
 
 
 def export_map(session: Session, path: str, kind: str, mapper: MapperConfig, node: NodeConfig) -> str:
-    """Write the map for another program; returns a sentence on what was written.
+    """Write the map for another program; returns a sentence on what was written, and warnings.
 
     Raises ``InputError`` for an empty path, ``ConfigError`` for an unknown format, ``OutputError``, and
     ``GeometryError`` for a map that lacks what the format needs.
     """
     from dust3r_ros.products.exports import Exporter, ExportOptions
+    from dust3r_ros.storage.saved_map import live_landmarks
 
     path = full_path(path, "what to write, such as /tmp/map.ply", node.files_root)
     grid = replace(grid_options(node), min_confidence=mapper.min_confidence)
     options = ExportOptions(min_confidence=mapper.min_confidence, fusion=mapper.fusion, grid=grid)
-    return Exporter(session.mapper.keyframes, options).write(path, kind)
+    landmarks = None if kind in ("tum", "grid") else live_landmarks(session.mapper.live)
+    warnings: list[str] = []
+    exporter = Exporter(session.mapper.keyframes, options, landmarks, metric=session.metric, warn=warnings.append)
+    return ". Warning: ".join([exporter.write(path, kind), *warnings])
 
 
 def write_products(session: Session, directory: str, config: MapperConfig, source: str) -> str:
@@ -206,7 +210,7 @@ def write_products(session: Session, directory: str, config: MapperConfig, sourc
     """
     from dust3r_ros.products.results import write_results  # pictures and reports; the node starts faster without
 
-    if not session.mapper.counts.frames:
+    if session.mapper.counts.frames == session.mapper.loaded.frames:
         return f"no image was mapped; '{directory}' is unchanged"
 
     def write() -> None:
@@ -218,6 +222,7 @@ def write_products(session: Session, directory: str, config: MapperConfig, sourc
             session.mapper,
             config=config,
             source=source,
+            loaded=session.mapper.loaded,
             **session.for_files(),
             map_kept=kept,
         )

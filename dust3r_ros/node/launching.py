@@ -14,12 +14,13 @@ from typing import Any
 
 import yaml
 
-from dust3r_ros.config import NodeConfig, expanded, from_mapping, split
+from dust3r_ros.config import NodeConfig, ParameterValue, Row, expanded, from_mapping, split
 from dust3r_ros.errors import ConfigError
 from dust3r_ros.node.topics import all_camera_topics, camera_topics
 
 # The names in rviz/dust3r.rviz: those of a node with default parameters.
 _NODE, _IMAGE = "/dust3r", NodeConfig().image_topic
+_FRAMES = ("Fixed Frame", "Target Frame")  # keys of the map's frame in it
 _ALIKE = 0.8  # difflib's ratio
 
 
@@ -93,6 +94,16 @@ def flag(name: str, text: str) -> bool:
     return words[text.lower()]
 
 
+def argument_value(row: Row, text: str) -> ParameterValue:
+    """An argument in the type of its parameter, '' or "" as the empty one; raises ``ConfigError`` if out of range."""
+    text = "" if text in ("''", '""') else text
+    if row.type is str:  # as text: a checkpoint named 2024 is not a number
+        return row.check(text)
+    if row.type is tuple:
+        return row.check([item.strip() for item in text.split(",")])
+    return row.check(yaml.safe_load(text))
+
+
 def full_name(namespace: str) -> str:
     """The full name of the node in a namespace."""
     return f"/{namespace.strip('/')}{_NODE}" if namespace.strip("/") else _NODE
@@ -114,7 +125,7 @@ class Shown:
     def layout(self, layout: Any) -> Any:
         """An RViz layout for the defaults, parsed from YAML, with these names put in."""
         if isinstance(layout, Mapping):
-            return {key: self.map_frame if key == "Fixed Frame" else self.layout(part) for key, part in layout.items()}
+            return {key: self.map_frame if key in _FRAMES else self.layout(part) for key, part in layout.items()}
         if isinstance(layout, list):
             return [self.layout(part) for part in layout]
         if layout == _IMAGE:

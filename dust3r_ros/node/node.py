@@ -141,6 +141,11 @@ class MappingNode(ReportingNode):
         self.apart: frozenset[str] = frozenset()
         self.add_post_set_parameters_callback(self._on_parameters)
 
+    def declare_parameters(self, namespace: str, parameters: Any, ignore_override: bool = False) -> Any:
+        """As rclpy's, but a value without a type, which is YAML's empty list, becomes a list of one empty string."""
+        typed = [(name, *([""] if value is None else value for value in rest)) for name, *rest in parameters]
+        return super().declare_parameters(namespace, typed, ignore_override)
+
     # Transitions
 
     @reported

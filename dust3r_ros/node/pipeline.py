@@ -126,7 +126,7 @@ class Pipeline:
 
     def set_mapping(self, mapping: bool) -> None:
         """Switch between mapping and localization only."""
-        self._link.set_mapping(mapping)
+        self._when_done(self._link.set_mapping(mapping), self._answered)
 
     def reset(self) -> Future[Any]:
         """Discard the map and the waiting images."""
@@ -393,7 +393,7 @@ class Pipeline:
             self.publish_status(self.snapshot())
 
     def _answered(self, answer: Future[Any]) -> None:
-        """Take in the answer to a calibration or rig; an invalid one is logged and ignored."""
+        """Take in the answer to a calibration, rig or mode; an error is logged and ignored."""
         error = answer.exception()
         if isinstance(error, Dust3rRosError):
             self._logger.warning(str(error), throttle_duration_sec=COMPLAIN_S)

@@ -21,6 +21,7 @@ from dust3r_ros.types import Array, Calibration, Camera, MapCounts, TrackingStat
 
 # Minimum time (s) between repeats of a complaint in the log.
 COMPLAIN_S = 5.0
+NO_MAP = "mode is localization but there is no map; set load_map or call ~/load_map"
 
 
 def session_snapshot(session: Session, mapper: MapperConfig, node: NodeConfig) -> Snapshot:
@@ -50,7 +51,7 @@ def session_snapshot(session: Session, mapper: MapperConfig, node: NodeConfig) -
         metres_per_unit=unit,
         metres_per_unit_std=unit * world.relative_std if unit else 0.0,
         scale_sources=tuple(source.source for source in world.sources),
-        map_file=node.map_db,
+        map_file=node.map_db if session.keeper.writes(node.map_db) else "",
         manifest_file=node.manifest,
         contradicted=session.mapper.submap.contradicted,
         problems=(*session.keeper.problems, *session.mapper.doubts),
@@ -159,6 +160,11 @@ class Snapshot:
     def lost_in_transport(self) -> int:
         """Number of images that were stamped but never arrived."""
         return sum(item.lost for item in self.inputs if item.kind == "image")
+
+    @property
+    def lacks_map(self) -> bool:
+        """Whether no image can get a pose, for want of a map to localize it in."""
+        return self.mode == "localization" and not self.counts.maps
 
     @property
     def shown_state(self) -> str:
@@ -307,12 +313,13 @@ def status_message(snapshot: Snapshot, frame: str) -> MappingStatus:
         setattr(message, name, float(getattr(snapshot, name)))
     for name in ("mode", "backend", "device", "scale_state", "map_file", "manifest_file"):
         setattr(message, name, str(getattr(snapshot, name)))
-    message.message = "; ".join(_silences(snapshot)) or snapshot.message
+    message.message = "; ".join(_awaited(snapshot)) or snapshot.message
     return message
 
 
-def _silences(snapshot: Snapshot) -> list[str]:
-    return [f"no {item.kind} on {item.topic}: {item.why}" for item in snapshot.inputs if item.why]
+def _awaited(snapshot: Snapshot) -> list[str]:
+    silences = [f"no {item.kind} on {item.topic}: {item.why}" for item in snapshot.inputs if item.why]
+    return [NO_MAP, *silences] if snapshot.lacks_map else silences
 
 
 _LATENCIES = ("p50_ms", "p95_ms", "max_ms")

@@ -210,7 +210,7 @@ class TfOutput:
         if other is not None:
             problem = (
                 f"another node publishes '{other}' -> '{child}' on TF, so '{parent}' -> '{child}' is not published:"
-                f" a frame can have only one parent ({self._advice(child)})"
+                f" a frame can have only one parent ({self._advice(child, other)})"
             )
         elif child in self._ancestors(parent):
             problem = (
@@ -220,9 +220,13 @@ class TfOutput:
         self._note(topic, problem)
         return not problem
 
-    def _advice(self, child: str) -> str:
-        if child == self._config.odom_frame or child == self._config.map_frame:
+    def _advice(self, child: str, parent: str) -> str:
+        if child == self._config.odom_frame or self._config.map_frame in (child, parent):
             return "stop that transform, or set publish_tf to false"
+        if child == self._config.base_frame:
+            above = [frame for frame in self._ancestors(child) if frame != self._config.map_frame] or [parent]
+            moving = next((frame for frame in above if self._listener.buffer.fixed(frame, child) is None), "")
+            return f"set odom_frame to '{moving}'" if moving else f"set base_frame to '{above[-1]}'"
         return "set odom_frame, base_frame, invert_tf or publish_tf"
 
     def _ancestors(self, frame: str) -> list[str]:

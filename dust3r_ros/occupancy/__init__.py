@@ -185,6 +185,11 @@ class OccupancyGridMap:
         """Rows and columns that everything seen so far would need."""
         return self._votes.wanted
 
+    @property
+    def tilt_deg(self) -> float:
+        """Tilt of the ground in the map, degrees; the grid, in x and y of the map, is shorter up its slope."""
+        return 0.0 if self._slab is None else self._slab.ground.tilt_deg
+
     def update(self, changed: Sequence[Keyframe], removed: Iterable[int] = (), limit: int | None = None) -> None:
         """Follow a change of the map: new or changed keyframes, and the indices of removed ones.
 

@@ -169,20 +169,20 @@ def plan_of(scan: Scan, slab: Slab, resolution: float, max_range: float) -> Plan
     """
     points, eye = scan.points(), scan.w_T_c[:3, 3]
     height, eye_height = slab.ground.height(points), float(slab.ground.height(eye))
-    # From here on in cells of the plan, whose centre is under the camera
-    foot = slab.ground.drop(eye) / resolution
-    corner = np.floor(foot) - np.ceil(max_range / resolution)
-    size = 2 * int(np.ceil(max_range / resolution)) + 1
-    feet, middle = slab.ground.drop(points) / resolution - corner, foot - corner
-    distance = np.hypot(*(feet - middle).T)
-    near = (feet >= 0).all(axis=1) & (feet < size).all(axis=1) & (distance < max_range / resolution)
+    # From here on in cells of the plan, whose centre is under the camera; it ends where the farthest point is
+    foot, feet, most = slab.ground.drop(eye) / resolution, slab.ground.drop(points) / resolution, max_range / resolution
+    distance = np.hypot(*(feet - foot).T)
+    reach = int(np.ceil(min(most, distance.max(initial=0.0))))
+    corner, size = np.floor(foot) - reach, 2 * reach + 1
+    feet, middle = feet - corner, foot - corner
+    near = (feet >= 0).all(axis=1) & (feet < size).all(axis=1) & (distance < most)
     cell = np.where(near[:, None], feet, 0).astype(np.int64)
     inside = near & (height >= slab.low) & (height <= slab.high)
     obstacle = _counted(cell[inside], size)
     floor = _counted(cell[near & (np.abs(height) < slab.low)], size)
     solid = inside & obstacle[cell[:, 1], cell[:, 0]]
     first, last = _clear(height, eye_height, distance, slab.high)
-    seen = _seen(feet - middle, distance, first, np.minimum(last, max_range / resolution), solid, scan, middle, size)
+    seen = _seen(feet - middle, distance, first, np.minimum(last, most), solid, scan, middle, size)
     cells = np.where(obstacle, 1, np.where(floor | seen, -1, 0)).astype(np.int8)
     return _cropped(Plan(int(corner[1]), int(corner[0]), cells))
 

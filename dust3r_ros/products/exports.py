@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import numpy as np
 
 from dust3r_ros.cloud.cloud import map_cloud, thin
 from dust3r_ros.cloud.fusion import fuse_map
-from dust3r_ros.cloud.tracks import DenseTracks, dense_tracks, joined, landmark_tracks
+from dust3r_ros.cloud.tracks import DenseTracks, dense_tracks, joined, landmark_tracks, limited
 from dust3r_ros.errors import ConfigError, GeometryError
 from dust3r_ros.io.files import make_folder, write_bytes, write_text
-from dust3r_ros.io.trajectory import write_tum
+from dust3r_ros.io.trajectory import write_trajectories
 from dust3r_ros.occupancy import FREE, MAX_CELLS, OCCUPIED, Grid, GridOptions, OccupancyGridMap
 from dust3r_ros.products.colmap import write_colmap
 from dust3r_ros.products.nerfstudio import DEPTH_UNIT, write_nerfstudio
@@ -21,9 +22,12 @@ from dust3r_ros.products.ply import write_ply
 from dust3r_ros.storage.saved_map import MapLandmarks
 from dust3r_ros.types import Keyframe, StampedPose
 
+_log = logging.getLogger(__name__)
+
 # Grey values of the image, and thresholds on 1 - grey / 255 between them.
 _BLACK, _GREY, _WHITE = 0, 205, 254
 _OCCUPIED_THRESH, _FREE_THRESH = 0.65, 0.196
+_TILTED_DEG = 5.0  # of the ground: the grid is half a percent too short, which is worth a warning
 
 
 def write_grid(path: str | Path, grid: Grid) -> None:
@@ -70,7 +74,8 @@ def _quoted(name: str) -> str:
 @dataclass(frozen=True)
 class ExportOptions:
     """``min_confidence`` of points and depth; ``fusion`` and ``voxel`` (map units, None: all points) of the point
-    cloud; ``points``: maximum for COLMAP and nerfstudio; ``grid``: options of the grid. Raises ``ConfigError``.
+    cloud; ``points``: maximum for COLMAP and nerfstudio, landmarks included; ``grid``: options of the grid. Raises
+    ``ConfigError``.
     """
 
     min_confidence: float = 1.5
@@ -80,6 +85,8 @@ class ExportOptions:
     grid: GridOptions = field(default_factory=GridOptions)
 
     def __post_init__(self) -> None:
+        if not np.isfinite(self.min_confidence):
+            raise ConfigError(f"min_confidence of an export is {self.min_confidence}; it must be a finite number")
         if self.voxel is not None and not 0 < self.voxel < float("inf"):
             raise ConfigError(f"voxel of the point cloud is {self.voxel}; it must be a positive length in map units")
         if self.points < 1:
@@ -90,6 +97,7 @@ class Exporter:
     """Writes the keyframes of a map in any of ``FORMATS``; shared results are computed once.
 
     ``landmarks`` come first in the points of COLMAP and nerfstudio; for a map without depth they are the point cloud.
+    ``metric``: whether the map is in metres. ``warn`` is called with what to know before a file is used.
     """
 
     def __init__(
@@ -97,9 +105,13 @@ class Exporter:
         keyframes: Sequence[Keyframe],
         options: ExportOptions | None = None,
         landmarks: MapLandmarks | None = None,
+        *,
+        metric: bool = False,
+        warn: Callable[[str], None] = _log.warning,
     ) -> None:
         self._keyframes = tuple(keyframes)
         self._landmarks = landmarks
+        self._metric, self._warn = metric, warn
         self._options = options or ExportOptions()
         self._found: DenseTracks | None = None
 
@@ -119,7 +131,7 @@ class Exporter:
         return writer(self, Path(path))
 
     def grid(self) -> Grid:
-        """The occupancy grid of the map. Raises ``GeometryError`` when it is empty or too large."""
+        """The occupancy grid of the map; warns of a tilted one. Raises ``GeometryError`` when it is too large."""
         grid_map = OccupancyGridMap(self._options.grid)
         grid_map.update(self._keyframes)
         grid = grid_map.grid()
@@ -130,14 +142,36 @@ class Exporter:
                 f"{MAX_CELLS} x {MAX_CELLS} are made; a resolution of "
                 f"{grid.resolution * 1.05 * max(rows, columns) / MAX_CELLS:.2g} fits"
             )
+        tilt = grid_map.tilt_deg
+        if tilt > _TILTED_DEG:
+            self._warn(
+                f"the ground is tilted by {tilt:.0f} degrees in the map, so the grid is "
+                f"{1 - np.cos(np.radians(tilt)):.1%} too short up the slope; an IMU or odometry levels a map"
+            )
         return grid
 
     @property
     def _tracks(self) -> DenseTracks:
         if self._found is None:
-            dense = dense_tracks(self._keyframes, self._options.points, self._options.min_confidence)
-            self._found = joined(self._sparse, dense) if self._landmarks else dense
+            o = self._options
+            sparse = limited(self._sparse, o.points)
+            found = joined(sparse, dense_tracks(self._keyframes, o.points - len(sparse), o.min_confidence))
+            self._check_filled(found)
+            self._found = found
         return self._found
+
+    @property
+    def _has_depth(self) -> bool:
+        return any(keyframe.depth.any() for keyframe in self._keyframes)
+
+    def _check_filled(self, points: Sized) -> None:
+        """Raises ``GeometryError`` if there are no points."""
+        if len(points):
+            return
+        if not self._has_depth:
+            raise GeometryError("the map has neither depth nor landmarks, so there is no point to export")
+        least = self._options.min_confidence
+        raise GeometryError(f"the map has no point of confidence above {least:g} to export; lower min_confidence")
 
     @property
     def _sparse(self) -> DenseTracks:
@@ -150,19 +184,19 @@ class Exporter:
 
     def _ply(self, path: Path) -> str:
         o = self._options
-        if o.fusion:
+        if o.fusion and self._has_depth:
             cloud = fuse_map(self._keyframes, o.voxel, o.min_confidence)
         else:
-            cloud = map_cloud(self._keyframes, o.min_confidence)
-            cloud = cloud if len(cloud) else self._sparse.cloud
+            cloud = map_cloud(self._keyframes, o.min_confidence) if self._has_depth else self._sparse.cloud
             cloud = cloud if o.voxel is None else thin(cloud, o.voxel)
+        self._check_filled(cloud)
         path = _file(path, "map.ply", (".ply",))
         write_ply(path, cloud)
         return f"{len(cloud):,} points in {path}"
 
     def _tum(self, path: Path) -> str:
         path = _file(path, "trajectory.txt", (".txt", ".tum"))
-        write_tum(path, [StampedPose(k.stamp_ns, k.camera, k.w_T_c) for k in self._keyframes])
+        write_trajectories(path, [StampedPose(k.stamp_ns, k.camera, k.w_T_c) for k in self._keyframes])
         return f"{len(self._keyframes)} poses of keyframes in {path}"
 
     def _colmap(self, path: Path) -> str:
@@ -179,7 +213,13 @@ class Exporter:
         path = _file(path, "map.yaml", (".yaml", ".yml"))
         write_grid(path, grid)
         height, width = grid.data.shape
-        return f"occupancy grid of {width} x {height} cells of {grid.resolution:.4g} in {path}"
+        if not self._metric:
+            self._warn(
+                "the map has no metric scale, but nav2 takes the grid to be in metres; "
+                "odometry, depth, a second camera or a measured distance gives it one"
+            )
+        unit = "m" if self._metric else "map units"
+        return f"occupancy grid of {width} x {height} cells of {grid.resolution:.4g} {unit} in {path}"
 
 
 _WRITERS: dict[str, Callable[[Exporter, Path], str]] = {

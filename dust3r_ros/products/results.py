@@ -18,13 +18,13 @@ from dust3r_ros.cloud.fusion import fuse_map, pixel_size
 from dust3r_ros.config import MapperConfig, as_mapping
 from dust3r_ros.io.camera_yaml import write_cameras
 from dust3r_ros.io.files import make_folder, write_text
-from dust3r_ros.io.trajectory import write_tum
+from dust3r_ros.io.trajectory import write_trajectories, write_tum
 from dust3r_ros.products.ply import write_ply
 from dust3r_ros.products.preview import write_preview
 from dust3r_ros.products.report import turntable, write_report
 from dust3r_ros.storage.saved_map import save_map
 from dust3r_ros.timing import Stopwatch
-from dust3r_ros.types import Calibration, Camera, Keyframe, StampedPose
+from dust3r_ros.types import Calibration, Camera, Keyframe, MapCounts, StampedPose
 
 if TYPE_CHECKING:
     from dust3r_ros.mapping.mapper import Mapper
@@ -49,6 +49,7 @@ def write_results(
     raw: Mapping[str, Calibration] | None = None,
     settings: Mapping[str, Any] | None = None,
     scale: tuple[float, float] | None = None,
+    loaded: MapCounts | None = None,
     map_kept: bool = False,
 ) -> dict[str, Any]:
     """Write trajectory, keyframes, cloud, cameras, saved map, summary, picture and report of ``mapper``.
@@ -56,6 +57,7 @@ def write_results(
     ``directory`` is created if missing; each file is written atomically. ``source`` names the input, ``wall_seconds``
     is the duration of the run, ``raw`` the calibrations of raw images by camera, ``settings`` those to store in the
     saved map (the configuration), ``scale`` metres per map unit with the relative deviation, None if unknown;
+    ``loaded``: counts of the map that this run continued, whose images are neither counted nor in trajectory.txt;
     ``map_kept``: a session writes that file itself. Without depth (``config.dense``) the cloud consists of the
     landmarks. A map without a point still gives valid files, and the report says so. Returns the content of
     summary.json. Raises ``OutputError`` when a file cannot be written.
@@ -63,14 +65,17 @@ def write_results(
     directory = make_folder(directory)
     keyframes, trajectory, cameras = mapper.keyframes, mapper.trajectory(), mapper.cameras
     cloud = _cloud(keyframes, config) if config.dense else mapper.landmarks()
-    counts = len(keyframes), len(trajectory), len(cloud)
-    summary = _summary(mapper, counts, config, stopwatch, source, wall_seconds, scale)
-    write_tum(directory / "trajectory.txt", trajectory)
+    counts, own = mapper.counts, trajectory
+    if loaded is not None:
+        own = mapper.trajectory(sessions=mapper.run)
+        counts = replace(counts, frames=counts.frames - loaded.frames, lost=counts.lost - loaded.lost, tracked=len(own))
+    summary = _summary(mapper, counts, len(cloud), config, stopwatch, source, wall_seconds, scale)
+    if not map_kept:  # first: where the disk is full, all others can be made from it
+        save_map(directory / "map.db", mapper, settings or as_mapping(config))
+    write_trajectories(directory / "trajectory.txt", own)
     write_tum(directory / "keyframes.txt", [StampedPose(k.stamp_ns, k.camera, k.w_T_c) for k in keyframes])
     write_ply(directory / "map.ply", cloud)
     write_cameras(directory / "cameras.yaml", cameras.values(), raw)
-    if not map_kept:
-        save_map(directory / "map.db", mapper, settings or as_mapping(config))
     picture = directory / "preview.png"
     write_preview(
         picture,
@@ -145,21 +150,22 @@ def _cloud(keyframes: Sequence[Keyframe], config: MapperConfig) -> Cloud:
 
 def _summary(
     mapper: Mapper,
-    found: tuple[int, int, int],
+    counts: MapCounts,
+    points: int,
     config: MapperConfig,
     stopwatch: Stopwatch,
     source: str,
     wall_seconds: float | None,
     scale: tuple[float, float] | None,
 ) -> dict[str, Any]:
-    (keyframes, tracked, points), counts, cameras = found, mapper.counts, sorted(mapper.cameras.items())
+    cameras = sorted(mapper.cameras.items())
     return {
         "source": source,
         "frames": counts.frames,
-        "tracked": tracked,
+        "tracked": counts.tracked,
         "lost": counts.lost,
         "maps": counts.maps,
-        "keyframes": keyframes,
+        "keyframes": counts.keyframes,
         "pairs": counts.pairs,
         "points": points,
         "focal": {name: round(camera.focal, 3) for name, camera in cameras},

@@ -30,9 +30,9 @@ from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.types import Array, Calibration, Camera, Frame, Image, MapUpdate
 from dust3r_ros.world import ScaleState, WorldAligner, WorldEstimate
 
-# Frames of one camera that overtake each other on the network are at most this far apart; a clock
-# that was set back or a bag that restarts jumps further.
+# Frames of a camera that overtake each other on the network are at most this far apart; clocks and bags jump further.
 REORDERED_NS = 100_000_000
+NEWEST_FRAMES = 1000  # that stage latencies are about
 
 
 class StampOrder:
@@ -61,8 +61,7 @@ class StampOrder:
 
     def took(self, camera: str, stamp_ns: int) -> None:
         """An image was used."""
-        self._before[camera] = self._last.get(camera, 0)
-        self._last[camera] = stamp_ns
+        self._before[camera], self._last[camera] = self._last.get(camera, 0), stamp_ns
 
     def take_back(self, camera: str, stamp_ns: int) -> None:
         """The image was not used after all: another one may have its stamp, unless newer ones came."""
@@ -73,10 +72,6 @@ class StampOrder:
         """Forget all stamps: time was set back."""
         self._last.clear()
         self._before.clear()
-
-
-# Stage latencies are over about this many of the newest frames.
-NEWEST_FRAMES = 1000
 
 
 class Session:
@@ -94,15 +89,13 @@ class Session:
         backend: Backend | None = None,
         heard: Heard | None = None,
     ) -> None:
-        """``on_time_jump``: what to do when stamps jump back: ``reset``, ``submap`` or ``ignore``.
-
-        ``heard``: an additional receiver of stage times, as for ``Stopwatch``.
+        """``on_time_jump``: what to do when stamps jump back: ``reset``, ``submap`` or ``ignore``; ``heard``: another
+        receiver of stage times, as for ``Stopwatch``.
         """
         self._config, self._on_time_jump, self._log = config, on_time_jump, log
         self.calibrations = Calibrations(config.calibration, config.calibration_std)
         self._extrinsics: dict[str, Array] = {}
-        self.keeper = Keeper(log)
-        self.resets = 0
+        self.keeper, self.resets = Keeper(log), 0
         self._mapping = config.mode == "mapping"
         self._live: bool | None = None  # whether whole maps are adjusted in a child process; None: no work is postponed
         self._backend, self._heard = backend or make_backend(config), heard
@@ -177,7 +170,7 @@ class Session:
         self.keeper.note("scale", factor=factor)
         self.world.command(factor)
         update = self._align(self.mapper.news(), asked=True)
-        self._write(update)
+        self.save(update)
         return update
 
     def set_mapping(self, mapping: bool) -> None:
@@ -215,7 +208,7 @@ class Session:
         update = replace(update, removed=(*gone, *update.removed))
         with self.stopwatch("world"):
             update = self._see_world(frame, update)
-        self._write(update)
+        self.save(update)
         return update
 
     def go_live(self, beside: bool = False) -> None:
@@ -234,7 +227,7 @@ class Session:
         self.keeper.note("work", what=kind)
         update = self.mapper.work(kind)
         self.world.hear(update)
-        self._write(update)
+        self.save(update)
         return update
 
     def see(self, camera: str, seen: Tracks, snapshot_ns: int) -> None:
@@ -257,7 +250,7 @@ class Session:
         update = self.mapper.finish(tick, depth)
         self.world.hear(update)
         update = self._align(update, last=True)
-        self._write(update)
+        self.save(update)
         return update
 
     def reset(self, *, by: str = "user") -> None:
@@ -339,9 +332,6 @@ class Session:
             return ()
         anew = "a submap begins" if self._on_time_jump == "submap" else "a new map starts"
         self._log.warning(f"image stamps jump back by {back * 1e-9:.3f} s: {anew}")
-        return self._jump()
-
-    def _jump(self) -> tuple[int, ...]:
         if self._on_time_jump == "reset":
             self.reset(by="stamp")
             return ()
@@ -399,11 +389,8 @@ class Session:
         w_T_c = None if update.w_T_c is None else estimate.new_S_old.pose(update.w_T_c)
         return replace(update, w_T_c=w_T_c, changed=moved.changed, cameras=moved.cameras)
 
-    def save(self) -> None:
-        """Bring the map_db file up to date, if there is one."""
-        self.keeper.write(lambda: self.mapper.live, None, self.settings)
-
-    def _write(self, update: MapUpdate) -> None:
+    def save(self, update: MapUpdate | None = None) -> None:
+        """Bring the map_db file, if there is one, up to date after an update; None: after any change."""
         with self.stopwatch("save"):
             self.keeper.write(lambda: self.mapper.live, update, self.settings)
 
@@ -420,29 +407,42 @@ def begin(
 ) -> str:
     """Open the files that a run reads and writes; returns a sentence on what was done, or "".
 
-    ``map_db`` is kept up to date with the map; an existing one is continued if ``map_start`` says so. ``load_map`` is
-    only read; ``map_db`` then starts from its content. ``topics`` by camera and kind (image, mask, depth), for the
-    ``manifest``. Raises ``OutputError``, ``MapFileError``, ``InputError``.
+    ``map_db`` is kept up to date with the map, or only read while the session localizes; an existing one is continued
+    if ``map_start`` says so. ``load_map`` is only read, unless it is ``map_db``, too. ``topics`` by camera and kind
+    are for the ``manifest``. Raises ``ConfigError``, ``OutputError``, ``MapFileError``, ``InputError``.
     """
-    done = []
+    grows, done = session.mapper.mapping, list[str]()
+    continued = _continues(map_db, map_start, load_map if grows else "")
     if manifest:
         make_folder(Path(manifest).absolute().parent)
         record = ManifestWriter(manifest)
         record.header(config, topics)
         session.keeper.keep_record(record)
-    continued = bool(map_db) and map_start == "continue" and not load_map and Path(map_db).exists()
     source = load_map or (map_db if continued else "")
     if source:
         session.resume(load_state(source))
-        loaded = str(Path(source).absolute())
-        session.keeper.note("load", path=loaded, keyframes=session.mapper.counts.keyframes)
+        session.keeper.note("load", path=str(Path(source).absolute()), keyframes=session.mapper.counts.keyframes)
         done.append(f"{session.mapper.counts.keyframes} keyframes of '{source}' loaded")
-    if map_db:
-        make_folder(Path(map_db).absolute().parent)
-        session.keeper.keep_map(lambda fresh: open_journal(map_db, config, fresh), not continued)
-        session.save()
-        done.append(f"the map is kept up to date in '{map_db}'")
+    if map_db and grows:
+        done.append(keep(session, config, map_db, not continued))
     return ", ".join(done)
+
+
+def _continues(map_db: str, map_start: str, load_map: str) -> bool:
+    """Whether an existing ``map_db`` is continued. Raises ``ConfigError`` if ``load_map`` would replace it instead."""
+    if map_start == "new" or not Path(map_db).is_file():
+        return False
+    if load_map and Path(load_map).resolve() != Path(map_db).resolve():
+        raise ConfigError(f"load_map '{load_map}' would replace map_db '{map_db}'; omit one, or set map_start to new")
+    return True
+
+
+def keep(session: Session, config: MapperConfig, map_db: str, fresh: bool) -> str:
+    """Keep ``map_db`` up to date from now on, as a new file or as the one that was loaded; returns a sentence on it."""
+    make_folder(Path(map_db).absolute().parent)
+    session.keeper.keep_map(lambda anew: open_journal(map_db, config, anew), fresh)
+    session.save()
+    return f"the map is kept up to date in '{map_db}'"
 
 
 def open_journal(path: str, config: MapperConfig, fresh: bool) -> MapJournal:

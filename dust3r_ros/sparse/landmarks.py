@@ -173,6 +173,7 @@ class Intrinsics:
     measured from the images alone (value, relative std), None until they determine it. ``center_prior``: standard
     deviation of the lens's center, radii. ``rolling``: seconds from pixel to pixel, across and down, in which an image
     is read out; ``rolling_std`` comes from not knowing that better. ``known``: std and lens before the map.
+    ``focal_only``: what was given is not the lens, so it is estimated though the focal may be held.
     """
 
     focal: float
@@ -189,6 +190,7 @@ class Intrinsics:
     rolling: tuple[float, float] = (0.0, 0.0)
     rolling_std: float = 0.0
     known: tuple[float, Lens] | None = None
+    focal_only: bool = False
 
     def handed_on(self) -> Intrinsics:
         """What another map begins with."""
@@ -197,12 +199,18 @@ class Intrinsics:
     def forgotten(self) -> Intrinsics:
         """As before the map, without anything that it estimated."""
         std, lens = (self.std, self.lens) if self.fixed else self.known or (math.inf, Lens(self.lens.radius))
+        lens = lens if self.lens_known or self.known else Lens(self.lens.radius)
         return replace(self, focal=self.prior, std=std, lens=lens, rival_std=0.0, measured=None, contradicted=0.0)
 
     @property
     def given(self) -> bool:
         """Whether the focal was given: it is held, or has a finite prior."""
         return self.fixed or math.isfinite(self.prior_std)
+
+    @property
+    def lens_known(self) -> bool:
+        """Whether the lens is not estimated: images are without distortion where a calibration was given."""
+        return self.given and not self.focal_only
 
     @property
     def lens_prior(self) -> tuple[float, float, float, float, float]:

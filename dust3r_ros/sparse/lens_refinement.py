@@ -52,7 +52,7 @@ def refine_lenses(
 def _uncalibrated(sparse: SparseMap, fewest: int) -> np.ndarray:
     """(F, 5) the lenses of cameras that are not calibrated and have at least so many posed views."""
     views = np.bincount([sparse.views[v].camera for v in sparse.posed()], minlength=len(sparse.intrinsics))
-    free = [views[k] >= fewest and not intrinsics.given for k, intrinsics in enumerate(sparse.intrinsics)]
+    free = [views[k] >= fewest and not intrinsics.lens_known for k, intrinsics in enumerate(sparse.intrinsics)]
     return np.repeat(np.array(free, bool)[:, None], 5, axis=1)
 
 

@@ -328,3 +328,4 @@ def _keep_surer(kept: Intrinsics, other: Intrinsics) -> None:
         return
     kept.focal, kept.prior, kept.std, kept.fixed = other.focal, other.prior, other.std, other.fixed
     kept.lens, kept.rival_std, kept.contradicted = other.lens, other.rival_std, other.contradicted
+    kept.focal_only = other.focal_only

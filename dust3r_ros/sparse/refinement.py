@@ -144,7 +144,7 @@ def refine(
     After each round, observations off by more than ``max_error_px`` are dropped; landmarks that keep
     fewer than two, or hardly any parallax, lose their position. Returns the last solution, None
     if there was nothing to adjust. ``free_focal``, for all cameras or (F,): which focals move too;
-    ``free_lens`` (F, 5): which radial terms and centers (x, y), never with a fixed focal;
+    ``free_lens`` (F, 5): which radial terms and centers (x, y), never those of a lens that is known;
     ``tolerance``: as of ``adjust``. The loss turns linear at 1.5 pixels; with ``sharp``, for a map that is
     nearly right, where errors stand out from the others, since good images are measured to a tenth of a
     pixel and matches that are wrong by one would bend the map. ``scatter`` (pixels) of the errors, where it is known;
@@ -213,7 +213,8 @@ def problem_of(
     ids = ids[used]
     views, local = ranks(view, len(sparse.views))
     known = _views_and_focals(sparse, views)
-    open_cameras = np.array([not f.fixed and k in known["camera"] for k, f in enumerate(sparse.intrinsics)])
+    seen = np.isin(np.arange(len(sparse.intrinsics)), known["camera"])
+    focals, lenses = np.array([(not f.fixed, not f.lens_known) for f in sparse.intrinsics]).T & seen
     problem = BundleProblem(
         **known,
         spread=None if sparse.spread is None else sparse.spread.of(view, ids[point]),
@@ -222,11 +223,11 @@ def problem_of(
         point=point,
         offset=offset,
         free=np.array([v in moving for v in views]),
-        free_focal=open_cameras & free_focal,
+        free_focal=focals & free_focal,
         focal_prior_sigma=np.minimum(
             [min(f.prior_std, f.guess_std) for f in sparse.intrinsics], sparse.focal_prior_sigma
         ),
-        free_lens=None if free_lens is None else free_lens & open_cameras[:, None],
+        free_lens=None if free_lens is None else free_lens & lenses[:, None],
         lens_prior_sigma=np.array([f.lens_prior for f in sparse.intrinsics]),
     )
     return problem, list(views), ids

@@ -44,10 +44,9 @@ class WrittenKeyframe:
             and old.record is trace.record
             and old.version == trace.version
             and old.pixels is trace.pixels
-            and old.growth == trace.growth
             and old.moving is trace.moving
             and old.image is trace.image
-            and old.pose == trace.pose
+            and (old.growth, old.lens, old.pose) == (trace.growth, trace.lens, trace.pose)
         )
 
     def same_observations(self, trace: Trace, map_id: int) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,7 +16,7 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.io.files import FileLock, atomic_path
 from dust3r_ros.mapping.camera_stream import ImageGeometry
 from dust3r_ros.mapping.map_view import LiveMap
-from dust3r_ros.mapping.state import LANDMARKS, MapState
+from dust3r_ros.mapping.state import LANDMARKS, SubmapState
 from dust3r_ros.sparse.refinement import find_points
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.storage import packing, rows
@@ -35,12 +35,12 @@ class Views:
     focals: Mapping[str, float]
 
     @classmethod
-    def of(cls, base: sqlite3.Connection, cameras: Mapping[str, Camera], active: sqlite3.Row | None) -> Views:
-        """For the ``active`` map (a row of ``maps``)."""
+    def of(cls, base: sqlite3.Connection, cameras: Mapping[str, Camera], shown: sqlite3.Row | None) -> Views:
+        """For the map ``shown`` (a row of ``maps``)."""
         sizes = base.execute("SELECT value FROM state WHERE name = 'sizes'").fetchone()
-        if active is None or sizes is None:
+        if shown is None or sizes is None:
             return cls({}, {})
-        focals = {name: float(focal["working"]) for name, focal in json.loads(active["focals"]).items()}
+        focals = {name: float(focal["working"]) for name, focal in json.loads(shown["focals"]).items()}
         return cls(geometries_of(cameras.values(), *json.loads(sizes[0])), focals)
 
     def keyframe(self, row: sqlite3.Row) -> Keyframe:
@@ -85,33 +85,52 @@ class MapLandmarks:
     pixels: Array
 
 
-def landmarks_of(state: MapState) -> MapLandmarks | None:
-    """Landmarks of the active map, triangulated from observations and poses; None for a map of pointmaps."""
-    active = state.submaps[0] if state.submaps else None
-    if active is None or active.kind != LANDMARKS:
+def landmarks_of(shown: SubmapState, cameras: Sequence[Camera], sizes: tuple[int, int]) -> MapLandmarks | None:
+    """Landmarks of one of the maps of ``cameras``, triangulated from observations and poses; None for a map of
+    pointmaps. ``sizes``: ``working_size`` and ``tracking_size``.
+    """
+    if shown.kind != LANDMARKS:
         return None
-    geometries = geometries_of(state.cameras, state.working_size, state.tracking_size)
-    places = {camera.name: index for index, camera in enumerate(state.cameras)}
+    geometries = geometries_of(cameras, *sizes)
+    places = {camera.name: index for index, camera in enumerate(cameras)}
     sparse = SparseMap(MapperConfig().min_parallax_deg)
-    sparse.intrinsics = list(active.intrinsics)
-    sparse.landmarks.restore(active.aliases)
-    for keyframe in active.keyframes:
+    sparse.intrinsics = list(shown.intrinsics)
+    sparse.landmarks.restore(shown.aliases)
+    for keyframe in shown.keyframes:
         sparse.add(places[keyframe.camera], keyframe.seen or no_tracks(), keyframe.w_T_c)
-    sparse.landmarks.bar(np.array(active.facts.get("barred", []), np.int64))
+    sparse.landmarks.bar(np.array(shown.facts.get("barred", []), np.int64))
     find_points(sparse)
     view, landmark, offset = sparse.observations(sparse.posed(), np.flatnonzero(sparse.positioned))
     known = np.flatnonzero(sparse.positioned)
     rows, landmark = np.unique(landmark, return_inverse=True)
     pixels, colors = np.zeros((len(view), 2)), np.zeros((len(rows), 3), np.uint8)
     for index in np.unique(view)[::-1].tolist():  # the first observation of a landmark gives its colour
-        mine, keyframe = view == index, active.keyframes[index]
+        mine, keyframe = view == index, shown.keyframes[index]
         geometry = geometries[keyframe.camera]
         pixels[mine] = geometry.to_working(keyframe.lens.ideal(offset[mine]))
         image = geometry.rectified(keyframe.image, keyframe.lens)[0]
         column, row = np.clip(np.round(pixels[mine]).astype(int), 0, [image.shape[1] - 1, image.shape[0] - 1]).T
         colors[landmark[mine]] = image[row, column]
-    names = np.array(active.names, np.int64)
+    names = np.array(shown.names, np.int64)
     return MapLandmarks(sparse.points[known[rows]], colors, names[view], landmark, pixels)
+
+
+def live_landmarks(live: LiveMap) -> MapLandmarks | None:
+    """The landmarks of the active map of a mapper, as if it had been saved; None for a map of pointmaps."""
+    entry = live.atlas.active
+    saving, every = entry.submap.saving, range(len(entry.submap))
+    shown = SubmapState(
+        kind=saving.kind,
+        names=tuple(map(entry.name, every)),
+        keyframes=tuple(map(saving.keyframe, every)),
+        intrinsics=tuple(entry.submap.intrinsics),
+        edges=(),
+        likeness=(),
+        frames=(),
+        facts=saving.facts(),
+        aliases=saving.aliases(0)[2],
+    )
+    return landmarks_of(shown, tuple(live.cameras.values()), (live.config.working_size, live.config.tracking_size))
 
 
 __all__ = ["SCHEMA_VERSION", "Edge", "MapContents", "MapLandmarks", "MapSource", "load_map", "load_state", "save_map"]
@@ -121,9 +140,10 @@ Edge = tuple[int, int, float]
 
 @dataclass(frozen=True, eq=False)
 class MapContents:
-    """The content of a saved map: the one that was active. Keyframes by index, edges (first, second, weight).
+    """The content of a saved map: of several maps, the one with most poses, and the active one of equals.
 
-    ``landmarks`` is None unless requested, and if the map has none.
+    Keyframes by index, edges (first, second, weight). ``landmarks`` is None unless requested, and if the map has none;
+    ``maps``: how many there are with poses.
     """
 
     settings: Mapping[str, Any]
@@ -131,6 +151,7 @@ class MapContents:
     keyframes: tuple[Keyframe, ...]
     edges: tuple[Edge, ...]
     landmarks: MapLandmarks | None = None
+    maps: int = 1
 
 
 class MapSource(Protocol):
@@ -180,7 +201,8 @@ def load_map(path: str | Path, landmarks: bool = False) -> MapContents:
     """
     with rows.reading(path) as base:
         base.row_factory = sqlite3.Row
-        contents = _contents(base)
+        shown, maps = _largest(base)
+        contents = _contents(base, shown, maps)
         known = {keyframe.index for keyframe in contents.keyframes}
         for first, second, _ in contents.edges:
             if not {first, second} <= known:
@@ -188,23 +210,40 @@ def load_map(path: str | Path, landmarks: bool = False) -> MapContents:
         whole = landmarks and bool(base.execute("SELECT 1 FROM state WHERE name = 'sizes'").fetchone())
     if not whole:
         return contents
-    found = landmarks_of(load_state(path))
-    return MapContents(contents.settings, contents.cameras, contents.keyframes, contents.edges, found)
+    state = load_state(path)
+    if shown is None:
+        return contents
+    sizes = state.working_size, state.tracking_size
+    return replace(contents, landmarks=landmarks_of(state.submaps[shown["place"]], state.cameras, sizes))
 
 
-def _contents(base: sqlite3.Connection) -> MapContents:
+def _largest(base: sqlite3.Connection) -> tuple[sqlite3.Row | None, int]:
+    """The map (a row of ``maps``) with most poses, and how many have some; None for a file of products only.
+
+    Not the active one: a camera that is lost begins another, and its process may have been killed just then.
+    """
+    every = base.execute(
+        "SELECT maps.*, count(w_T_c) AS poses FROM maps LEFT JOIN keyframes ON map = id GROUP BY id "
+        "ORDER BY poses DESC, place"
+    ).fetchall()
+    begun = [row for row in every if row["poses"] and json.loads(row["facts"])["initialised"]]
+    return next(iter(begun or every), None), len(begun)
+
+
+def _contents(base: sqlite3.Connection, shown: sqlite3.Row | None, maps: int) -> MapContents:
     cameras = {camera.name: camera for camera in read_cameras(base)}
-    active = base.execute("SELECT id, focals, facts FROM maps WHERE place = 0").fetchone()
-    views = Views.of(base, cameras, active)
+    views = Views.of(base, cameras, shown)
     found = base.execute(
         "SELECT * FROM keyframes JOIN images USING (number) LEFT JOIN depths USING (number) "
         "WHERE map = ? AND w_T_c IS NOT NULL ORDER BY number",
-        (0 if active is None else active["id"],),
+        (0 if shown is None else shown["id"],),
     )
-    shown = [] if active is not None and not json.loads(active["facts"])["initialised"] else found
-    keyframes = tuple(views.keyframe(row) for row in shown)
+    keyframes = tuple(views.keyframe(row) for row in found) if shown is None or maps else ()
     edges = _edges_of(base, {keyframe.index for keyframe in keyframes})
-    return MapContents(read_settings(base), cameras, keyframes, edges)
+    settings = read_settings(base)
+    if shown is not None and shown["place"]:
+        settings.pop("world", None)  # its unit is that of the active map
+    return MapContents(settings, cameras, keyframes, edges, maps=maps)
 
 
 def _edges_of(base: sqlite3.Connection, known: AbstractSet[int]) -> tuple[tuple[int, int, float], ...]:

@@ -6,14 +6,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import yaml
+from sequences import SMALL, walk
 from true_map import room_walk, true_keyframes
 
 from dust3r_ros.cli.export import main
+from dust3r_ros.io.trajectory import read_tum
+from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.products.ply import read_ply
 from dust3r_ros.storage.saved_map import load_map, save_map
 from dust3r_ros.types import Camera, Keyframe
@@ -67,7 +70,8 @@ def test_everything_at_once(saved: Path, tmp_path: Path, called) -> None:
         "--resolution", 0.1, "--min-height", 0.15, "--max-height", 1.5, "--points", 300, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 5 and "5 images" in done.stdout and "cells of 0.1 in a.yaml" in done.stdout
+    assert len(done.stdout.splitlines()) == 5 and "5 images" in done.stdout and "0.1 map units in a.yaml" in done.stdout
+    assert "warning: the map has no metric scale" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pgm", "a.ply", "a.txt", "a.yaml", "col", "ns"]
     assert yaml.safe_load((tmp_path / "a.yaml").read_text())["resolution"] == 0.1
     assert len(read_ply(tmp_path / "a.ply")) == 5 * 160 * 120
@@ -91,6 +95,8 @@ def test_everything_at_once(saved: Path, tmp_path: Path, called) -> None:
         (["MAP", "--grid", "a.png"], 2, ["a.png", "yaml"]),
         (["MAP", "--ply", "a.ply", "--voxel", "-1"], 2, ["voxel", "-1"]),
         (["MAP", "--points", "0", "--ply", "a.ply"], 2, ["--points"]),
+        (["gone.db", "--ply", "a.ply", "--min-confidence", "nan"], 2, ["min_confidence", "nan"]),
+        (["MAP", "--ply", "a.ply", "--min-confidence", "1e9"], 1, ["no point", "1e+09"]),
         (["MAP", "--colmap", "full"], 1, ["full", "exists already"]),
         (["MAP", "--tum", "nowhere/a.txt"], 1, ["nowhere/a.txt"]),
         (["MAP", "--ply", "a.ply", "--wrong"], 2, ["--wrong"]),
@@ -107,6 +113,30 @@ def test_errors_are_one_line_that_names_the_thing(saved: Path, tmp_path: Path, c
     for part in parts:
         assert part in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.db", "full", "text.db"]
+
+
+def test_the_grid_of_a_metric_map_is_in_metres(saved: Path, tmp_path: Path, called) -> None:
+    contents = load_map(saved)
+    finished = Finished(contents.keyframes, dict(contents.cameras), [])
+    save_map(tmp_path / "metric.db", finished, {"world": {"metric": True}})
+    done = called("metric.db", "--grid", "a.yaml", "--resolution", 0.1)
+    assert (done.returncode, done.stderr) == (0, "") and "cells of 0.1 m in a.yaml" in done.stdout
+
+
+def test_of_several_maps_the_largest_is_exported_and_that_is_said(tmp_path: Path, called) -> None:
+    """A camera that was lost has begun another one, and the process was killed just then."""
+    mapper = Mapper(replace(SMALL, dense=False, focal=walk("orbit").focal))
+    for stamp, image in enumerate(walk("orbit").images[:24]):
+        mapper.process(stamp, "camera", image)
+    largest = len(mapper.keyframes)
+    mapper.begin_anew()
+    for stamp, image in enumerate(walk("corridor").images[:12]):
+        mapper.process(stamp, "camera", image)
+    assert 0 < len(mapper.keyframes) < largest and mapper.counts.maps == 2
+    save_map(tmp_path / "two.db", mapper)
+    done = called("two.db", "--tum", "a.txt")
+    assert done.returncode == 0 and "2 maps" in done.stderr
+    assert len(read_tum(tmp_path / "a.txt")) == largest
 
 
 def test_the_map_is_only_read(saved: Path, tmp_path: Path, called) -> None:

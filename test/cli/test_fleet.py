@@ -223,7 +223,7 @@ def test_a_map_to_localise_in_is_shared_and_its_change_is_seen(
     shutil.copyfile(alone(place / "long") / "map.db", first)
     asked = [place / "a/walk", "--out", out, "--quiet", *SPARSE, "--load", first, "--localize-only"]
     assert called(*asked, "--address", address) == 0
-    assert rows(out)["walk"]["frames"] == "33", "24 of them those of the map"
+    assert rows(out)["walk"]["frames"] == "9", "not those of the map"
     before = read_record(out / "walk")
     assert called(*asked) == 0 and read_record(out / "walk") == before, "not even Ray is started"
     os.utime(first, ns=(0, 10**18))
@@ -265,6 +265,7 @@ def test_an_address_without_a_cluster_is_said(place: Path, tmp_path: Path, capsy
         (["--out", "new"], ["no recording is given"]),
         (["gone", "--out", "new"], ["'gone' does not exist"]),
         (["walk", "gone*", "--out", "new"], ["gone*", "matches nothing"]),
+        (["wal*", "--out", "walk"], ["no recording is given besides the output folder"]),
         (["walk", "--out", "file"], ["--out 'file' is a file"]),
         (["walk", "--out", "new", "--retries", "-1"], ["--retries is -1"]),
         (["walk", "--out", "new", "--gpus", "-1"], ["--gpus is -1"]),

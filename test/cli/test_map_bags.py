@@ -171,6 +171,8 @@ def test_a_map_is_gone_on_with_or_only_found_in(bag: Path, mapped: Path, tmp_pat
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "more/summary.json").read_text())["keyframes"] >= before["keyframes"]
+    assert json.loads((tmp_path / "more/summary.json").read_text())["frames"] == 5, "not those of the loaded map"
+    assert len(read_tum(tmp_path / "more/trajectory.txt")) <= 5
     assert (mapped / "map.db").read_bytes() == database
     assert run(bag, "--out", tmp_path / "again", "--manifest", record) == Done(0, "")  # begins with the map as well
     for name in SAME[:3]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from true_map import room_walk, true_keyframes
 
-from dust3r_ros.cloud.tracks import DenseTracks, dense_tracks, joined, landmark_tracks
+from dust3r_ros.cloud.tracks import DenseTracks, dense_tracks, joined, landmark_tracks, limited
 from dust3r_ros.geometry.pinhole import center_of, project
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.types import Keyframe
@@ -104,6 +104,29 @@ def test_landmarks_are_tracks_of_the_observations_that_fit(tracks: DenseTracks, 
     assert np.allclose(untouched.errors, tracks.errors) and np.array_equal(untouched.view, tracks.view)
     stranger = landmark_tracks(named[:1], tracks.points, tracks.colors, names[tracks.view], tracks.point, pixels)
     assert len(stranger) == 0  # seen by keyframes that are not exported
+
+
+def test_landmarks_are_seen_inside_images_only(tracks: DenseTracks, keyframes: list[Keyframe]) -> None:
+    """A rectified image shows less than a wide lens sees: here, half the width."""
+    half = [
+        replace(k, image=k.image[:, 40:120], depth=k.depth[:, 40:120], confidence=k.confidence[:, 40:120])
+        for k in keyframes
+    ]
+    names, pixels = np.array([keyframe.index for keyframe in keyframes]), tracks.pixels - [40.0, 0.0]
+    found = landmark_tracks(half, tracks.points, tracks.colors, names[tracks.view], tracks.point, pixels)
+    assert 100 < len(found) < len(tracks) and np.bincount(found.point).min() >= 2
+    assert found.pixels.min() >= -0.5 and found.pixels[:, 0].max() < 79.5 < pixels[:, 0].max()
+    assert reprojection_errors(found, half).max() < 2.0
+
+
+def test_fewer_points_keep_their_observations(tracks: DenseTracks, keyframes: list[Keyframe]) -> None:
+    few = limited(tracks, 100)
+    assert len(few) == 100 and limited(tracks, len(tracks)) is tracks
+    rows = np.flatnonzero((tracks.points[:, None] == few.points).all(axis=2).any(axis=1))
+    assert np.ptp(np.diff(rows)) <= 1  # evenly
+    assert len(few.point) == np.isin(tracks.point, rows).sum()
+    assert np.allclose(np.bincount(few.point, reprojection_errors(few, keyframes)) / np.bincount(few.point), few.errors)
+    assert len(dense_tracks(keyframes, 0)) == 0
 
 
 def test_parts_are_joined_in_order(tracks: DenseTracks) -> None:

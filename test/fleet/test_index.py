@@ -46,6 +46,16 @@ def test_the_page_shows_what_failed_first(tmp_path: Path) -> None:
     assert "camera: focal 500.0 ± 2.5 px" in page and "left: focal 500.0 px" in page
 
 
+def test_joined_maps_are_no_recordings(tmp_path: Path) -> None:
+    """Their poses are those of recordings again."""
+    records = {name: RECORDS["rig"] for name in ("monday", "tuesday", "alone")}
+    both = Record("monday + tuesday", "", MAPPED, figures={**RECORDS["rig"].figures, "joined": ["monday", "tuesday"]})
+    write_index(tmp_path, {**records, "joined": both})
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("3 recordings, 1 joined map<") == 2 and ">3 mapped · 264 poses in" in page
+    assert "joined</h2>" in page
+
+
 def test_nothing_is_a_page_too(tmp_path: Path) -> None:
     write_index(tmp_path, {})
     assert "0 recordings" in (tmp_path / "index.html").read_text()

@@ -53,6 +53,13 @@ def test_addresses_patterns_and_lists(store: str, tmp_path: Path) -> None:
         find_recordings([f"{store}gone.bag"])
 
 
+def test_an_output_folder_at_an_address_is_no_recording(store: str) -> None:
+    places.write_text(f"{store}bags/maps/index.csv", "")
+    assert len(find_recordings([f"{store}bags/*"])) == 3
+    for out in (f"{store}bags/maps", f"{store}/bags/maps/"):
+        assert find_recordings([f"{store}bags/*"], out=out) == ["memory:///bags/a", "memory:///bags/b"]
+
+
 def test_a_fingerprint_is_of_all_files(store: str) -> None:
     system = fsspec.filesystem("memory")
     before = fingerprint(f"{store}images")

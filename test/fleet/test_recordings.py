@@ -68,6 +68,34 @@ def test_a_bad_line_of_a_list_is_named(place: Path) -> None:
         find_recordings([], [str(place / "none.txt")])
 
 
+@pytest.mark.parametrize("folder", ["run [1]", "*"])
+def test_the_folder_of_a_list_is_no_pattern(place: Path, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / folder).mkdir()
+    for name in ("walk.bag", "walk[1].bag", "list.txt"):
+        (place / folder / name).touch()
+    (place / folder / "list.txt").write_text("w*k.bag\nwalk[1].bag\n../a/*.bag\n")
+    expected = [place / folder / "walk.bag", place / folder / "walk[1].bag", place / "a/walk.bag"]
+    assert find_recordings([], [str(place / folder / "list.txt")]) == expected
+    monkeypatch.chdir(place / folder)
+    assert find_recordings([], ["list.txt"]) == expected
+    (place / folder / "list.txt").write_text("gone.bag\n")
+    with pytest.raises(InputError, match=r"line 1: recording 'gone.bag' does not exist"):
+        find_recordings([], ["list.txt"])
+
+
+def test_the_output_folder_is_no_recording(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matched by a pattern, given by a shell that did the matching, in a list, or by a link."""
+    (place / "a/maps").mkdir()
+    (place / "a/link").symlink_to(place / "a/maps")
+    (place / "list.txt").write_text("a/*\n")
+    monkeypatch.chdir(place / "a")
+    given = ["*", "maps", "../a/maps/", "link"]
+    assert find_recordings(given, ["../list.txt"], str(place / "a/maps")) == [place / "a/walk.bag"]
+    assert place / "a/maps" in find_recordings(given, out=str(place / "b/maps"))
+    with pytest.raises(InputError, match="no recording is given besides the output folder"):
+        find_recordings(["map*"], out="maps")
+
+
 def test_equal_names_are_told_apart_and_kept(place: Path) -> None:
     asked = [place / "a/walk.bag", place / "b/walk.bag", place / "b/run.mcap", place / "images"]
     assert name_all(asked, {}) == ["a-walk", "b-walk", "run", "images"]

@@ -39,6 +39,7 @@ def test_the_floor_is_found_below_a_larger_table(seed: int, tilt_deg: float, sca
     points = furnished(seed)
     ground = find_ground(scale * points @ turn.T, np.broadcast_to(scale * turn @ EYE, points.shape))
     assert np.degrees(np.arccos(ground.normal @ turn[:, 2])) < 1.0
+    assert ground.tilt_deg == pytest.approx(tilt_deg, abs=1.0)
     assert ground.height(scale * turn @ EYE) == pytest.approx(1.2 * scale, abs=0.02 * scale)
     on_table = scale * turn @ np.array([1.5, 0.2, 0.7])
     assert ground.height(on_table) == pytest.approx(0.7 * scale, abs=0.02 * scale)

@@ -79,14 +79,16 @@ def test_it_is_not_waited_for_unless_asked():
     assert aside.result() is None
 
 
-def test_a_child_that_fails_or_is_ended_gives_nothing():
+def test_a_child_that_fails_or_is_ended_gives_nothing_and_says_why(caplog):
     def fail():
         raise RuntimeError("on purpose")
 
     assert Aside(fail).result() is None
+    assert "RuntimeError: on purpose" in caplog.text and "in fail" in caplog.text
     cancelled = Aside(lambda: time.sleep(100))
     cancelled.cancel()
     assert cancelled.done and cancelled.result() is None
+    assert "ended" in caplog.text
 
 
 def test_a_child_lets_others_go_first():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -170,6 +171,16 @@ def test_missing_files_of_a_listing_are_skipped(sequence: RenderedSequence, tmp_
     (tmp_path / "rgb.txt").write_text("1 a.png\n2 gone.png\n")
     source = open_source(tmp_path)
     assert [frame.stamp_ns for frame in source] == [1_000_000_000] and source.skipped == 1
+
+
+@pytest.mark.parametrize("name", ["video.mp4", "run.mcap", "images"])
+def test_an_input_that_may_not_be_read_is_said_to_be(tmp_path: Path, name: str, monkeypatch) -> None:
+    """Not to be damaged. (Tests may run as a user who may read everything.)"""
+    path = tmp_path / name
+    path.touch() if path.suffix else path.mkdir()
+    monkeypatch.setattr(os, "access", lambda asked, mode: not (asked == path and mode & os.R_OK))
+    with pytest.raises(InputError, match=rf"{name}.*permissions"):
+        open_source(path)
 
 
 def test_nothing_readable_is_an_error(tmp_path: Path) -> None:

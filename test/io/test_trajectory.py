@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,14 @@ from scipy.spatial.transform import Rotation
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.rigid import pose
-from dust3r_ros.io.trajectory import path_length, read_tum, stamp_from_text, stamp_to_text, write_tum
+from dust3r_ros.io.trajectory import (
+    path_length,
+    read_tum,
+    stamp_from_text,
+    stamp_to_text,
+    write_trajectories,
+    write_tum,
+)
 from dust3r_ros.types import StampedPose
 
 
@@ -68,6 +76,18 @@ def test_evo_reads_it(tmp_path: Path) -> None:
     trajectory = file_interface.read_tum_trajectory_file(tmp_path / "trajectory.txt")
     assert np.allclose(np.stack(trajectory.poses_se3), [item.w_T_c for item in poses], atol=1e-7)
     assert trajectory.check()[0]
+
+
+def test_of_several_cameras_each_has_a_file_of_its_own(tmp_path: Path) -> None:
+    poses = some_poses()
+    write_trajectories(tmp_path / "one.txt", poses)
+    assert [path.name for path in tmp_path.iterdir()] == ["one.txt"]
+    both = [replace(item, camera="robot/left" if k % 2 else "right") for k, item in enumerate(poses)]
+    write_trajectories(tmp_path / "trajectory.txt", both)
+    assert len(read_tum(tmp_path / "trajectory.txt")) == len(poses)
+    for name, first in (("robot_left", 1), ("right", 0)):
+        found = read_tum(tmp_path / f"trajectory_{name}.txt")
+        assert [item.stamp_ns for item in found] == [item.stamp_ns for item in poses[first::2]]
 
 
 def test_an_empty_trajectory_is_a_header(tmp_path: Path) -> None:

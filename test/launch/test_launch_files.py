@@ -48,7 +48,7 @@ def test_every_parameter_of_a_config_exists_and_is_in_range(path: Path) -> None:
     for name, value in values.items():
         kind = list if ROWS[name].type is tuple else ROWS[name].type
         assert type(value) is kind, f"{name}: ROS takes no 1 for 1.0"
-        assert value != [], f"{name}: an empty list ends a node that reads it"
+        assert value != [], f"{name}: ROS takes no type from an empty list"
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem != "dust3r"], ids=lambda path: path.stem)
@@ -132,6 +132,22 @@ def test_arguments_that_are_parameters_exist() -> None:
         *found["PARAMETERS"]
     }
     assert {"config", "rviz", "foxglove", "bag", "namespace", "use_sim_time", "autostart"} <= {*found["ARGUMENTS"]}
+
+
+def test_what_a_robot_keeps_is_not_written_for_a_bag() -> None:
+    """Neither while it is mapped nor while it is shown, with the robot's own configuration."""
+    parameters = (ROOT / "dust3r_ros" / "node" / "parameters.py").read_text(encoding="utf-8")
+    written = re.search(r"^WRITTEN = (\(.*\))$", parameters, re.MULTILINE)
+    assert written is not None
+    unwritten = constants(LAUNCH_FILES["offline.launch.py"])["UNWRITTEN"]
+    assert unwritten == dict.fromkeys(ast.literal_eval(written[1]), "''")
+    assert "**UNWRITTEN, **arguments" in LAUNCH_FILES["offline.launch.py"].read_text(encoding="utf-8")
+
+
+def test_the_robot_of_the_example_needs_no_imu() -> None:
+    """One that does not come would be all that diagnostics say of companions."""
+    config = constants(LAUNCH_FILES["robot_example.launch.py"])["ARGUMENTS"]["config"][0]
+    assert not load_yaml(ROOT / "config" / f"{config}.yaml").get("imu_topic")
 
 
 # Layouts

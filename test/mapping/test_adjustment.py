@@ -47,6 +47,20 @@ def test_a_calibration_does_not_take_the_place_of_a_loop_that_was_begun():
     assert waiting.wanted == {"loop"}
 
 
+def test_one_that_failed_begins_again_once():
+    """Else the gap of its loop stayed open; and a cause that stays would begin it for ever."""
+
+    def fails(kind: str) -> WholeMap:
+        raise MemoryError(kind)
+
+    waiting = AdjustmentQueue(beside=True, wanted={"loop"})
+    for wanted in ({"loop"}, set()):
+        waiting.begin(fails, True, False)
+        waiting.wait()
+        assert waiting.ready and waiting.take() is None
+        assert waiting.wanted == wanted and not waiting.running
+
+
 @pytest.mark.parametrize("live", [False, True])
 @pytest.mark.parametrize(("adjusted", "left"), [(1000, 0.05), (100, 0.4)])
 def test_the_gap_of_a_large_map_is_spread_before_landmarks_are_adjusted(monkeypatch, adjusted, left, live):

@@ -366,6 +366,7 @@ class TestRefusals:
             (stamp, np.zeros((176, 240, 3), np.float32), "float32"),
             (stamp, np.zeros((0, 240, 3), np.uint8), "empty"),
             (stamp, None, "NoneType"),
+            (stamp * 1e-9, sequence.images[0], "whole nanoseconds"),
         ]
         for at, image, found in bad:
             with pytest.raises(InputError, match=found):

@@ -5,18 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from lenses import rays
 from rigs import Eye, RenderedRig, mounted, play_rig, rear_rig, render_rig, rig_errors, side_rig, stereo_rig, unit_of
 from sequences import SMALL, walk
 
 from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.config import MapperConfig
+from dust3r_ros.evaluation.errors import trajectory_errors
 from dust3r_ros.geometry.rigid import angle_deg
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.scenes.sequence import walk as rendered_walk
 from dust3r_ros.storage.saved_map import load_state, save_map
-from dust3r_ros.types import MapUpdate
+from dust3r_ros.types import Calibration, MapUpdate, StampedPose
 
 SPARSE = replace(SMALL, dense=False, keyframe_motion_young=0.02)
 
@@ -244,6 +247,33 @@ def test_a_known_focal_is_not_guessed() -> None:
     mapper = Mapper(replace(SPARSE, focal=sequence.focal), backend=backend)
     mapper.process(int(sequence.stamps_ns[0]), "camera", sequence.images[0])
     assert backend.asked == 0 and mapper.cameras["camera"].focal == pytest.approx(sequence.focal)
+
+
+def test_a_lens_is_estimated_where_only_the_focal_was_given() -> None:
+    """A focal from a data sheet says nothing of distortion; a camera that was calibrated sends images without it."""
+    sequence = walk("orbit", 36)
+    height, width = sequence.images.shape[1:3]
+    lens = Calibration(
+        width, height, sequence.focal, sequence.focal, (width - 1) / 2, (height - 1) / 2, "plumb_bob", (-0.2, 0, 0, 0)
+    )
+    v, u = np.mgrid[:height, :width].astype(float)
+    x, y = rays(lens, u, v)
+    at = np.stack([x * lens.fx + lens.cx, y * lens.fy + lens.cy], axis=-1).astype(np.float32)
+    given, calibrated = Mapper(replace(SPARSE, focal=sequence.focal)), Mapper(SPARSE)
+    calibrated.set_camera("camera", width, height, sequence.focal)
+    for stamp, image in zip(sequence.stamps_ns.tolist(), sequence.images, strict=True):
+        for mapper in (given, calibrated):
+            mapper.process(stamp, "camera", cv2.remap(image, at, None, cv2.INTER_LINEAR))
+    for mapper in (given, calibrated):
+        mapper.finish()
+        assert mapper.cameras["camera"].focal == pytest.approx(sequence.focal) and mapper.cameras["camera"].fixed
+    assert given.cameras["camera"].distortion[0] == pytest.approx(-0.2, abs=0.03)
+    assert not any(calibrated.cameras["camera"].distortion)
+    truth = [
+        StampedPose(*pose) for pose in zip(sequence.stamps_ns.tolist(), ["camera"] * 36, sequence.w_T_c, strict=True)
+    ]
+    errors = [trajectory_errors(truth, mapper.trajectory()).ate_percent for mapper in (given, calibrated)]
+    assert errors[0] < 0.2 < errors[1]
 
 
 def test_photographs_of_which_some_are_upright() -> None:

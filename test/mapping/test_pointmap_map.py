@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 from scoring import alignment, path_length, play, trajectory_error
 from sequences import SMALL, cut, walk
 
+from dust3r_ros.errors import BackendError
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping import pointmap_map
 from dust3r_ros.mapping.camera_stream import CameraStream
@@ -239,6 +240,40 @@ def test_a_moved_map_grows_as_if_it_had_stayed(sequence: RenderedSequence) -> No
             driver.add(18)
             driver.add(20)
             driver.builder.adjust_last()
+
+
+class Careless(Oracle):
+    """Returns what it likes."""
+
+    def __init__(self, *given: Any, change: Callable[[list[PairPrediction]], list[PairPrediction]]) -> None:
+        super().__init__(*given)
+        self._change = change
+
+    def predict(self, *asked: Any, **more: Any) -> list[PairPrediction]:
+        return self._change(super().predict(*asked, **more))
+
+
+@pytest.mark.parametrize("uses_poses", [False, True])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda found: found[:-1], "1 predictions that are not of the 2 pairs"),
+        (lambda found: found[::-1], "2 predictions that are not of the 2 pairs"),
+        (lambda found: [replace(each, points_first=each.points_first[1:]) for each in found], "must be"),
+    ],
+)
+def test_what_a_backend_returns_is_checked(sequence: RenderedSequence, change, said: str, uses_poses: bool) -> None:
+    """A backend may be anybody's: a map is made without its depth, or with none it ends by naming the backend."""
+    backend = Careless(sequence, SMALL.working_size, change=change)
+    backend.uses_poses = uses_poses
+    mapper = Mapper(replace(SMALL, keyframe_motion_young=0.01), backend)
+    if not uses_poses:
+        with pytest.raises(BackendError, match=f"{backend.name}.*{said}"):
+            play(mapper, sequence)
+        return
+    play(mapper, cut(sequence, 10))
+    mapper.finish()
+    assert any(said in doubt for doubt in mapper.doubts), mapper.doubts
 
 
 class Modest(Oracle):

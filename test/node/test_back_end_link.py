@@ -6,6 +6,9 @@ import os
 import signal
 import threading
 from collections import deque
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from dust3r_ros.errors import BackendError
 from dust3r_ros.node import back_end_link
 from dust3r_ros.node.back_end_link import BackEndLink, Hearing
 from dust3r_ros.node.map_maker import Setting
+from dust3r_ros.node.pipeline import Pipeline
 from dust3r_ros.tracking.exchange import FollowedPose
 
 POSE = FollowedPose(0, "camera", 0, 0, np.eye(4), 1.0, np.zeros(0, np.int64), np.zeros((0, 2)), 0)
@@ -75,6 +79,41 @@ def test_a_link_that_is_stopped_while_it_starts_a_back_end_leaves_none() -> None
     assert ended.wait(30)
     link.stop()
     assert link._restarter is not None and not link._restarter.is_alive() and not link.there
+
+
+@pytest.mark.parametrize(
+    ("began", "now", "loaded"),
+    [("mapping", None, ""), ("mapping", False, ""), ("localization", None, "a.db"), ("localization", True, "")],
+)
+def test_a_back_end_that_starts_again_takes_the_file_that_was_written(
+    began: str, now: bool | None, loaded: str, tmp_path: Path
+) -> None:
+    (tmp_path / "b.db").touch()
+    node = NodeConfig(load_map="a.db", map_db=str(tmp_path / "b.db"), map_start="new")
+    link = BackEndLink.__new__(BackEndLink)
+    link._setting, link._mapping, link._restarts = Setting(replace(SMALL, mode=began), node, "camera"), now, 1
+    again = link._setting_again().node
+    assert (again.load_map, again.map_start) == (loaded, "new" if loaded else "continue")
+
+
+def test_a_map_file_that_cannot_be_written_when_mapping_begins_is_said(tmp_path: Path) -> None:
+    said, warned = threading.Event(), list[str]()
+
+    def warning(text: str, **_: Any) -> None:
+        warned.append(text)
+        said.set()
+
+    hearing = Hearing(lambda *_: None, lambda _: None, lambda *_: None, lambda _: None, lambda: None)
+    setting = Setting(replace(SMALL, mode="localization"), NodeConfig(map_db=str(tmp_path)), "camera")
+    pipeline = Pipeline.__new__(Pipeline)
+    pipeline._link = link = BackEndLink(setting, get_logger("link"), hearing)
+    pipeline._worker = SimpleNamespace(submit=lambda job: job())  # type: ignore[assignment]
+    pipeline._logger = SimpleNamespace(warning=warning)  # type: ignore[assignment]
+    try:
+        pipeline.set_mapping(True)
+        assert said.wait(30) and warned == [f"'{tmp_path}' is a folder; it must be a file"]
+    finally:
+        link.stop()
 
 
 def test_two_threads_report_poses_at_once() -> None:

@@ -11,6 +11,7 @@ from messages import points_of
 from rclpy.serialization import deserialize_message, serialize_message
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
+from visualization_msgs.msg import Marker
 
 from dust3r_ros.cloud.cloud import Cloud
 from dust3r_ros.errors import InputError
@@ -162,12 +163,27 @@ def keyframe(index, w_T_c):
 
 def test_graph_draws_the_pairs_whose_keyframes_exist():
     places = {index: some_pose(index)[:3, 3] for index in (0, 2, 5)}
-    nodes, lines = conversions.graph_markers(places, [(0, 2, 1.0), (2, 5, 2.0), (5, 9, 1.0)], STAMP, "map", 0.1).markers
+    old, nodes, lines, *numbers = conversions.graph_markers(
+        places, [(0, 2, 1.0), (2, 5, 2.0), (5, 9, 1.0)], STAMP, "map", 0.1
+    ).markers
     centers = [[point.x, point.y, point.z] for point in nodes.points]
     np.testing.assert_allclose(centers, list(places.values()))
     assert len(lines.points) == len(lines.colors) == 4
     assert lines.points[2:] == nodes.points[1:]
     assert lines.colors[3].g > lines.colors[0].g
+    assert old.action == Marker.DELETEALL, "of the last message, a number may be gone"
+    assert [(marker.ns, marker.text) for marker in numbers] == [("numbers", text) for text in ("0", "2", "5")]
+    above = numbers[1].pose.position
+    np.testing.assert_allclose([above.x, above.y, above.z], places[2] + [0.0, 0.0, 0.1])
+
+
+def test_of_a_large_map_some_keyframes_are_numbered():
+    places = {3 * index: np.full(3, index, float) for index in range(1000)}
+    for count in (0, 1, 100, 1000):
+        some = dict(list(places.items())[:count])
+        _, nodes, _, *numbers = conversions.graph_markers(some, [], STAMP, "map", 0.1).markers
+        assert len(nodes.points) == count and min(count, 50) <= len(numbers) <= 100
+        assert {int(marker.text) for marker in numbers} <= some.keys()
 
 
 def test_depth_is_nan_where_there_is_none():

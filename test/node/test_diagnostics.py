@@ -171,6 +171,17 @@ def test_status_carries_scale_what_was_left_out_and_files():
     assert (message.map_file, message.manifest_file, list(message.problems)) == ("/a/map.db", "/a/m.jsonl", ["p", "q"])
 
 
+def test_a_map_to_localise_in_that_is_not_there_is_said():
+    lacks = replace(FINE, mode="localization", counts=MapCounts(9), inputs=(replace(IMAGES, why="no route"),))
+    text = "mode is localization but there is no map; set load_map or call ~/load_map"
+    status = diagnostics_message(lacks, lacks, 42, "/dust3r").status[0]
+    assert (status.level, status.message) == (DiagnosticStatus.WARN, text)
+    assert sent(lacks).message == f"{text}; no image on /front/image_raw: no route"
+    for has in (replace(lacks, counts=MapCounts(9, maps=1)), replace(lacks, mode="mapping")):
+        assert text not in sent(has).message
+        assert diagnostics_message(has, has, 42, "/dust3r").status[0].level == DiagnosticStatus.OK
+
+
 def test_status_carries_latencies_of_both_ends_and_how_far_the_map_is_behind():
     message = sent(replace(FINE, backlog=4, depth_backlog=3, depth_lag=1.5))
     assert (message.lag, message.backlog, message.depth_backlog, message.depth_lag) == (0.25, 4, 3, 1.5)

@@ -4,16 +4,20 @@ import logging
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from sensor_msgs.msg import CameraInfo
+from true_map import room_walk, true_keyframes
 
-from dust3r_ros.config import MapperConfig
-from dust3r_ros.errors import ConfigError, InputError
+from dust3r_ros.cli import export
+from dust3r_ros.config import MapperConfig, NodeConfig
+from dust3r_ros.errors import ConfigError, GeometryError, InputError
 from dust3r_ros.io.camera_yaml import read_calibrations
 from dust3r_ros.node.conversions import camera_info_message
-from dust3r_ros.node.jobs import calibration_from, write_calibration, write_products
+from dust3r_ros.node.jobs import calibration_from, export_map, save_map, write_calibration, write_products
 from dust3r_ros.node.tools.verdict import FILES
+from dust3r_ros.products.ply import read_ply
 from dust3r_ros.scenes.sequence import render_sequence
 from dust3r_ros.session.session import Session, begin
 from dust3r_ros.storage.saved_map import load_map
@@ -149,3 +153,33 @@ def test_a_map_that_is_kept_among_the_results_stays_there(tmp_path):
     kept = load_map(tmp_path / "out" / "map.db")
     assert len(kept.keyframes) == mapping.mapper.counts.keyframes
     assert {path.name for path in (tmp_path / "out").iterdir()} >= set(FILES)
+
+
+def test_the_node_exports_what_the_command_does(tmp_path):
+    """Landmarks with observations, too: without depth, there is nothing else."""
+    config = MapperConfig(dense=False, keyframe_motion_young=0.03)
+    mapping = Session(config, logging.getLogger("test"))
+
+    def exported(name, kind):
+        return export_map(mapping, str(tmp_path / name), kind, config, NodeConfig())
+
+    with pytest.raises(GeometryError, match="no keyframe"):
+        exported("early.ply", "ply")
+    sequence = render_sequence("orbit", frames=12, width=200, height=150, rate_hz=10.0, seed=1)
+    for stamp_ns, image in zip(sequence.stamps_ns, sequence.images, strict=True):
+        mapping.process(Frame(int(stamp_ns), "camera", image))
+    save_map(mapping, str(tmp_path / "map.db"))
+    said = exported("node.ply", "ply"), exported("node", "colmap")
+    assert export.main([f"{tmp_path}/map.db", f"--ply={tmp_path}/command.ply", f"--colmap={tmp_path}/command"]) == 0
+    cloud, other = read_ply(tmp_path / "node.ply"), read_ply(tmp_path / "command.ply")
+    assert len(cloud) == len(other) > 100 and all(f"{len(cloud):,} points" in words for words in said)
+    assert np.allclose(cloud.points, other.points, rtol=1e-3, atol=1e-3)
+    points, same = ((tmp_path / name / "sparse/0/points3D.bin").stat().st_size for name in ("node", "command"))
+    assert points == same
+
+
+def test_a_grid_that_nav2_would_take_wrongly_is_said_in_the_answer(tmp_path):
+    mapper = SimpleNamespace(keyframes=true_keyframes(room_walk("sweep", 12))[:5])
+    mapping = SimpleNamespace(mapper=mapper, metric=False)
+    said = export_map(mapping, str(tmp_path / "a.yaml"), "grid", MapperConfig(), NodeConfig())
+    assert "cells of 0.05 map units in" in said and ". Warning: the map has no metric scale" in said

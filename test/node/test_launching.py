@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from dust3r_ros.config import load_yaml
+from dust3r_ros.config import MapperConfig, NodeConfig, load_yaml, rows
 from dust3r_ros.errors import ConfigError
 from dust3r_ros.node.launching import (
     Shown,
+    argument_value,
     full_name,
     is_installed,
     mistyped,
@@ -59,6 +60,24 @@ def test_a_viewer_that_is_missing_is_named_with_its_package(tmp_path: Path, monk
     assert not is_installed("rviz2")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("checkpoint", "2024", "2024"),
+        ("image_topics", "/a/image, /b/image", ("/a/image", "/b/image")),
+        ("publish_tf", "false", False),
+        ("map_db", "''", ""),
+        ("imu_topic", '""', ""),
+        ("depth_topics", "''", ("",)),
+    ],
+)
+def test_an_argument_has_the_type_of_its_parameter_and_quotes_make_it_empty(name: str, text: str, value: Any) -> None:
+    known = {row.name: row for row in [*rows(MapperConfig), *rows(NodeConfig)]}
+    assert argument_value(known[name], text) == value
+    with pytest.raises(ConfigError, match="image_depth"):
+        argument_value(known["image_depth"], text)
+
+
 def test_names_of_nodes() -> None:
     assert [full_name(space) for space in ("", "robot1", "/a/b/")] == ["/dust3r", "/robot1/dust3r", "/a/b/dust3r"]
 
@@ -93,6 +112,7 @@ def test_the_layout_of_rviz_follows(config: Path) -> None:
     layout = yaml.safe_load((ROOT / "rviz" / "dust3r.rviz").read_text(encoding="utf-8"))
     made = shown(load_yaml(config, "/robot1/dust3r"), "/robot1/dust3r").layout(layout)
     assert made["Visualization Manager"]["Global Options"]["Fixed Frame"] == "world"
+    assert made["Visualization Manager"]["Views"]["Current"]["Target Frame"] == "world"
     before, after = list(_topics(layout)), list(_topics(made))
     assert len(before) == len(after) > 8
     moved = {"/camera/image_raw": "/robot1/front/image"}

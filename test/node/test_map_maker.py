@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from dust3r_ros.errors import BackendError
 from dust3r_ros.node.map_maker import LOG, Audience, MapMaker, Setting
 from dust3r_ros.scenes.sequence import FOCAL_PER_WIDTH
 from dust3r_ros.session import session
+from dust3r_ros.storage.saved_map import load_map
 from dust3r_ros.tracking.exchange import KeyframeRequest
 from dust3r_ros.types import Frame, TrackingState
 
@@ -105,6 +107,31 @@ def test_work_that_was_postponed_and_fails_is_in_the_status(made: Made, error: E
     status = run(16, 24)
     assert status.problems == () and status.counts.keyframes > 6
     maker.close()
+
+
+@pytest.mark.parametrize("loaded", ["map.db", "other.db"])
+def test_a_map_to_localise_in_is_kept_once_it_grows_and_never_another(loaded: str, tmp_path: Path) -> None:
+    config, files = replace(CONFIG, dense=False), [tmp_path / name for name in ("map.db", "other.db")]
+    for path in files:
+        maker = MapMaker(lambda *_: None, Setting(config, NodeConfig(backlog="every", map_db=str(path)), "camera"))
+        for index in range(12):
+            take(maker, index)
+        maker.close()
+    before = [len(load_map(path).keyframes) for path in files]
+    node = NodeConfig(backlog="every", map_db=str(files[0]), load_map=str(tmp_path / loaded))
+    maker = MapMaker(lambda *_: None, Setting(replace(config, mode="localization"), node, "camera"))
+    assert take(maker, 12).status.map_file == ""
+    for mapping in (True, False, True):
+        maker.set_mapping(mapping)
+    for index in range(13, 24):
+        take(maker, index)
+    problems = maker._news(fresh=True).status.problems
+    maker.close()
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["map.db", "other.db"]
+    kept, other = (len(load_map(path).keyframes) for path in files)
+    assert (kept > before[0]) == (loaded == "map.db") and other == before[1]
+    assert bool(problems) == (loaded == "other.db")
+    assert all(problem.startswith("mapping continues, but the map is not saved") for problem in problems)
 
 
 def test_when_the_map_is_moved_every_camera_is_told_where_it_is_now() -> None:

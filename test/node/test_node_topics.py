@@ -264,8 +264,8 @@ def test_a_keyframes_cloud_and_depth_and_the_graph_of_pairs(run):
     last, depth = run.recorder.last, run.depths[-1]
     assert last["keyframe_cloud"].header.frame_id == "map"
     assert len(points_of(last["keyframe_cloud"])[0]) > 100
-    nodes, lines = last["graph"].markers
-    assert len(nodes.points) == run.status.keyframes
+    _, nodes, lines, *numbers = last["graph"].markers
+    assert len(nodes.points) == len(numbers) == run.status.keyframes
     assert len(lines.points) >= 2 * (run.status.keyframes - 1)
     z = np.frombuffer(depth.data, "<f4").reshape(depth.height, depth.width)  # NaN where there is none
     assert (depth.encoding, depth.header.frame_id) == ("32FC1", FRAME)

@@ -171,7 +171,8 @@ def test_path_graph_and_grid(bench) -> None:
     (path,) = bench.topics["path"].sent
     assert len(path.poses) == 2, "of the first camera"
     (markers,) = bench.topics["graph"].sent
-    assert len(markers.markers[0].points) == 2 and len(markers.markers[1].points) == 2
+    _, nodes, lines, *numbers = markers.markers
+    assert len(nodes.points) == len(lines.points) == len(numbers) == 2
     assert bench.topics["map"].sent == []
 
 

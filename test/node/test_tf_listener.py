@@ -293,6 +293,18 @@ def test_a_base_without_odometry(world):
     np.testing.assert_allclose(rigid_of(sent) @ b_T_c, w_T_c, atol=1e-12)
 
 
+def test_a_base_that_has_a_parent_is_told_by_which_frame_to_go(world):
+    output = world.output(base_frame="base_link")
+    world.say("footprint", "base_link", static=True)
+    output.frame(tracked(some_pose(1)), "lens", some_pose(2), False)
+    assert "'footprint' -> 'base_link'" in output.problems[0]
+    assert output.problems[0].endswith("(set base_frame to 'footprint')")
+    world.say("odom", "footprint")
+    output.frame(tracked(some_pose(1), 6 * SECOND), "lens", some_pose(2), False)
+    assert output.problems[0].endswith("(set odom_frame to 'odom')")
+    world.quiet()
+
+
 def test_a_base_is_where_it_was_seen_and_no_longer_than_that(world):
     world.say("base_link", "lens", some_pose(2), static=True)
     output = world.output(base_frame="base_link")

@@ -162,7 +162,8 @@ def test_a_map_that_is_not_level_gives_the_same_rooms() -> None:
     sequence = room_walk()
     turn = Rotation.from_euler("y", 18, degrees=True).as_matrix()
     keyframes = moved(true_keyframes(sequence), Similarity(1.0, turn, np.zeros(3)))
-    grid, _ = made(keyframes)
+    grid, grids = made(keyframes)
+    assert grids.tilt_deg == pytest.approx(18.0, abs=0.5)
     assert np.degrees(np.arccos(slab_seen(keyframes).ground.normal @ turn[:, 2])) < 0.5
     points = true_points(sequence)
     feet = points[(points[:, 2] > 0.15) & (points[:, 2] < 1.5)] * [1, 1, 0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -133,6 +135,18 @@ def test_the_plan_stays_when_the_map_is_tilted_with_its_ground() -> None:
     line = [at(plan, x, 0.05) for x in np.arange(0.55, 3.9, 0.1)]
     assert line == [at(other, x, 0.05) for x in np.arange(0.55, 3.9, 0.1)]
     assert (other.cells == 1).sum() == pytest.approx((plan.cells == 1).sum(), rel=0.15)
+
+
+def test_a_range_beyond_what_is_seen_costs_nothing() -> None:
+    keyframe = look((0.05, 0.05, 1.0), box=True)
+    plan = made(keyframe, max_range=8.0)
+    tracemalloc.start()
+    try:
+        far = made(keyframe, max_range=200.0)
+        assert tracemalloc.get_traced_memory()[1] < 20e6  # bytes; 4000 x 4000 cells would be more
+    finally:
+        tracemalloc.stop()
+    assert (far.row, far.column) == (plan.row, plan.column) and np.array_equal(far.cells, plan.cells)
 
 
 def test_range_limits_the_view_and_large_images_are_thinned() -> None:

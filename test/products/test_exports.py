@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from true_map import room_walk, true_keyframes
+from scipy.spatial.transform import Rotation
+from true_map import moved, room_walk, true_keyframes
 
 from dust3r_ros.cloud.tracks import dense_tracks
 from dust3r_ros.errors import ConfigError, GeometryError, OutputError
+from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.io.trajectory import read_tum
 from dust3r_ros.occupancy import GridOptions
 from dust3r_ros.products.exports import FORMATS, Exporter, ExportOptions
@@ -54,8 +56,18 @@ def test_the_cloud_can_be_thinned_and_fused(keyframes: list[Keyframe], tmp_path:
     every = size()
     assert every == 5 * 160 * 120
     assert size(voxel=0.1) < 0.2 * every
-    assert size(min_confidence=6.0) == 0
     assert 0 < size(fusion=True, voxel=0.05) < every
+
+
+def test_no_point_is_no_model(keyframes: list[Keyframe], tmp_path: Path) -> None:
+    for kind in ("ply", "colmap", "nerfstudio"):
+        for fusion in (False, True):
+            with pytest.raises(GeometryError, match=r"no point of confidence above 1e\+09 to export; lower min_conf"):
+                Exporter(keyframes, ExportOptions(1e9, fusion)).write(tmp_path / "a", kind)
+    blind = [replace(k, depth=np.zeros_like(k.depth)) for k in keyframes]
+    with pytest.raises(GeometryError, match="neither depth nor landmarks"):
+        Exporter(blind).write(tmp_path / "a.ply", "ply")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_landmarks_lead_the_model_and_are_the_cloud_of_a_map_without_depth(
@@ -64,13 +76,16 @@ def test_landmarks_lead_the_model_and_are_the_cloud_of_a_map_without_depth(
     found = dense_tracks(keyframes, 400)
     names = np.array([keyframe.index for keyframe in keyframes])
     landmarks = MapLandmarks(found.points, found.colors, names[found.view], found.point, found.pixels)
-    Exporter(keyframes, ExportOptions(points=200), landmarks).write(tmp_path / "ns", "nerfstudio")
+    Exporter(keyframes, ExportOptions(points=len(found) + 200), landmarks).write(tmp_path / "ns", "nerfstudio")
     points = read_ply(tmp_path / "ns/points.ply").points
     assert len(found) < len(points) <= len(found) + 200
     assert np.array_equal(points[: len(found)], found.points.astype(np.float32))
+    few = Exporter(keyframes, ExportOptions(points=10), landmarks).write(tmp_path / "few", "colmap")
+    assert "and 10 points" in few  # the maximum of all
     blind = [replace(k, depth=np.zeros_like(k.depth)) for k in keyframes]
-    Exporter(blind, landmarks=landmarks).write(tmp_path / "a.ply", "ply")
-    assert len(read_ply(tmp_path / "a.ply")) == len(found)
+    for fusion in (False, True):
+        Exporter(blind, ExportOptions(fusion=fusion), landmarks).write(tmp_path / "a.ply", "ply")
+        assert len(read_ply(tmp_path / "a.ply")) == len(found)
     with pytest.raises(GeometryError, match="no keyframe has depth"):
         Exporter(blind, landmarks=landmarks).write(tmp_path / "a.yaml", "grid")
 
@@ -100,6 +115,21 @@ def test_a_grid_that_would_be_too_large_names_a_resolution_that_fits(keyframes: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_grid_says_when_nav2_would_take_it_wrongly(keyframes: list[Keyframe], tmp_path: Path) -> None:
+    """It reads metres, and takes z as up."""
+    turn = Rotation.from_euler("y", 20, degrees=True).as_matrix()
+    tilted = moved(keyframes, Similarity(1.0, turn, np.zeros(3)))
+    for number, (some, metric, unit, parts) in enumerate((
+        (keyframes, True, "m", []),
+        (keyframes, False, "map units", ["no metric scale"]),
+        (tilted, True, "m", ["tilted by 20 degrees in the map, so the grid is 6.0% too short"]),
+    )):  # fmt: skip
+        said: list[str] = []
+        exporter = Exporter(some, ExportOptions(grid=GridOptions(0.1)), metric=metric, warn=said.append)
+        assert f"cells of 0.1 {unit} in" in exporter.write(tmp_path / f"{number}.yaml", "grid")
+        assert len(said) == len(parts) and all(map(str.__contains__, said, parts)), said
+
+
 def test_what_cannot_be_is_said(keyframes: list[Keyframe], tmp_path: Path) -> None:
     exporter = Exporter(keyframes)
     with pytest.raises(ConfigError, match="'las'; known are ply, tum, colmap, nerfstudio, grid"):
@@ -108,6 +138,6 @@ def test_what_cannot_be_is_said(keyframes: list[Keyframe], tmp_path: Path) -> No
         Exporter([]).write(tmp_path / "a.ply", "ply")
     with pytest.raises(OutputError, match="nowhere"):
         exporter.write(tmp_path / "nowhere" / "a.ply", "ply")
-    for options in ({"voxel": 0.0}, {"voxel": float("nan")}, {"points": 0}):
+    for options in ({"voxel": 0.0}, {"voxel": float("nan")}, {"points": 0}, {"min_confidence": float("nan")}):
         with pytest.raises(ConfigError, match=next(iter(options))):
             ExportOptions(**options)

@@ -140,6 +140,15 @@ def test_a_folder_that_cannot_be_made_is_named(mapped, tmp_path: Path) -> None:
         write_results(tmp_path / "file" / "below", mapper, config=CONFIG, stopwatch=stopwatch)
 
 
+def test_the_map_is_saved_where_another_file_cannot_be_written(mapped, tmp_path: Path) -> None:
+    """All others can be made from it."""
+    mapper, stopwatch = mapped
+    (tmp_path / "map.ply").mkdir()
+    with pytest.raises(OutputError, match=r"map\.ply"):
+        write_results(tmp_path, mapper, config=CONFIG, stopwatch=stopwatch)
+    assert len(load_map(tmp_path / "map.db").keyframes) == len(mapper.keyframes)
+
+
 def test_with_fusion_the_cloud_is_what_keyframes_agree_on(mapped, written, tmp_path: Path, monkeypatch) -> None:
     mapper, _ = mapped
     config = replace(CONFIG, fusion=True, min_confidence=2.0)

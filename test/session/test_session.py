@@ -3,6 +3,7 @@
 import logging
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from sequences import SMALL, walk
 
 from dust3r_ros.backends import make_backend
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.errors import InputError, MapFileError
+from dust3r_ros.errors import ConfigError, InputError, MapFileError
 from dust3r_ros.session.session import REORDERED_NS, Session, begin
 from dust3r_ros.storage.journal import BEFORE
 from dust3r_ros.storage.saved_map import load_map
@@ -291,6 +292,42 @@ def test_a_new_map_keeps_the_file_of_the_one_before(sequence, log, tmp_path):
     feed(session, sequence, 0, 3)
     session.close()
     assert len(load_map(f"{path}{BEFORE}").keyframes) == count
+
+
+def test_a_map_that_is_loaded_replaces_no_other_map(driven, log, tmp_path):
+    """But where a new one was asked for, and then the other is still there."""
+    _, saved, _ = driven
+    path = Path(shutil.copy(saved, tmp_path / "map.db"))
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match=r"load_map '.*' would replace map_db '.*map\.db'; omit one, or set"):
+        begin(Session(FAST, log), FAST, map_db=str(path), load_map=str(saved))
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    session = Session(FAST, log)
+    begin(session, FAST, map_db=str(path), load_map=str(saved), map_start="new")
+    session.close()
+    assert Path(f"{path}{BEFORE}").read_bytes() == before and load_map(path).keyframes
+
+
+def test_a_map_that_is_loaded_and_kept_in_the_same_file_is_continued(driven, log, tmp_path):
+    path = Path(shutil.copy(driven[1], tmp_path / "map.db"))
+    session = Session(FAST, log)
+    begin(session, FAST, map_db=str(path), load_map=f"{tmp_path}/../{tmp_path.name}/map.db")
+    session.close()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("loaded", ["", "map.db", "other.db"])
+def test_a_map_to_localise_in_is_not_written(driven, log, tmp_path, loaded):
+    _, saved, sequence = driven
+    files = [Path(shutil.copy(saved, tmp_path / name)) for name in ("map.db", "other.db")]
+    before, config = files[0].read_bytes(), replace(FAST, mode="localization")
+    session = Session(config, log)
+    begin(session, config, map_db=str(files[0]), load_map=loaded and f"{tmp_path}/{loaded}")
+    assert session.process(Frame(10**15, "camera", sequence.images[20])).state is TrackingState.TRACKING
+    session.set_scale(2.0)
+    session.reset()
+    session.close()
+    assert sorted(tmp_path.iterdir()) == files and [path.read_bytes() for path in files] == [before] * 2
 
 
 def test_a_map_that_cannot_be_loaded_leaves_everything_as_it_was(fresh, sequence, tmp_path):
