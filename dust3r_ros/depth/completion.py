@@ -101,8 +101,7 @@ def cut_at_outlines(depth: Array32, confidence: Array32, image: Image) -> tuple[
     The pixels next to a cut mix both sides and are cut too.
     """
     known = confidence > 1
-    square = np.ones((_LEAST_CORE, _LEAST_CORE), np.uint8)
-    core = cv2.morphologyEx((~known).astype(np.uint8), cv2.MORPH_OPEN, square)
+    core = cv2.morphologyEx((~known).astype(np.uint8), cv2.MORPH_OPEN, _square(_LEAST_CORE))
     if not known.any() or not core.any():
         return depth, confidence
     reach = _PATCHES + round(_PLANES * max(depth.shape))
@@ -160,13 +159,14 @@ _REACH = 6  # pixels by which depth overruns an outline: depth deeper inside a r
 _RIM = 4  # pixels around a region used as evidence
 _OUTLINE = 2  # pixels from a plain region to the centre of its outline
 _LEAST_DEEP = 0.05  # of a region must lie deeper inside: else it is a strip, which its surroundings close
-_LEAST_OWN = 0.15  # of the deep inside must be known: noise sometimes looks like that much of a surface
+_LEAST_OWN = 0.15  # of the deep inside must be known, where it is textured
+# Texture has so many times the variance of noise, whose matches look like surfaces in a sixth of a sky.
+_SIGNAL, _SQUARE, _ROUNDED = 1.67, (7, 7), 0.1
 _MOST = 2 / 3  # of a region's own depth, or of its outline, must lie on the plane
 _HALF = 0.5  # of all depth in and around it too: else the plane only crosses the region or lies beside it
 _FLOOR = 0.02  # no plane is more precise: surfaces are not flat
 _BUMPS = 4.0  # to which the unevenness of a surface averages out over it
-_MOST_GAIN = 10.0  # weight of a single pixel in a fit: neighbours share their errors
-_LEAST_GAIN = 0.02
+_LEAST_GAIN, _MOST_GAIN = 0.02, 10.0  # weights of a single pixel in a fit: neighbours share their errors
 _PATCH = 49  # pixels of a flow patch, which share their error
 _SIGMAS_SQUARED = 6.0  # beyond which a point is not on the plane
 _TRIALS, _SAMPLE, _MOST_USED, _LEAST_USED = 100, 300, 3000, 30
@@ -176,7 +176,7 @@ _LEAST_SPREAD = 20.0  # twice the least area, pixels, of triangles that determin
 
 @dataclass(frozen=True, eq=False)
 class _Evidence:
-    """Known depth in and around a region: ``at`` (N, 3) rows (1, x, y), ``inverse`` (N,) depth, ``own`` (N,).
+    """Known depth in and around a region: ``at`` (N, 3) rows (1, x, y), ``inverse`` (N,) depth, ``deep`` (N,).
 
     ``variance``: of the inverse depth, relative, including the unevenness of surfaces; ``weight`` = its inverse.
     """
@@ -185,7 +185,7 @@ class _Evidence:
     inverse: Array
     variance: Array
     weight: Array
-    own: np.ndarray
+    deep: np.ndarray
 
     def on(self, plane: Array) -> tuple[np.ndarray, Array]:
         """(N,) which points lie on a plane (3,), and how far off all are, relative to it."""
@@ -207,33 +207,39 @@ def complete_planes(depth: Array32, confidence: Array32, image: Image) -> tuple[
     from patches that run over the outline.
     """
     filled, sure, blank = depth.copy(), confidence.copy(), np.zeros(depth.shape, bool)
-    rng = np.random.default_rng(0)
+    textured, rng = _textured(image), np.random.default_rng(0)
     for region in plain_regions(image, _REACH):
         box = region.rows, region.columns
         deep = region.depth_inside() > _REACH
         if deep.sum() < _LEAST_DEEP * region.inside.sum():
             continue
         known = (depth[box] > 0) & (confidence[box] > 1 + _LEAST_GAIN)
-        inverse, gained = _completed(region, deep, known, depth[box], confidence[box], rng)
+        own = known & deep & textured[box]
+        own &= own.sum() >= _LEAST_OWN * deep.sum()
+        inverse, gained = _completed(region, deep, known, bool(own.any()), (depth[box], confidence[box]), rng)
         better = region.inside & (gained > sure[box])
         filled[box] = np.where(better, 1 / np.where(better, inverse, 1), filled[box])
         sure[box] = np.where(better, gained, sure[box])
         if not (gained > 1).any():
-            blank[box] |= region.grown(_OUTLINE) & ~_own(known & deep, deep)
+            near = cv2.dilate(own.astype(np.uint8), _square(2 * _REACH + 1)) > 0
+            blank[box] |= region.grown(_OUTLINE) & ~near
     return np.where(blank, np.float32(0), filled), np.where(blank, np.float32(1), sure), blank
 
 
-def _own(evidence: Mask, deep: Mask) -> Mask:
-    """(h, w) known depth ``deep`` inside a region that counts as its own; none if there is hardly any."""
-    if evidence.sum() < _LEAST_OWN * deep.sum():
-        return np.zeros_like(evidence)
-    return cv2.dilate(evidence.astype(np.uint8), np.ones((2 * _REACH + 1, 2 * _REACH + 1), np.uint8)) > 0
+def _textured(image: Image) -> Mask:
+    """(H, W) where an image varies by more than its noise; all of it where there is none."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    mean, square = cv2.blur(grey, _SQUARE), cv2.blur(grey * grey, _SQUARE)
+    return square - mean * mean > _SIGNAL * _noise(image) ** 2 - _ROUNDED
 
 
 def _completed(
-    region: PlainRegion, deep: Mask, known: Mask, depth: Array32, confidence: Array32, rng: np.random.Generator
+    region: PlainRegion, deep: Mask, known: Mask, own: bool, given: tuple[Array32, Array32], rng: np.random.Generator
 ) -> tuple[Array32, Array32]:
-    """Inverse depth and confidence (h, w) from the plane of a region; confidence 1 where there is none."""
+    """Inverse depth and confidence (h, w) from the plane of a region, confidence 1 where there is none; ``given``:
+    depth and confidence; ``own``: whether what is ``known`` deep inside may decide.
+    """
+    depth, confidence = given
     nothing = np.zeros(depth.shape, np.float32), np.ones(depth.shape, np.float32)
     rows, columns = np.nonzero(known & region.grown(_RIM))
     if len(rows) < _LEAST_USED:
@@ -248,7 +254,7 @@ def _completed(
     if plane is None:
         return nothing
     on, off = evidence.on(plane)
-    if not _supported(region, deep, known, evidence, on, used):
+    if not _supported(region, own, evidence, on, used):
         return nothing
     return _said(evidence, plane, on, off, len(rows) / len(some), depth.shape)
 
@@ -296,15 +302,15 @@ def _fitted(evidence: _Evidence, some: np.ndarray, triples: np.ndarray) -> Array
 
 
 def _supported(
-    region: PlainRegion, deep: Mask, known: Mask, evidence: _Evidence, on: np.ndarray, used: tuple[np.ndarray, ...]
+    region: PlainRegion, own: bool, evidence: _Evidence, on: np.ndarray, used: tuple[np.ndarray, ...]
 ) -> bool:
     """Whether a region's own evidence, or all around it, lies ``on`` a plane."""
-    weight, own = evidence.weight, evidence.own
+    weight, deep = evidence.weight, evidence.deep
     if weight[on].sum() < _HALF * weight.sum():
         return False
-    if (known & deep).sum() >= _LEAST_OWN * deep.sum() and weight[on & own].sum() >= _MOST * weight[own].sum():
+    if own and weight[on & deep].sum() >= _MOST * weight[deep].sum():
         return True
-    there = np.zeros(deep.shape, np.uint8)
+    there = np.zeros(region.inside.shape, np.uint8)
     there[used[0][on], used[1][on]] = 1
     beside = cv2.dilate(there, np.ones((2 * _RIM + 1, 2 * _RIM + 1), np.uint8))
     closed = float(beside[region.outline()].mean())
@@ -316,8 +322,7 @@ def _said(
 ) -> tuple[Array32, Array32]:
     """Inverse depth and confidence (h, w) from a plane through the evidence ``on`` it, with weight ``each`` per piece.
 
-    Errors of patches average out, unevenness less so; both count more the further a pixel is from the evidence
-    (its leverage).
+    Errors of patches average out, unevenness less so; both count more far from the evidence, by their leverage.
     """
     weight = evidence.weight[on] / evidence.weight[on].sum()
     noise = float(weight @ evidence.variance[on]) - _FLOOR**2
