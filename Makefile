@@ -1,7 +1,7 @@
 # The two commands: make demo, make test. Both make .venv first; see tools/environment.py.
 PYTHON ?= python3
 ENVIRONMENT := $(PYTHON) tools/environment.py
-# A process per core; -n 0 in ARGS leaves it at one, as --pdb does.
+# A process more than cores; -n 0 in ARGS leaves it at one, as --pdb does.
 PYTEST := python -m pytest -n auto --maxprocesses 8
 # A subcommand of dust3r-eval on the recorded scenes, where there are some, with when and at what commit it ran.
 define evaluate

@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolv
 
 from fisheyes import through_fisheye  # noqa: E402
 from oracle import Oracle  # noqa: E402
-from targets import Machine, case_options, chosen_cases, errors_said, leave, where_and_when  # noqa: E402
+from targets import Machine, case_options, chosen_cases, errors_said, leave, target, target_lines, where_and_when  # noqa: E402
 from variants import VARIANTS, Variant  # noqa: E402
 
 from dust3r_ros.config import MapperConfig  # noqa: E402
@@ -55,6 +55,9 @@ _FISHEYES, _FISHEYE_HZ = (110, 125), 10.0  # degrees across the image
 _TOLERANCE_NS = 10_000_000
 _UNKNOWN = (float("nan"), float("nan"))
 _WORSE = 1.5  # times the error of the plain recording that a variant may have
+# Targets: shares of the errors below one and two deviations; deviations at most; of windows, errors of the focal.
+_BELOW, _MOST_Z = {1: (0.60, 0.75), 2: (0.93, 0.98)}, 4.0
+_WINDOW_MEDIAN, _WINDOW_MEAN, _WINDOW_MOST = 0.05, 0.02, 0.15
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,7 +259,50 @@ def table(rows: Sequence[Row], about: dict[str, object]) -> str:
             f"{z.max():.1f}",
         )
         lines.append(f"| {kind} | " + " | ".join(map(str, cells)) + " |")
-    return "\n".join([*lines, "", *_table_of_variants(rows), f"`dense=false`; {where_and_when(about)}."])
+    judged = [*target_lines(_targets(rows)), "", "Bold: missed."]
+    return "\n".join([*lines, "", *_table_of_variants(rows), *judged, "", f"`dense=false`; {where_and_when(about)}."])
+
+
+def _targets(rows: Sequence[Row]) -> list[dict[str, object]]:
+    """What was to be reached."""
+    known = [row for row in rows if np.isfinite(row.error)]
+    found = []
+    for what, own in (("all", known), ("not rendered", [row for row in known if not row.name.startswith(_WALKS)])):
+        z = np.abs([row.z for row in own])
+        for limit, (least, most) in _BELOW.items():
+            share = float((z < limit).mean()) if len(z) else None
+            met = share is None or least <= round(share, 2) <= most
+            name = f"errors below {limit} deviation{'s' * (limit > 1)}, {what}"
+            found.append(target(name, None if share is None else f"{share:.0%}", f"{least:.0%} to {most:.0%}", met))
+        largest = float(z.max()) if len(z) else None
+        found.append(target(f"largest, in deviations, {what}", largest, f"≤ {_MOST_Z:g}", (largest or 0) <= _MOST_Z))
+    windows = np.array([row.error for row in known if row.kind == "window"])
+    for name, function, limit in (
+        ("median error of windows", lambda errors: np.median(np.abs(errors)), _WINDOW_MEDIAN),
+        ("mean error of windows, whatever its sign", lambda errors: abs(np.mean(errors)), _WINDOW_MEAN),
+        ("largest error of windows", lambda errors: np.max(np.abs(errors)), _WINDOW_MOST),
+    ):
+        value = float(function(windows)) if len(windows) else None
+        shown = None if value is None else f"{value:.1%}"
+        found.append(target(name, shown, f"≤ {limit:.0%}", value is None or value <= limit))
+    return [*found, *_targets_of_variants(rows)]
+
+
+def _targets_of_variants(rows: Sequence[Row]) -> list[dict[str, object]]:
+    plain = {row.name: row for row in rows}
+    own = [row for row in rows if row.variant and row.plain in plain]
+    enough = sum(row.posed >= VARIANTS[row.variant].posed for row in own)
+    exact = sum(row.ate <= _WORSE * plain[row.plain].ate for row in own)
+    asked = f"{len(own)} variants"
+    return [
+        target("variants with enough poses", f"{enough} of {asked}" if own else None, "all", enough == len(own)),
+        target(
+            f"variants with at most {_WORSE:g} times the plain ATE",
+            f"{exact} of {asked}" if own else None,
+            "all",
+            exact == len(own),
+        ),
+    ]
 
 
 def _table_of_variants(rows: Sequence[Row]) -> list[str]:

@@ -25,6 +25,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # In a shell's background jobs Ctrl-C is ignored, and so it would be by the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+_NICE = 10  # of tests that need no real time
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # Tests of these folders and files take longest; begun first, none is left alone at the end.
@@ -62,6 +63,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Among several processes, slow files first."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: [not item.nodeid.startswith(slow) for slow in SLOW])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than cores: the one with the node's tests mostly waits."""
+    return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Among several processes, what the node's tests wait for goes first."""
+    if hasattr(item.config, "workerinput") and not item.nodeid.startswith("test/node/") and not os.nice(0):
+        os.nice(_NICE)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -29,6 +29,10 @@ def test_kinds_have_their_rows(bench: ModuleType) -> None:
     table = bench.table(rows, {"cores": 2, "processor": "p"})
     assert "| window | 2 | 6.0% | +4.0% | +10.0% | 50% | 100% | 1.9 |" in table
     assert "| rendered | 1 | no map |" in table and "| all | 3 | 6.0% |" in table
+    assert "| errors below 1 deviation, all | **50%** | 60% to 75% |" in table
+    assert "| largest, in deviations, all | 1.91 | ≤ 4 |" in table
+    assert "| median error of windows | **6.0%** | ≤ 5% |" in table
+    assert "| variants with enough poses | not measured | all |" in table
 
 
 def test_a_case_is_mapped_and_drawn(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
