@@ -289,10 +289,9 @@ def _targets(rows: Sequence[Row]) -> list[dict[str, object]]:
 
 
 def _targets_of_variants(rows: Sequence[Row]) -> list[dict[str, object]]:
-    plain = {row.name: row for row in rows}
-    own = [row for row in rows if row.variant and row.plain in plain]
-    enough = sum(row.posed >= VARIANTS[row.variant].posed for row in own)
-    exact = sum(row.ate <= _WORSE * plain[row.plain].ate for row in own)
+    own = _beside_plain(rows)
+    enough = sum(row.posed >= VARIANTS[row.variant].posed for row, _ in own)
+    exact = sum(ratio <= _WORSE for _, ratio in own)
     asked = f"{len(own)} variants"
     return [
         target("variants with enough poses", f"{enough} of {asked}" if own else None, "all", enough == len(own)),
@@ -305,18 +304,24 @@ def _targets_of_variants(rows: Sequence[Row]) -> list[dict[str, object]]:
     ]
 
 
+def _beside_plain(rows: Sequence[Row]) -> list[tuple[Row, float]]:
+    """The variants whose plain recordings were measured, too, each with its ATE as a multiple of that one's."""
+    plain = {row.name: row.ate for row in rows}
+    own = [row for row in rows if row.variant and row.plain in plain]
+    return [(row, float(np.nan_to_num(row.ate / plain[row.plain], nan=np.inf))) for row in own]
+
+
 def _table_of_variants(rows: Sequence[Row]) -> list[str]:
     """Markdown: poses and errors of each variant beside those of the plain recordings."""
-    plain = {row.name: row for row in rows}
+    found = _beside_plain(rows)
     lines = [
         "| variant | cases | poses, least | cases with enough (95 %, every second image 90 %) | ATE / plain, median "
         f"| cases with at most {_WORSE:g} | focal error, median |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for variant in dict.fromkeys(row.variant for row in rows if row.variant and row.plain in plain):
-        own = [row for row in rows if row.variant == variant and row.plain in plain]
-        posed = np.array([row.posed for row in own])
-        ratio = np.nan_to_num([row.ate / plain[row.plain].ate for row in own], nan=np.inf)
+    for variant in dict.fromkeys(row.variant for row, _ in found):
+        own, ratios = zip(*((row, ratio) for row, ratio in found if row.variant == variant), strict=True)
+        posed, ratio = np.array([row.posed for row in own]), np.array(ratios)
         cells = (
             len(own),
             f"{posed.min():.0%}",

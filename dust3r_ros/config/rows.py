@@ -46,8 +46,8 @@ class Row:
     def _typed(self, value: object) -> ParameterValue:
         if self.type is tuple and isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
             return tuple(value)
-        no_number = isinstance(value, bool) != (self.type is bool)
-        if self.type in _ACCEPTED and isinstance(value, _ACCEPTED[self.type]) and not no_number:
+        flag = isinstance(value, bool)  # Python takes it for a number
+        if isinstance(value, _ACCEPTED.get(self.type, ())) and flag == (self.type is bool):
             try:
                 return self.type(value)
             except OverflowError:

@@ -127,14 +127,19 @@ def hdf5(path: Path, name: str = "depth") -> Array32:
             raise InputError(f"'{path}' does not hold an array '{name}': {error}") from error
 
 
-def opened_hdf5(path: Path) -> Any:
-    """The open HDF5 file. Raises ``InputError`` if it or h5py is missing."""
+def h5py_for(path: Path) -> Any:
+    """The package h5py. Raises ``InputError``, naming what is to be read, if it is missing."""
     try:
         import h5py
     except ImportError as error:
         raise InputError(f"reading '{path}' needs h5py: pip install h5py") from error
+    return h5py
+
+
+def opened_hdf5(path: Path) -> Any:
+    """The open HDF5 file. Raises ``InputError`` if it or h5py is missing."""
     try:
-        return h5py.File(path, "r")
+        return h5py_for(path).File(path, "r")
     except OSError as error:
         raise InputError(f"'{path}' cannot be read as HDF5: {error}") from error
 

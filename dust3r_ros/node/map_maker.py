@@ -7,7 +7,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from dust3r_ros.node.jobs import MapChange
 from dust3r_ros.node.map_publisher import KEYFRAME_TOPICS, MAP_TOPICS, KeyframePublisher, MapPublisher
 from dust3r_ros.node.status import Snapshot, memory_mb, session_snapshot
 from dust3r_ros.session.back_end import BackEnd
-from dust3r_ros.session.session import Session, begin, keep
+from dust3r_ros.session.session import Session, begin, continues, keep
 from dust3r_ros.timing import no_timer
 from dust3r_ros.tracking.exchange import FollowedPose, KeyframeRequest, MapSnapshot
 from dust3r_ros.types import Array, Calibration, Camera, Image, MapUpdate
@@ -329,7 +328,7 @@ class MapMaker:
         """Switch between mapping and localization only. Raises ``Dust3rRosError`` if map_db cannot be opened then."""
         self._session.set_mapping(mapping)
         if mapping and self._unkept:
-            fresh = self._setting.node.map_start == "new" or not Path(self._unkept).is_file()
+            fresh = not continues(self._unkept, self._setting.node.map_start)
             self._log.info(keep(self._session, self._setting.mapper, self._unkept, fresh))
             self._unkept = ""
 

@@ -412,7 +412,7 @@ def begin(
     are for the ``manifest``. Raises ``ConfigError``, ``OutputError``, ``MapFileError``, ``InputError``.
     """
     grows, done = session.mapper.mapping, list[str]()
-    continued = _continues(map_db, map_start, load_map if grows else "")
+    continued = continues(map_db, map_start, load_map if grows else "")
     if manifest:
         make_folder(Path(manifest).absolute().parent)
         record = ManifestWriter(manifest)
@@ -428,7 +428,7 @@ def begin(
     return ", ".join(done)
 
 
-def _continues(map_db: str, map_start: str, load_map: str) -> bool:
+def continues(map_db: str, map_start: str, load_map: str = "") -> bool:
     """Whether an existing ``map_db`` is continued. Raises ``ConfigError`` if ``load_map`` would replace it instead."""
     if map_start == "new" or not Path(map_db).is_file():
         return False

@@ -198,8 +198,8 @@ class Intrinsics:
 
     def forgotten(self) -> Intrinsics:
         """As before the map, without anything that it estimated."""
-        std, lens = (self.std, self.lens) if self.fixed else self.known or (math.inf, Lens(self.lens.radius))
-        lens = lens if self.lens_known or self.known else Lens(self.lens.radius)
+        std, lens = self.known or (math.inf, Lens(self.lens.radius))
+        std, lens = self.std if self.fixed else std, self.lens if self.lens_known else lens
         return replace(self, focal=self.prior, std=std, lens=lens, rival_std=0.0, measured=None, contradicted=0.0)
 
     @property

@@ -208,11 +208,9 @@ def load_map(path: str | Path, landmarks: bool = False) -> MapContents:
             if not {first, second} <= known:
                 raise ValueError(f"a pair ({first}, {second}) lacks its keyframe")
         whole = landmarks and bool(base.execute("SELECT 1 FROM state WHERE name = 'sizes'").fetchone())
-    if not whole:
+    if not whole or shown is None:
         return contents
     state = load_state(path)
-    if shown is None:
-        return contents
     sizes = state.working_size, state.tracking_size
     return replace(contents, landmarks=landmarks_of(state.submaps[shown["place"]], state.cameras, sizes))
 

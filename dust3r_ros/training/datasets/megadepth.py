@@ -46,10 +46,7 @@ class MegaDepth(Layout):
         return found
 
     def frames(self, root: Path, part: Part, most: int) -> Iterable[FrameRow]:
-        try:
-            import h5py  # noqa: F401  # else every depth map would seem to be broken
-        except ImportError as error:
-            raise InputError(f"reading '{part.folder}' needs h5py: pip install h5py") from error
+        reading.h5py_for(part.folder)  # without it, every depth map would seem to be broken
         cameras_file, images_file, depths = part.marks
         cameras = colmap_model.cameras(cameras_file)
         inside = part.folder.relative_to(root).as_posix()
