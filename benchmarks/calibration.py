@@ -67,6 +67,7 @@ class Case:
 
     ``poses``: true ``w_T_c`` by image, None where unknown. ``network`` makes the pointmaps, if any. ``plain`` names the
     case of which this is a ``variant``.
+    ``center``: principal point (2,), pixels; None: the middle of the images.
     """
 
     kind: str
@@ -76,6 +77,7 @@ class Case:
     network: Callable[[], Oracle] | None = None
     plain: str = ""
     variant: str = ""
+    center: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def _variants(name: str, plain: Case) -> dict[str, Case]:
     """The variants of a case, by name."""
 
     def case(kind: str, variant: Variant) -> Case:
-        images = lambda: variant.images(list(plain.images()), plain.focal)  # noqa: E731
+        images = lambda: variant.images(list(plain.images()), plain.focal, plain.center)  # noqa: E731
         focal, poses = variant.scale * plain.focal, variant.poses(plain.poses)
         return Case("variant", images, focal, poses, plain=name, variant=kind)
 
@@ -193,7 +195,8 @@ def cases(data: Path) -> dict[str, Case]:
         found |= _pointmaps(kind, 0, focal)
     for folder in sorted(path.parent for path in data.glob("*/groundtruth.txt")):
         scene = read_scene(folder)
-        found[folder.name] = whole = Case("recording", _recorded(folder), scene.focal, _poses(scene))
+        center, poses = scene.K[:2, 2], _poses(scene)
+        found[folder.name] = whole = Case("recording", _recorded(folder), scene.focal, poses, center=center)
         stamps = [pose.stamp_ns for pose in scene.truth]
         for first in range(0, len(stamps) - _POINTMAPS + 1, _POINTMAPS) if scene.depth_files else ():
             found |= _pointmaps(folder, first, scene.focal)

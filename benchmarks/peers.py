@@ -140,7 +140,7 @@ def write_case(source: Path, case: Case, path: Path) -> None:
         (folder / "rgb").mkdir()
         listing, truth = [], []
         stamps = [frame.stamp_ns for frame in frames]
-        images = variant.images([frame.image for frame in frames], scene.focal)
+        images = variant.images([frame.image for frame in frames], scene.focal, scene.K[:2, 2])
         for number, (stamp_ns, image) in enumerate(zip(stamps, images, strict=True)):
             listing.append(f"{stamp_to_text(stamp_ns)} rgb/{number:06d}.png")
             cv2.imwrite(str(folder / f"rgb/{number:06d}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))

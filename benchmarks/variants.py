@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
-from dust3r_ros.types import Image
+from dust3r_ros.types import Array, Image
 
-Change = Callable[[Image, int, float], Image]  # an image, its number, the focal in pixels
+# An image, its number, the camera's focal and principal point (2,), pixels
+Change = Callable[[Image, int, float, Array], Image]
 T = TypeVar("T")
 
 _TURNS = 20  # images of turning on the spot
@@ -23,29 +24,33 @@ _SWING_DEG = 8.0
 class Variant:
     """``change`` makes each image, every ``step``-th one; ``scale``: of the focal; ``turns``: images put before."""
 
-    change: Change = lambda image, _number, _focal: image
+    change: Change = lambda image, _number, _focal, _center: image
     step: int = 1
     scale: float = 1.0
     turns: int = 0
     posed: float = 0.95  # the least share of images with a pose
 
-    def images(self, images: Sequence[Image], focal: float) -> Iterator[Image]:
-        """The images (H, W, 3), of ``focal`` pixels, as this variant has them."""
+    def images(self, images: Sequence[Image], focal: float, center: Array | None) -> Iterator[Image]:
+        """The images (H, W, 3), of ``focal`` pixels around ``center``, as this variant has them.
+
+        ``center``: principal point (2,), pixels; None: the middle of the image.
+        """
+        center = center_of(*images[0].shape[:2]) if center is None else center
         for k in range(self.turns):
             angle = np.radians(_SWING_DEG) * np.sin(2 * np.pi * k / self.turns)
-            yield _turned(images[0], focal, angle)
+            yield _turned(images[0], focal, center, angle)
         for number, image in enumerate(images[:: self.step]):
-            yield self.change(image, number, focal)
+            yield self.change(image, number, focal, center)
 
     def poses(self, poses: Sequence[T]) -> list[T | None]:
         """What belongs to each of its images, None for those put before."""
         return [None] * self.turns + list(poses[:: self.step])
 
 
-def _turned(image: Image, focal: float, angle: float) -> Image:
+def _turned(image: Image, focal: float, center: Array, angle: float) -> Image:
     """What the camera sees when it turns by ``angle`` about its vertical axis, as far as the image tells."""
     height, width = image.shape[:2]
-    cx, cy = center_of(height, width)
+    cx, cy = center
     matrix = np.array([[focal, 0, cx], [0, focal, cy], [0, 0, 1]])
     turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
     return cv2.warpPerspective(image, matrix @ turn @ np.linalg.inv(matrix), (width, height))
@@ -54,9 +59,8 @@ def _turned(image: Image, focal: float, angle: float) -> Image:
 def _barrel(k1: float) -> Change:
     """A lens with one radial term (OpenCV's k1) before the same sensor; what the recording does not show is black."""
 
-    def change(image: Image, _number: int, focal: float) -> Image:
+    def change(image: Image, _number: int, focal: float, center: Array) -> Image:
         height, width = image.shape[:2]
-        center = center_of(height, width)
         x = (pixel_grid(height, width) - center) / focal
         seen = np.linalg.norm(x, axis=-1, keepdims=True)
         # The polynomial rises up to its fold; beyond the radius it has there, nothing is seen
@@ -70,28 +74,28 @@ def _barrel(k1: float) -> Change:
     return change
 
 
-def _half(image: Image, _number: int, _focal: float) -> Image:
+def _half(image: Image, _number: int, _focal: float, _center: Array) -> Image:
     return cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
 
 
-def _cropped(image: Image, _number: int, _focal: float) -> Image:
+def _cropped(image: Image, _number: int, _focal: float, _center: Array) -> Image:
     """Without its right quarter: the principal point is an eighth of the width off the centre."""
     return np.ascontiguousarray(image[:, : 3 * image.shape[1] // 4])
 
 
-def _flickering(image: Image, number: int, _focal: float) -> Image:
+def _flickering(image: Image, number: int, _focal: float, _center: Array) -> Image:
     """Exposure and black level that change from image to image."""
     gain, offset = 1 + 0.35 * np.sin(1.3 * number), 12 * np.sin(0.7 * number)
     return np.clip(image.astype(np.float32) * gain + offset, 0, 255).astype(np.uint8)
 
 
-def _noisy(image: Image, number: int, _focal: float) -> Image:
+def _noisy(image: Image, number: int, _focal: float, _center: Array) -> Image:
     """A little out of focus, in little light."""
     noise = np.random.default_rng(number).normal(0, 10, image.shape)
     return np.clip(cv2.GaussianBlur(image, (5, 5), 1.2) + noise, 0, 255).astype(np.uint8)
 
 
-def _on_its_side(image: Image, _number: int, _focal: float) -> Image:
+def _on_its_side(image: Image, _number: int, _focal: float, _center: Array) -> Image:
     return cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE)
 
 

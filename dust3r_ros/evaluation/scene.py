@@ -2,7 +2,7 @@
 recording it is by its true poses, since figures are read by kind: what is hard differs by it.
 
 Layout: ``rgb.txt`` and ``rgb/``, ``groundtruth.txt`` (TUM: t tx ty tz qx qy qz qw, camera to world),
-``intrinsics.json`` (fx, fy, width, height, depth_scale, pose_scale) and, where the scene has depth,
+``intrinsics.json`` (fx, fy, width, height; cx, cy, depth_scale, pose_scale where known) and, where the scene has depth,
 ``depth.txt`` and ``depth/`` (16 bit PNG, 0 = none).
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.io.trajectory import read_tum, stamp_from_text
-from dust3r_ros.layouts.reading import read_json
+from dust3r_ros.layouts.reading import intrinsics, read_json
 from dust3r_ros.types import Array, Array32, StampedPose
 
 _STAMP_TOLERANCE_NS = 10_000_000
@@ -25,17 +25,23 @@ _STAMP_TOLERANCE_NS = 10_000_000
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """``focal`` (pixels, mean of fx and fy) is for ``width`` x ``height``; ``metric``: the poses are in metres."""
+    """``K`` (3, 3) is for ``width`` x ``height``, its principal point the middle where it is not known; ``metric``: the
+    poses are in metres."""
 
     name: str
     path: Path
     truth: tuple[StampedPose, ...]
-    focal: float
+    K: Array
     width: int
     height: int
     metric: bool
     depth_scale: float
     depth_files: Mapping[int, Path]
+
+    @property
+    def focal(self) -> float:
+        """Pixels, the mean of fx and fy."""
+        return float(self.K[0, 0] + self.K[1, 1]) / 2.0
 
     def depth(self, stamp_ns: int) -> Array32 | None:
         """True depth (H, W) at native resolution, in the unit of the poses, 0 = none; None where there is none."""
@@ -72,7 +78,7 @@ def read_scene(path: str | Path) -> Scene:
         name=path.resolve().name,
         path=path,
         truth=truth,
-        focal=(values["fx"] + values["fy"]) / 2.0,
+        K=intrinsics(values["fx"], values["fy"], values["cx"], values["cy"], path / "intrinsics.json"),
         width=int(values["width"]),
         height=int(values["height"]),
         metric=values["metric"] > 0,
@@ -112,6 +118,8 @@ def _intrinsics(path: Path) -> dict[str, float]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         values = {name: float(data[name]) for name in ("fx", "fy", "width", "height")}
+        values["cx"] = float(data.get("cx", (values["width"] - 1) / 2))
+        values["cy"] = float(data.get("cy", (values["height"] - 1) / 2))
         values["depth_scale"] = float(data.get("depth_scale", 1000.0))
         values["metric"] = float(data.get("pose_scale", "metric") == "metric")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

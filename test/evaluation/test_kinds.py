@@ -27,7 +27,7 @@ from dust3r_ros.types import Array, StampedPose
 
 def scene(w_T_c: Array, metric: bool = True) -> Scene:
     truth = tuple(StampedPose(number, "camera", pose) for number, pose in enumerate(w_T_c))
-    return Scene("a", Path("a"), truth, 500.0, 640, 480, metric, 1000.0, {})
+    return Scene("a", Path("a"), truth, np.diag([500.0, 500.0, 1.0]), 640, 480, metric, 1000.0, {})
 
 
 @pytest.mark.parametrize(

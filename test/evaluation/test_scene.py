@@ -30,6 +30,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_scene_is_read(folder: Path) -> None:
     scene = read_scene(folder)
     assert (scene.name, scene.focal, scene.width, scene.height, scene.metric) == ("attic", 101.0, 6, 4, False)
+    np.testing.assert_array_equal(scene.K, [[100, 0, 2.5], [0, 102, 1.5], [0, 0, 1]])
     assert [pose.stamp_ns for pose in scene.truth] == [100_000_000, 200_000_000]
     assert scene.truth[0].w_T_c[:3, 3].tolist() == [1, 2, 3]
     depth = scene.depth(100_000_000)

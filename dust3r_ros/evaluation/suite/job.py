@@ -6,7 +6,6 @@ Scene folders are none of the literature's data sets, but some hold a part of on
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -28,9 +27,9 @@ from dust3r_ros.evaluation.report.run_file import Row
 from dust3r_ros.evaluation.run import SceneRun, run_scene
 from dust3r_ros.evaluation.scene import Scene, image_files, kinds_of, read_scene
 from dust3r_ros.io.image_sources import open_source
-from dust3r_ros.layouts.reading import image_reader, intrinsics, read_json
+from dust3r_ros.layouts.reading import image_reader
 from dust3r_ros.products.results import peak_memory_mb
-from dust3r_ros.types import Array, Array32, StampedPose
+from dust3r_ros.types import Array32, StampedPose
 
 # Fields of a scene's result that go into its row unchanged.
 _FIGURES = (
@@ -207,14 +206,13 @@ def measure_protocol(path: Path, protocol: str, config: MapperConfig, max_frames
 def recording_of(path: Path, scene: Scene, max_frames: int | None = None) -> Recording:
     """A scene as protocols take it: every image with its pose (nearest within 10 ms), K and depth."""
     stamps = np.array([pose.stamp_ns for pose in scene.truth])
-    K = _intrinsics(path / "intrinsics.json")
     views = []
     for stamp_ns, file in sorted(image_files(path).items())[:max_frames]:
         nearest = int(np.argmin(np.abs(stamps - stamp_ns)))
         posed = abs(int(stamps[nearest]) - stamp_ns) <= _TOLERANCE_NS
         pose = scene.truth[nearest].w_T_c if posed else None
         depth = _depth_reader(scene, stamp_ns)
-        views.append(View(stamp_ns, "camera", K, pose, image_reader(file), depth, name=file.name))
+        views.append(View(stamp_ns, "camera", scene.K, pose, image_reader(file), depth, name=file.name))
     names: Mapping[str, str] = names_of(path, "")
     return Recording(path.name, names["dataset"], tuple(views), metric=scene.metric, scene=path.name)
 
@@ -226,17 +224,6 @@ def _depth_reader(scene: Scene, stamp_ns: int) -> Callable[[], Array32] | None:
         return depth
 
     return read if scene.depth_file(stamp_ns) is not None else None
-
-
-def _intrinsics(path: Path) -> Array:
-    data = read_json(path)
-    try:
-        fx, fy = float(data["fx"]), float(data["fy"])
-        cx = float(data.get("cx", (float(data["width"]) - 1) / 2))
-        cy = float(data.get("cy", (float(data["height"]) - 1) / 2))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"'{path}' does not hold fx, fy, cx and cy: {json.dumps(data)[:80]}") from error
-    return intrinsics(fx, fy, cx, cy, path)
 
 
 def _divided(recording: Recording) -> Sequence[Recording]:
