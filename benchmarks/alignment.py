@@ -28,10 +28,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolv
 
 from alignment_table import TARGETS, met, plot, table, targets  # noqa: E402
 from pairs import PairProblem, errors, fixture_problem, pair_problem  # noqa: E402
+from targets import errors_said, leave  # noqa: E402
 
 from dust3r_ros.alignment import align  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError  # noqa: E402
-from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
+from dust3r_ros.geometry.processes import memory_held  # noqa: E402
 
 FIXTURES = ROOT / "../shared/fixtures"
 SIZES = "dev,6,10,16,24,10x512"
@@ -56,7 +57,7 @@ def measure(method: str, size: str) -> dict[str, float]:
 
         torch.set_num_threads(2)
     problem = problem_of(size)
-    before = _resident("VmRSS")
+    before = memory_held()
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     seconds, processor = [], []
     for _ in range(RUNS[method]):
@@ -64,7 +65,7 @@ def measure(method: str, size: str) -> dict[str, float]:
         result = align(problem.pairs, method=method)
         seconds.append(time.perf_counter() - start)
         processor.append(time.process_time() - used)
-    peak = _resident("VmHWM")
+    peak = memory_held("VmHWM")
     return {
         "seconds": float(np.median(seconds)),
         "first_seconds": seconds[0],
@@ -78,12 +79,6 @@ def measure(method: str, size: str) -> dict[str, float]:
         "objective": result.objective,
         **asdict(errors(result, problem)),
     }
-
-
-def _resident(name: str) -> float:
-    """Bytes, from the kernel."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024.0 * next(float(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def run(method: str, size: str) -> dict[str, float]:
@@ -124,6 +119,7 @@ def compare(size: str) -> dict[str, Any]:
     return row
 
 
+@errors_said("alignment")
 def main() -> int:
     """Exit code: 0 when every target is met, 1 otherwise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -139,19 +135,12 @@ def main() -> int:
     sizes = [size for size in options.sizes.split(",") if size != "dev" or (FIXTURES / "ga_dev.npz").is_file()]
     rows = []
     for size in sizes:
-        try:
-            rows.append(compare(size))
-        except Dust3rRosError as error:
-            print(f"alignment: error: {error}", file=sys.stderr)
-            return 1
+        rows.append(compare(size))
         print(table(rows[-1:]), flush=True)
     if not rows:
         print("alignment: error: no problem to run: ../shared/fixtures does not exist", file=sys.stderr)
         return 2
-    print("\n" + table(rows))
-    make_folder(options.out.parent)
-    found = {"targets": targets(rows), "cores": os.cpu_count(), "rows": rows}
-    write_text(options.out, json.dumps(found, indent=2) + "\n")
+    leave(options.out, {"targets": targets(rows), "cores": os.cpu_count(), "rows": rows}, "\n" + table(rows))
     plot(rows, options.out.with_suffix(".png"))
     print(f"written: {options.out}, {options.out.with_suffix('.png')}")
     return int(not all(met(row, name) for row in rows for name in TARGETS))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from targets import target
 
 _LARGE = "x"  # memory is judged only for large images: a small problem's is that of any program
 
@@ -57,7 +58,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Lines of ratios with their targets; a miss is marked."""
     lines = [
         f"{'size':8s} {'moments':>10s} {'gradient':>10s}"
-        + "".join(f" {f'{target.name} {target.text}':>18s}" for target in TARGETS.values())
+        + "".join(f" {f'{limit.name} {limit.text}':>18s}" for limit in TARGETS.values())
     ]
     for row in rows:
         line = f"{row['size']:8s} {row['moments']['seconds']:8.3f} s {row['gradient']['seconds']:8.1f} s"
@@ -82,30 +83,17 @@ def targets(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for row in rows:
         seconds = f"{row['moments']['seconds']:.3f} s against {row['gradient']['seconds']:.1f} s"
-        cpu = f"{row['cpu_speed']:.0f} times in processor time"
-        for name, target in TARGETS.items():
+        cpu, title = f"{row['cpu_speed']:.0f} times in processor time", f"alignment, {_title(row['size'])}"
+        for name, limit in TARGETS.items():
             if name == "memory" and _LARGE not in row["size"]:
                 continue
-            found.append(
-                {
-                    "name": f"alignment, {_title(row['size'])}: {target.name}",
-                    "measured": shown(row["ratio"][name], name),
-                    "target": target.text,
-                    "met": met(row, name),
-                    "note": f"{seconds}; {cpu}" if name == "speed" else "moments over gradient",
-                }
-            )
+            note = f"{seconds}; {cpu}" if name == "speed" else "moments over gradient"
+            what = f"{title}: {limit.name}"
+            found.append(target(what, shown(row["ratio"][name], name), limit.text, met(row, name), note))
         for name, value in row.get("ratio_to_original", {}).items():
-            limit = TARGETS[name]
-            found.append(
-                {
-                    "name": f"alignment, {_title(row['size'])}: {limit.name}, against the original program",
-                    "measured": shown(value, name),
-                    "target": limit.text,
-                    "met": limit.met(value),
-                    "note": "stored result of another run" + (", its time on another machine" * (name == "speed")),
-                }
-            )
+            limit, what = TARGETS[name], f"{title}: {TARGETS[name].name}, against the original program"
+            note = "stored result of another run" + (", its time on another machine" * (name == "speed"))
+            found.append(target(what, shown(value, name), limit.text, limit.met(value), note))
     return found
 
 
@@ -140,9 +128,9 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         label=f"target: gradient / {limit:g}",
     )
     left.set(yscale="log", ylabel="seconds", xlabel="images (x width)", title="Time")
-    for name, target in TARGETS.items():
-        if not target.at_least:
-            right.plot(at, [row["ratio"][name] for row in rows], "o-", label=f"{target.name} ({target.text})")
+    for name, ratio in TARGETS.items():
+        if not ratio.at_least:
+            right.plot(at, [row["ratio"][name] for row in rows], "o-", label=f"{ratio.name} ({ratio.text})")
     right.axhline(1.0, color="black", linewidth=0.8)
     right.set(ylabel="moments / gradient", xlabel="images (x width)", title="Quality and memory")
     for axes in (left, right):

@@ -12,7 +12,6 @@ dense depth. Writes bent.json and bent.png, and their table into ``--page``.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,21 +21,20 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolve().parent)]
 
-from movers import before, shifted, together, walk_among  # noqa: E402
+from mapped import extent_of, mapped  # noqa: E402
+from movers import before, walk_among  # noqa: E402
 from stay import recorded  # noqa: E402
-from targets import Machine, case_options, chosen_cases, errors_said, leave, where_and_when  # noqa: E402
+from targets import case_options, errors_said, run_cases, where_and_when  # noqa: E402
 
-from dust3r_ros.config import MapperConfig  # noqa: E402
 from dust3r_ros.evaluation.errors import trajectory_errors  # noqa: E402
+from dust3r_ros.evaluation.report.metrics import table_lines  # noqa: E402
 from dust3r_ros.geometry.similarity import robust_similarity  # noqa: E402
-from dust3r_ros.io.files import make_folder  # noqa: E402
-from dust3r_ros.mapping.mapper import Mapper  # noqa: E402
 from dust3r_ros.scenes.rooms import room  # noqa: E402
 from dust3r_ros.scenes.sequence import RenderedSequence, look_at, render_path, render_sequence, walk  # noqa: E402
 from dust3r_ros.scenes.solids import Box, Lamp, Solid, box_panels  # noqa: E402
 from dust3r_ros.scenes.textures import brick, ceiling, decorated, plaster, poster, tiles  # noqa: E402
-from dust3r_ros.scenes.world import World, build  # noqa: E402
-from dust3r_ros.types import Array, Image, StampedPose  # noqa: E402
+from dust3r_ros.scenes.world import World, build, together  # noqa: E402
+from dust3r_ros.types import Array, Image  # noqa: E402
 
 _STEP_NS = 125_000_000
 _SIZE = {"width": 320, "height": 240}
@@ -93,9 +91,8 @@ def _segment(seed: int, length: float, paint: int) -> World:
 def corridor_world(alike: bool) -> World:
     """A corridor of 9 m, another one of 6 m, and then one that is the first once more, if ``alike``."""
     middle, last = _segment(2, 6.0, 2), _segment(1, 9.0, 0) if alike else _segment(3, 9.0, 3)
-    return together(
-        _segment(1, 9.0, 0), shifted(middle, np.array([7.5, 0.0, 0.0])), shifted(last, np.array([15.0, 0.0, 0.0]))
-    )
+    far = [part.shifted(np.array([x, 0.0, 0.0])) for part, x in ((middle, 7.5), (last, 15.0))]
+    return together(_segment(1, 9.0, 0), *far)
 
 
 def corridors(alike: bool, frames: int = 130) -> RenderedSequence:
@@ -165,43 +162,33 @@ CASES: dict[str, Callable[[Path], Case]] = {
 
 def measure(name: str, case: Case) -> tuple[Row, Array, Array]:
     """The row of a case, and the true and the found path (N, 3), brought together."""
-    mapper, start, truth = Mapper(MapperConfig(dense=False)), time.perf_counter(), []
-    for number, (image, w_T_c) in enumerate(zip(case.images, case.w_T_c, strict=True), 1):
-        mapper.process(number * _STEP_NS, "camera", image)
-        if w_T_c is not None:
-            truth.append(StampedPose(number * _STEP_NS, "camera", w_T_c))
-    mapper.finish()
-    found = mapper.trajectory()
-    true = {pose.stamp_ns: pose.w_T_c[:3, 3] for pose in truth}
-    both = [pose for pose in found if pose.stamp_ns in true]
+    run = mapped(case.images, case.w_T_c, _STEP_NS)
+    true = {pose.stamp_ns: pose.w_T_c[:3, 3] for pose in run.truth}
+    both = [pose for pose in run.found if pose.stamp_ns in true]
     here, there = np.array([pose.w_T_c[:3, 3] for pose in both]), np.array([true[pose.stamp_ns] for pose in both])
-    spread = float(np.sqrt(((there - there.mean(axis=0)) ** 2).sum(axis=1).mean()))
     row = Row(
         name,
         case.hard,
-        mapper.counts.keyframes,
+        run.mapper.counts.keyframes,
         len(case.images),
-        len(found),
-        trajectory_errors(truth, found).ate / spread,
-        mapper.submap.contradicted,
-        bool(mapper.doubts),
-        time.perf_counter() - start,
+        len(run.found),
+        trajectory_errors(run.truth, run.found).ate / extent_of(there),
+        run.mapper.submap.contradicted,
+        bool(run.mapper.doubts),
+        run.seconds,
     )
     return row, there, robust_similarity(here, there).apply(here)
 
 
 def table(rows: list[Row], about: dict[str, object]) -> str:
     """Markdown, what was missed in bold."""
-    lines = [
-        "| case | images with a pose | keyframes | error, of the path's extent | contradicted | said |",
-        "| --- | ---: | ---: | ---: | ---: | --- |",
-    ]
+    head = ("case", "images with a pose", "keyframes", "error, of the path's extent", "contradicted", "said")
+    cells = []
     for row in rows:
-        said = f"{'yes' if row.said else 'no'}"
-        cells = (f"{row.posed} of {row.images}", row.keyframes, f"{row.error:.1%}", f"{row.contradicted:.0%}")
-        name = f"{row.name} (hard)" if row.hard else row.name
-        lines.append(f"| {name} | " + " | ".join(map(str, cells)) + f" | {said if row.met else f'**{said}**'} |")
-    return "\n".join([*lines, "", f"`dense=false`; {where_and_when(about)}."])
+        name, said = f"{row.name} (hard)" if row.hard else row.name, "yes" if row.said else "no"
+        figures = f"{row.posed} of {row.images}", row.keyframes, f"{row.error:.1%}", f"{row.contradicted:.0%}"
+        cells.append((name, *figures, said if row.met else f"**{said}**"))
+    return "\n".join([*table_lines(head, cells, (0, 5)), "", f"`dense=false`; {where_and_when(about)}."])
 
 
 def plot(paths: list[tuple[Row, Array, Array]], path: Path) -> None:
@@ -229,25 +216,25 @@ def main() -> int:
     cases = {**CASES, **{scene: _recorded(scene) for scene in scenes}}
     if not scenes:
         del cases["cabinet from image 28"]
-    if arguments.cases == ["list"]:
-        print("\n".join(cases))
-        return 0
-    rows = []
-    out = make_folder(arguments.out)
-    for name in chosen_cases(arguments.cases, cases):
-        rows.append(measure(name, cases[name](arguments.data)))
-        row = rows[-1][0]
-        print(
+
+    def said(measured: tuple[Row, Array, Array]) -> str:
+        row = measured[0]
+        return (
             f"{row.name}: {row.posed} of {row.images} images, {row.keyframes} keyframes, error {row.error:.1%}, "
             f"contradicted {row.contradicted:.0%}, {'said' if row.said else 'not said'}"
-            f"{'' if row.met else ': MISSED'}, {row.seconds:.0f} s",
-            flush=True,
+            f"{'' if row.met else ': MISSED'}, {row.seconds:.0f} s"
         )
-    machine = Machine().about()
-    report = {"rows": [asdict(row) | {"met": row.met} for row, *_ in rows], "machine": machine}
-    plot([entry for entry in rows if entry[0].hard] or rows, out / "bent.png")
-    shown = table([row for row, *_ in rows], machine)
-    leave(out / "bent.json", report, shown, arguments.page, (BEGIN, END), out / "bent.png")
+
+    run_cases(
+        arguments,
+        cases,
+        lambda names: (measure(name, cases[name](arguments.data)) for name in names),
+        said,
+        lambda results, about: table([row for row, *_ in results], about),
+        markers=(BEGIN, END),
+        plot=lambda results, path: plot([entry for entry in results if entry[0].hard] or results, path),
+        as_row=lambda entry: asdict(entry[0]) | {"met": entry[0].met},
+    )
     return 0
 
 

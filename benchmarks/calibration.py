@@ -12,10 +12,9 @@ unknown camera, without dense depth. Where depth is known, so do pointmaps with 
 from __future__ import annotations
 
 import sys
-import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -27,17 +26,24 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolve().parent)]
 
 from fisheyes import through_fisheye  # noqa: E402
+from mapped import errors_of, mapped  # noqa: E402
 from oracle import Oracle  # noqa: E402
-from targets import Machine, case_options, chosen_cases, errors_said, leave, target, target_lines, where_and_when  # noqa: E402
+from targets import (  # noqa: E402
+    Z_HEAD,
+    case_options,
+    errors_said,
+    run_cases,
+    target,
+    target_lines,
+    where_and_when,
+    z_cells,
+)
 from variants import VARIANTS, Variant  # noqa: E402
 
 from dust3r_ros.config import MapperConfig  # noqa: E402
-from dust3r_ros.errors import GeometryError  # noqa: E402
-from dust3r_ros.evaluation.errors import trajectory_errors  # noqa: E402
+from dust3r_ros.evaluation.report.metrics import table_lines  # noqa: E402
 from dust3r_ros.evaluation.scene import Scene, image_files, read_scene  # noqa: E402
-from dust3r_ros.io.files import make_folder  # noqa: E402
 from dust3r_ros.io.image_sources import open_source  # noqa: E402
-from dust3r_ros.mapping.mapper import Mapper  # noqa: E402
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence, walk  # noqa: E402
 from dust3r_ros.types import Array, Image, StampedPose  # noqa: E402
 
@@ -52,7 +58,6 @@ _NETWORK = {"warp": 0.05, "zoom": (0.03, 0.02)}  # see ``Oracle``
 _SEEDS = 2
 _PARTS = (0, 15, 30)  # first images of the parts of rendered walks
 _FISHEYES, _FISHEYE_HZ = (110, 125), 10.0  # degrees across the image
-_TOLERANCE_NS = 10_000_000
 _UNKNOWN = (float("nan"), float("nan"))
 _WORSE = 1.5  # times the error of the plain recording that a variant may have
 # Targets: shares of the errors below one and two deviations; deviations at most; of windows, errors of the focal.
@@ -130,7 +135,7 @@ def recorded_with_depth(folder: Path, first: int = 0, count: int | None = None) 
     scene = read_scene(folder)
     images, depths, poses = [], [], []
     for frame in islice(open_source(folder), first, count and first + count):
-        depth, pose = scene.depth(frame.stamp_ns), _pose_at(scene, frame.stamp_ns)
+        depth, pose = scene.depth(frame.stamp_ns), scene.pose(frame.stamp_ns)
         if depth is not None and pose is not None:
             images.append(frame.image)
             depths.append(depth)
@@ -160,15 +165,9 @@ def _fisheye(kind: str, degrees: float) -> Case:
     return Case("fisheye", images, focal, list(poses))
 
 
-def _pose_at(scene: Scene, stamp_ns: int) -> Array | None:
-    """The true ``w_T_c`` at a stamp; None without one within 10 ms."""
-    nearest = min(scene.truth, key=lambda pose: abs(pose.stamp_ns - stamp_ns))
-    return nearest.w_T_c if abs(nearest.stamp_ns - stamp_ns) < _TOLERANCE_NS else None
-
-
 def _poses(scene: Scene) -> list[Array | None]:
     """The true pose of each image of a recorded scene, in order of time."""
-    return [_pose_at(scene, stamp_ns) for stamp_ns in sorted(image_files(scene.path))]
+    return [scene.pose(stamp_ns) for stamp_ns in sorted(image_files(scene.path))]
 
 
 def _variants(name: str, plain: Case) -> dict[str, Case]:
@@ -213,17 +212,11 @@ def measure(name: str, case: Case) -> Row:
     """Map a case, and compare its focal."""
     network = case.network() if case.network else None
     config = MapperConfig(dense=False, working_size=_WORKING_SIZE) if network else MapperConfig(dense=False)
-    mapper, start = Mapper(config, backend=network), time.perf_counter()
-    for number, image in enumerate(case.images(), 1):
-        mapper.process(number * _STEP_NS, "camera", image)
-    mapper.finish()
-    seconds, camera, known = time.perf_counter() - start, mapper.cameras.get("camera"), mapper.submap.initialised
+    run = mapped(case.images(), case.poses, _STEP_NS, config, network)
+    camera, known = run.mapper.cameras.get("camera"), run.mapper.submap.initialised
     error, std = (camera.focal / case.focal - 1, camera.focal_std / camera.focal) if camera and known else _UNKNOWN
-    found = mapper.trajectory() if known else []
-    truth = [
-        StampedPose(number * _STEP_NS, "camera", pose) for number, pose in enumerate(case.poses, 1) if pose is not None
-    ]
-    return Row(name, case.kind, float(error), float(std), seconds, *_placed(truth, found), case.plain, case.variant)
+    placed = _placed(run.truth, run.found if known else [])
+    return Row(name, case.kind, float(error), float(std), run.seconds, *placed, case.plain, case.variant)
 
 
 def _placed(truth: Sequence[StampedPose], found: Sequence[StampedPose]) -> tuple[float, float]:
@@ -231,37 +224,24 @@ def _placed(truth: Sequence[StampedPose], found: Sequence[StampedPose]) -> tuple
     if not truth:
         return _UNKNOWN
     posed = len({pose.stamp_ns for pose in truth} & {pose.stamp_ns for pose in found}) / len(truth)
-    try:
-        errors = trajectory_errors(truth, found)
-    except GeometryError:  # too few of them
-        return posed, float("nan")
-    return posed, errors.ate / errors.path
+    errors = errors_of(truth, found)
+    return posed, errors.ate / errors.path if errors else float("nan")
 
 
 def table(rows: Sequence[Row], about: dict[str, object]) -> str:
     """Markdown: a row for each kind, and one of all."""
-    lines = [
-        "| kind | cases | median error | mean | largest | of deviations below 1 (68 %) | below 2 (95 %) | largest |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    cells = []
     for kind in (*dict.fromkeys(row.kind for row in rows), "all"):
         own = [row for row in rows if kind in (row.kind, "all")]
         error = np.array([row.error for row in own if np.isfinite(row.error)])
-        z = np.abs([row.z for row in own if np.isfinite(row.error)])
-        if not len(z):
-            lines.append(f"| {kind} | {len(own)} | no map | | | | | |")
+        if not len(error):
+            cells.append((kind, len(own), "no map", *[""] * 5))
             continue
         largest = error[np.argmax(np.abs(error))]
-        cells = (
-            len(own),
-            f"{np.median(np.abs(error)):.1%}",
-            f"{error.mean():+.1%}",
-            f"{largest:+.1%}",
-            f"{(z < 1).mean():.0%}",
-            f"{(z < 2).mean():.0%}",
-            f"{z.max():.1f}",
-        )
-        lines.append(f"| {kind} | " + " | ".join(map(str, cells)) + " |")
+        middle = f"{np.median(np.abs(error)):.1%}", f"{error.mean():+.1%}", f"{largest:+.1%}"
+        z = np.abs([row.z for row in own if np.isfinite(row.error)])
+        cells.append((kind, len(own), *middle, *z_cells(z)))
+    lines = table_lines(("kind", "cases", "median error", "mean", "largest", *Z_HEAD), cells)
     judged = [*target_lines(_targets(rows)), "", "Bold: missed."]
     return "\n".join([*lines, "", *_table_of_variants(rows), *judged, "", f"`dense=false`; {where_and_when(about)}."])
 
@@ -316,25 +296,16 @@ def _beside_plain(rows: Sequence[Row]) -> list[tuple[Row, float]]:
 
 def _table_of_variants(rows: Sequence[Row]) -> list[str]:
     """Markdown: poses and errors of each variant beside those of the plain recordings."""
-    found = _beside_plain(rows)
-    lines = [
-        "| variant | cases | poses, least | cases with enough (95 %, every second image 90 %) | ATE / plain, median "
-        f"| cases with at most {_WORSE:g} | focal error, median |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    found, cells = _beside_plain(rows), []
+    head = ("variant", "cases", "poses, least", "cases with enough (95 %, every second image 90 %)")
+    head += ("ATE / plain, median", f"cases with at most {_WORSE:g}", "focal error, median")
     for variant in dict.fromkeys(row.variant for row, _ in found):
         own, ratios = zip(*((row, ratio) for row, ratio in found if row.variant == variant), strict=True)
         posed, ratio = np.array([row.posed for row in own]), np.array(ratios)
-        cells = (
-            len(own),
-            f"{posed.min():.0%}",
-            int((posed >= VARIANTS[variant].posed).sum()),
-            f"{np.median(ratio):.2f}",
-            int((ratio <= _WORSE).sum()),
-            f"{np.median(np.abs([row.error for row in own])):.1%}",
-        )
-        lines.append(f"| {variant} | " + " | ".join(map(str, cells)) + " |")
-    return [*lines, ""] if len(lines) > 2 else []
+        enough, error = int((posed >= VARIANTS[variant].posed).sum()), np.median(np.abs([row.error for row in own]))
+        near = f"{np.median(ratio):.2f}", int((ratio <= _WORSE).sum())
+        cells.append((variant, len(own), f"{posed.min():.0%}", enough, *near, f"{error:.1%}"))
+    return [*table_lines(head, cells), ""] if cells else []
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
@@ -365,24 +336,19 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 def main() -> int:
     """Exit code: 1 if a case could not be measured, else 0."""
     arguments = case_options(__doc__, "calibration").parse_args()
-    rows = []
     found = cases(arguments.data)
-    if arguments.cases == ["list"]:
-        print("\n".join(found))
-        return 0
-    out = make_folder(arguments.out)
-    for name in chosen_cases(arguments.cases, found):
-        row = measure(name, found[name])
-        rows.append(row)
-        print(
-            f"{name}: {row.error:+.2%}, deviation {row.std:.2%}: {row.z:+.1f}; {row.posed:.0%} posed, "
-            f"ATE {row.ate:.2%}; {row.seconds:.0f} s",
-            flush=True,
-        )
-    machine = Machine().about()
-    plot(rows, out / "calibration.png")
-    report = {"rows": [asdict(row) for row in rows], "machine": machine}
-    leave(out / "calibration.json", report, table(rows, machine), arguments.page, (BEGIN, END), out / "calibration.png")
+    run_cases(
+        arguments,
+        found,
+        lambda names: (measure(name, found[name]) for name in names),
+        lambda row: (
+            f"{row.name}: {row.error:+.2%}, deviation {row.std:.2%}: {row.z:+.1f}; {row.posed:.0%} posed, "
+            f"ATE {row.ate:.2%}; {row.seconds:.0f} s"
+        ),
+        table,
+        markers=(BEGIN, END),
+        plot=plot,
+    )
     return 0
 
 

@@ -22,12 +22,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tools")]
 
 from live_cases import RECORDINGS, prepare  # noqa: E402
-from live_run import environment  # noqa: E402
 from products import differing, digest, digests  # noqa: E402
 from way import Way  # noqa: E402
 
 from dust3r_ros.cli import map as map_command  # noqa: E402
 from dust3r_ros.io.files import write_text  # noqa: E402
+from dust3r_ros.node.tools.demo import environment  # noqa: E402
 from dust3r_ros.session.session import Session  # noqa: E402
 
 _IMAGES = 60  # per camera

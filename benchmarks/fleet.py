@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -25,18 +24,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-from targets import Machine, leave, target, target_lines, where_and_when  # noqa: E402
+from targets import Machine, errors_said, leave, processor_s, target, target_lines, where_and_when  # noqa: E402
 
 from dust3r_ros.cli import map as one  # noqa: E402
 from dust3r_ros.cli.command import positive  # noqa: E402
-from dust3r_ros.errors import Dust3rRosError, InputError  # noqa: E402
+from dust3r_ros.errors import InputError  # noqa: E402
 from dust3r_ros.geometry.processes import use_one_thread  # noqa: E402
 from dust3r_ros.io.files import make_folder  # noqa: E402
 from dust3r_ros.scenes.export import write_folder  # noqa: E402
@@ -134,26 +132,11 @@ def watched(words: Sequence[str]) -> tuple[float, float, subprocess.CompletedPro
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(words, cwd=ROOT, stdout=said, stderr=errors, text=True)
         while process.poll() is None:
-            used |= _below(process.pid)
+            used |= {pid: own for pid, (own, _) in processor_s(process.pid).items()}
             time.sleep(0.2)
         took = time.perf_counter() - start
         texts = [(file.seek(0), file.read())[1] for file in (said, errors)]
     return took, sum(used.values()), subprocess.CompletedProcess(words, process.returncode, *texts)
-
-
-def _below(root: int) -> dict[int, float]:
-    """Processor seconds so far of a process and those that it, or one below it, began (Linux)."""
-    parents, used = {}, {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
-            pid = int(path.parent.name)
-            parents[pid], used[pid] = int(fields[1]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    found, more = set(), {root} & parents.keys()
-    while more:
-        found |= more
-        more = {pid for pid, parent in parents.items() if parent in more} - found
-    return {pid: used[pid] for pid in found}
 
 
 def measure_networks(recordings: Sequence[Path], out: Path, options: Sequence[str], times: int = 2) -> dict[str, Any]:
@@ -258,6 +241,7 @@ def _lines(found: dict[str, Any], rows: Sequence[dict[str, Any]], sentences: Seq
     return "\n".join([*target_lines(rows), "", *sentences, *end])
 
 
+@errors_said("fleet")
 def main() -> int:
     """Exit code: 1 for recordings that could not be measured, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -272,30 +256,26 @@ def main() -> int:
     if arguments.alone:
         map_alone(arguments.alone, arguments.out, arguments.options)
         return 0
-    try:
-        out = make_folder(arguments.out)
-        scenes = sorted(path.parent for path in arguments.data.glob("*/groundtruth.txt")) if arguments.data else []
-        if arguments.data and not scenes:
-            raise InputError(f"--data '{arguments.data}' holds no scene with a groundtruth.txt")
-        options = list(arguments.options)
-        options += ["--max-frames", str(arguments.max_frames)] if arguments.max_frames else []
-        recordings = scenes or rendered(out / "recordings")
-        what = "recorded scenes" if scenes else f"rendered walks of {_SIZE[0]} x {_SIZE[1]} pixels"
-        if "recordings" in arguments.parts:
-            found = measure(recordings, out, options)
-            found |= bound(recordings[0], out, options)
-            rows = targets(found)
-            shown = table(found, rows, what)
-            leave(out / "fleet.json", {**found, "targets": rows}, shown, arguments.page, (BEGIN, END))
-        if "networks" in arguments.parts:
-            found = measure_networks(recordings[:: max(len(recordings) // _SHARING, 1)], out, options)
-            rows = network_targets(found)
-            shown = network_table(found, rows, what)
-            report, markers = {**found, "targets": rows}, (BEGIN_NETWORKS, END_NETWORKS)
-            leave(out / "networks.json", report, shown, arguments.page, markers)
-    except Dust3rRosError as error:
-        print(f"fleet: error: {error}", file=sys.stderr)
-        return 1
+    out = make_folder(arguments.out)
+    scenes = sorted(path.parent for path in arguments.data.glob("*/groundtruth.txt")) if arguments.data else []
+    if arguments.data and not scenes:
+        raise InputError(f"--data '{arguments.data}' holds no scene with a groundtruth.txt")
+    options = list(arguments.options)
+    options += ["--max-frames", str(arguments.max_frames)] if arguments.max_frames else []
+    recordings = scenes or rendered(out / "recordings")
+    what = "recorded scenes" if scenes else f"rendered walks of {_SIZE[0]} x {_SIZE[1]} pixels"
+    if "recordings" in arguments.parts:
+        found = measure(recordings, out, options)
+        found |= bound(recordings[0], out, options)
+        rows = targets(found)
+        shown = table(found, rows, what)
+        leave(out / "fleet.json", {**found, "targets": rows}, shown, arguments.page, (BEGIN, END))
+    if "networks" in arguments.parts:
+        found = measure_networks(recordings[:: max(len(recordings) // _SHARING, 1)], out, options)
+        rows = network_targets(found)
+        shown = network_table(found, rows, what)
+        report, markers = {**found, "targets": rows}, (BEGIN_NETWORKS, END_NETWORKS)
+        leave(out / "networks.json", report, shown, arguments.page, markers)
     return 0
 
 

@@ -38,6 +38,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolve().parent)]
 
+from dust3r_ros.geometry.processes import memory_held  # noqa: E402
+
 CASES = 10_000
 SECONDS, MIB = 1.0, 512.0  # beyond the undamaged input's
 KILL_S = 10.0
@@ -96,7 +98,7 @@ class Worker:
         self._good = door.open(self._case)
         self.seconds = time.process_time() - start
         door.judge(self._good, self._good, set())
-        most = _memory("VmSize") + _ADDRESSES
+        most = int(memory_held("VmSize")) + _ADDRESSES
         resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
 
     def run(self, seed: int) -> Outcome:
@@ -105,10 +107,10 @@ class Worker:
         how = self._door.damage(self._case, Random(f"{self._door.name} {seed}"))
         before = _contents(self._case)
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
-        held, start = _memory("VmRSS"), time.process_time()
+        held, start = memory_held(), time.process_time()
         outcome = self._opened(how)
         outcome.seconds = time.process_time() - start
-        outcome.mib = (_memory("VmHWM") - held) / 2**20
+        outcome.mib = (memory_held("VmHWM") - held) / 2**20
         if _contents(self._case) != before and outcome.kind in ("read", "refused"):
             outcome.kind, outcome.text = "lost", f"reading changed {self._case}"
         elif outcome.mib > MIB and outcome.kind in ("read", "refused"):
@@ -149,12 +151,6 @@ class Worker:
 
 def _contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def _memory(name: str) -> int:
-    """A line of /proc/self/status, bytes."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return 1024 * int(status.partition(f"{name}:")[2].split()[0])
 
 
 def serve(folder: Path) -> int:
@@ -262,13 +258,16 @@ def table(tallies: list[Tally], seconds: float) -> str:
     """Markdown: a row for each door and their sum, then the machine and the day."""
     from targets import Machine, where_and_when
 
+    from dust3r_ros.evaluation.report.metrics import table_lines
+
     names = ("input", "cases", "read", "refused in a sentence", *KINDS, "slowest (s)", "most memory (MiB)")
-    lines = ["| " + " | ".join(names) + " |", "| --- |" + " ---: |" * (len(names) - 1)]
     every = Tally("all", sum((tally.kinds for tally in tallies), Counter()))
     every.slowest, every.mib = (max(getattr(tally, name) for tally in tallies) for name in ("slowest", "mib"))
+    cells = []
     for tally in (*tallies, every):
         counts = [tally.kinds.total(), *(tally.kinds[kind] for kind in ("read", "refused", *KINDS))]
-        lines.append(f"| {tally.name} | {' | '.join(map(str, counts))} | {tally.slowest:.2f} | {tally.mib:.0f} |")
+        cells.append((tally.name, *counts, f"{tally.slowest:.2f}", f"{tally.mib:.0f}"))
+    lines = table_lines(names, cells)
     where = where_and_when(Machine().about())
     return "\n".join([*lines, "", f"{every.kinds.total()} cases in {seconds / 60:.0f} minutes; {where}."])
 

@@ -11,9 +11,7 @@ on other programs, is also given. Writes incremental.json and incremental.png.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import resource
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -26,14 +24,14 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 from incremental_report import Accuracy, figures, plot, table  # noqa: E402
 from lap_world import HEIGHT, WIDTH, LapWorld  # noqa: E402
-from targets import Machine, target  # noqa: E402
+from targets import Machine, leave  # noqa: E402
 
 from dust3r_ros.alignment.moments import DOF, closed_form, inverse  # noqa: E402
 from dust3r_ros.alignment.online.incremental import IncrementalAligner  # noqa: E402
 from dust3r_ros.alignment.online.keyframe_start import rigid  # noqa: E402
 from dust3r_ros.alignment.similarity_graph import SimilarityGraph  # noqa: E402
-from dust3r_ros.geometry.similarity import weighted_similarity  # noqa: E402
-from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
+from dust3r_ros.geometry.processes import memory_held  # noqa: E402
+from dust3r_ros.geometry.similarity import rms_apart, weighted_similarity  # noqa: E402
 from dust3r_ros.types import Array  # noqa: E402
 
 NEIGHBOURS = 3
@@ -75,7 +73,7 @@ def run(world: LapWorld, wrong_share: float, title: str) -> Run:
         result.cpu_ms.append(1e3 * (time.process_time() - cpu))
         result.wall_ms.append(1e3 * (time.perf_counter() - wall))
         result.aligner_mib.append(result.aligner.nbytes / 2**20)
-        result.process_mib.append(resident_mib())
+        result.process_mib.append(memory_held() / 2**20)
         result.solved += [index] * update.solved
         result.refused |= {(edge.first, edge.second) for edge in update.switched_off}
         if index % 100 == 99:
@@ -95,9 +93,7 @@ def both(old: int, new: int) -> list[tuple[int, int]]:
 
 def ate(w_T_c: Array, world: LapWorld) -> float:
     """Root mean square distance in metres after the best similarity."""
-    found, true = w_T_c[:, :3, 3], world.w_T_c[: len(w_T_c), :3, 3]
-    away = weighted_similarity(found, true).apply(found) - true
-    return float(np.sqrt(np.mean(np.sum(away**2, axis=1))))
+    return rms_apart(w_T_c[:, :3, 3], world.w_T_c[: len(w_T_c), :3, 3])
 
 
 def batch(aligner: IncrementalAligner) -> tuple[Array, float]:
@@ -131,15 +127,6 @@ def accuracy(world: LapWorld, clean: Run, dirty: Run) -> Accuracy:
     return Accuracy(world.path, clean.live_ate, ate(found, world), wrong, ate(poses, world), apart, seconds)
 
 
-def resident_mib() -> float:
-    """Memory of this process; the peak where the system does not give the current value."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-    except (OSError, ValueError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def main() -> int:
     """Exit code 1 when a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -153,7 +140,6 @@ def main() -> int:
     clean, dirty = run(world, 0.0, "right loops"), run(world, WRONG_SHARE, "wrong loops")
     rows = figures(clean, dirty, accuracy(world, clean, dirty))
     size = f"{options.keyframes} keyframes of {WIDTH}x{HEIGHT}, {world.path:.0f} m"
-    print(f"{size}, {os.cpu_count()} cores\n\n{table(rows)}")
     curves = {
         name: {
             key: np.round(getattr(result, key), 3).tolist()
@@ -161,13 +147,13 @@ def main() -> int:
         }
         for name, result in (("clean", clean), ("wrong", dirty))
     }
-    make_folder(options.out)
-    targets = [target(row.what, row.shown, row.wanted, row.met, row.note) for row in rows if row.limit is not None]
+    targets = [row.target for row in rows if row.limit is not None]
     facts = {"keyframes": options.keyframes, "path_m": world.path, "solved_at": clean.solved, "targets": targets}
     facts |= {"about": machine.about(), "rows": [asdict(row) for row in rows]}
-    write_text(options.out / "incremental.json", json.dumps(facts | {"curves": curves}, indent=1) + "\n")
+    said = f"{size}, {os.cpu_count()} cores\n\n{table(rows)}"
+    leave(options.out / "incremental.json", facts | {"curves": curves}, said)
     plot(options.out / "incremental.png", clean, dirty)
-    return int(any(row.met is False for row in rows))
+    return int(any(row["met"] is False for row in targets))
 
 
 if __name__ == "__main__":

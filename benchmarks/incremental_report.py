@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from targets import target
 
+from dust3r_ros.evaluation.report.metrics import table_lines
 from dust3r_ros.io.files import atomic_path
 
 if TYPE_CHECKING:
@@ -30,19 +32,10 @@ class Row:
     note: str = ""
 
     @property
-    def shown(self) -> str:
-        """Value with unit."""
-        return f"{self.value:.3g} {self.unit}"
-
-    @property
-    def wanted(self) -> str:
-        """The target in words; empty for none."""
-        return "" if self.limit is None else f"<= {self.limit:g}"
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the target is met; None without one."""
-        return None if self.limit is None else self.value <= self.limit
+    def target(self) -> dict[str, Any]:
+        """As a row of the common table, whether it is met among it."""
+        wanted, met = ("", None) if self.limit is None else (f"<= {self.limit:g}", self.value <= self.limit)
+        return target(self.what, float(self.value), wanted, met, self.note, self.unit)
 
 
 @dataclass(frozen=True)
@@ -113,8 +106,9 @@ def _wrong_loops(clean: Run, dirty: Run, accuracy: Accuracy) -> list[Row]:
 def table(rows: Sequence[Row]) -> str:
     """Markdown with each figure's target."""
     verdicts = {True: "met", False: "MISSED", None: ""}
-    lines = ["| what | measured | target | |", "| --- | --- | --- | --- |"]
-    return "\n".join([*lines, *(f"| {row.what} | {row.shown} | {row.wanted} | {verdicts[row.met]} |" for row in rows)])
+    judged = (row.target for row in rows)
+    cells = [(row["name"], row["measured"], row["target"], verdicts[row["met"]]) for row in judged]
+    return "\n".join(table_lines(("what", "measured", "target", ""), cells, range(4)))
 
 
 def plot(path: Path, clean: Run, dirty: Run) -> None:

@@ -37,6 +37,8 @@ from targets import Machine, errors_said, leave, target, target_lines, where_and
 
 from dust3r_ros.cli.command import positive  # noqa: E402
 from dust3r_ros.errors import InputError  # noqa: E402
+from dust3r_ros.evaluation.report.metrics import table_lines  # noqa: E402
+from dust3r_ros.geometry.processes import memory_held  # noqa: E402
 from dust3r_ros.network import Dust3r, Dust3rConfig, PairOutput, Tokens, load_checkpoint  # noqa: E402
 from dust3r_ros.network.checkpoint import pick_device  # noqa: E402
 from dust3r_ros.network.config import PATCH  # noqa: E402
@@ -245,8 +247,7 @@ def peak_memory(name: str, way: str, device: torch.device, compiled: bool) -> fl
         frame.plain(model, 1)
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / 1e6
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
+    return memory_held("VmHWM") / 1e6
 
 
 def memories(name: str, device: torch.device, threads: int, compiled: bool) -> dict[str, float | None]:
@@ -298,8 +299,9 @@ def _device(row: dict[str, Any]) -> str:
 
 def table(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
     """Markdown: rates, targets with what was missed in bold, and what is to be expected of GPUs."""
-    lines = ["| network | device | image | plain | once | fast | fast / plain | int8 (ONNX) | memory, plain -> fast | "
-             "of a large product's rate |", "| --- | --- | --- |" + " ---: |" * 7]  # fmt: skip
+    head = ("network", "device", "image", "plain", "once", "fast", "fast / plain", "int8 (ONNX)")
+    head += ("memory, plain -> fast", "of a large product's rate")
+    found = []
     for row in rows:
         rates, memory = row["pairs_per_second"], row["memory_mb"]
         ratio = rates["fast"] / rates["plain"]
@@ -308,9 +310,10 @@ def table(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
         int8 = f"{_shown(rates['int8'])} ({100 * row['deviation_int8']:.1f} %)" if "int8" in rates else "–"
         held = " -> ".join("–" if memory[way] is None else f"{memory[way] / 1e3:.2f}" for way in ("plain", "fast"))
         cells += [int8, f"{held} GB", f"{100 * row['share_of_products']:.0f} %"]
-        lines.append(f"| {' | '.join(cells)} |")
+        found.append(cells)
     if not any(row["device"] == "cuda" for row in rows):
-        lines.append(f"| large, 571 M, dpt | cuda | 512x384 {'| not measured ' * 7}|")
+        found.append(["large, 571 M, dpt", "cuda", "512x384", *["not measured"] * 7])
+    lines = table_lines(head, found, range(3))
     rates_of = {(row["machine"], row["kind"]): row["product_gflops"] for row in rows}
     lines += ["", "Ordered pairs per second. A large product:"]
     lines += [f"- {rate:.0f} GFLOP/s in {kind} on {machine}" for (machine, kind), rate in rates_of.items()]
@@ -332,20 +335,18 @@ def _computed() -> list[str]:
     work = encoded + 2 * _PAIRS * decoded
     each = pair_memory(config, [grid, grid], torch.bfloat16) / 1e9
     held = 2 * weights / 1e9 + 2 * _PAIRS * each
-    lines = [
+    said = (
         f"Computed, not measured: a keyframe of the published size (512x384, DPT heads) takes {work / 1e3:.1f} TFLOP; "
         f"its {weights / 1e6:.0f} M weights take {2 * weights / 1e9:.1f} GB in bfloat16 and a pair {each:.2f} GB, "
-        f"{held:.1f} GB in all. At {100 * _SHARE:.0f} % of the peak that NVIDIA states:",
-        "", "| GPU | memory, GB | peak, bfloat16, TFLOP/s | keyframes/s | ordered pairs/s | fits |",
-        "| --- | ---: | ---: | ---: | ---: | --- |",
-    ]  # fmt: skip
+        f"{held:.1f} GB in all. At {100 * _SHARE:.0f} % of the peak that NVIDIA states:"
+    )
+    cells = []
     for name, (peak, memory) in _GPUS.items():
         rate = _SHARE * peak * 1e3 / work
-        lines.append(
-            f"| {name} | {memory} | {peak:g} | {rate:.1f} | {2 * _PAIRS * rate:.0f} | "
-            f"{'a keyframe at once' if held < 0.8 * memory else 'pair by pair'} |"
-        )
-    return lines
+        fits = "a keyframe at once" if held < 0.8 * memory else "pair by pair"
+        cells.append((name, memory, f"{peak:g}", f"{rate:.1f}", f"{2 * _PAIRS * rate:.0f}", fits))
+    head = ("GPU", "memory, GB", "peak, bfloat16, TFLOP/s", "keyframes/s", "ordered pairs/s", "fits")
+    return [said, "", *table_lines(head, cells, (0, 5))]
 
 
 def _shown(value: float) -> str:

@@ -22,11 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolve().parent)]
 
 from places import CONFIG, around, write_map  # noqa: E402
-from targets import Machine, leave, target, target_lines, where_and_when  # noqa: E402
+from targets import Machine, errors_said, leave, target, target_lines, where_and_when  # noqa: E402
 
 from dust3r_ros.cli.command import positive  # noqa: E402
-from dust3r_ros.errors import Dust3rRosError  # noqa: E402
-from dust3r_ros.geometry.similarity import weighted_similarity  # noqa: E402
+from dust3r_ros.geometry.similarity import rms_apart  # noqa: E402
 from dust3r_ros.io.files import make_folder  # noqa: E402
 from dust3r_ros.scenes.sequence import RenderedSequence  # noqa: E402
 from dust3r_ros.session.joined import join_maps  # noqa: E402
@@ -62,10 +61,7 @@ def draw(number: int, folder: Path) -> dict[str, Any]:
             place = dict(zip(walks[name].stamps_ns.tolist(), walks[name].w_T_c[:, :3, 3], strict=True))
             found += [pose.w_T_c[:3, 3] for pose in one.trajectory(name)]
             true += [place[pose.stamp_ns] for pose in one.trajectory(name)]
-    error = None
-    if found:
-        fit = weighted_similarity(np.array(found), np.array(true))
-        error = float(np.sqrt(np.mean(np.sum((fit.apply(np.array(found)) - np.array(true)) ** 2, axis=1))))
+    error = rms_apart(found, true) if found else None
     return {"groups": groups, "wrong": wrong, "twin": twin, "error_m": error, "seconds": seconds}
 
 
@@ -93,6 +89,7 @@ def table(rows: Sequence[dict[str, Any]], draws: Sequence[dict[str, Any]], about
     return "\n".join([*target_lines(rows), "", text, f"{where_and_when(about)}."])
 
 
+@errors_said("joining")
 def main() -> int:
     """Exit code: 1 for an error or a wrong join, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -100,17 +97,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "results/joining")
     parser.add_argument("--page", type=Path, help="page whose table is replaced")
     arguments = parser.parse_args()
-    try:
-        out, machine, draws = make_folder(arguments.out), Machine(), []
-        for number in range(arguments.draws):
-            draws.append(draw(number, make_folder(out / f"draw-{number}")))
-            print(number, draws[-1], flush=True)
-        rows, about = targets(draws), machine.about()
-        report = {"draws": draws, "targets": rows, "machine": about}
-        leave(out / "joining.json", report, table(rows, draws, about), arguments.page, (BEGIN, END))
-    except Dust3rRosError as error:
-        print(f"joining: error: {error}", file=sys.stderr)
-        return 1
+    out, machine, draws = make_folder(arguments.out), Machine(), []
+    for number in range(arguments.draws):
+        draws.append(draw(number, make_folder(out / f"draw-{number}")))
+        print(number, draws[-1], flush=True)
+    rows, about = targets(draws), machine.about()
+    report = {"draws": draws, "targets": rows, "machine": about}
+    leave(out / "joining.json", report, table(rows, draws, about), arguments.page, (BEGIN, END))
     return int(any(one["wrong"] for one in draws))
 
 

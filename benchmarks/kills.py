@@ -43,6 +43,7 @@ from targets import Machine, leave, where_and_when  # noqa: E402
 
 from dust3r_ros.config import MapperConfig  # noqa: E402
 from dust3r_ros.errors import Dust3rRosError  # noqa: E402
+from dust3r_ros.evaluation.report.metrics import table_lines  # noqa: E402
 from dust3r_ros.geometry.processes import thread_pool  # noqa: E402
 from dust3r_ros.io.files import make_folder  # noqa: E402
 from dust3r_ros.mapping.localization import FrameFinder  # noqa: E402
@@ -526,16 +527,13 @@ def run(setup: Setup, phase: str, kills: int, seed: int) -> list[Kill]:
 
 def table(found: dict[str, list[Kill]], about: str) -> str:
     """Markdown: a row for each phase; what must be zero and is not is bold."""
-    lines = [
-        "| killed during | kills | at work on it | reported before | of that lost | unreadable files |"
-        " maps that do not continue |",
-        "| --- |" + " ---: |" * 6,
-    ]
+    head = ("killed during", "kills", "at work on it", "reported before", "of that lost", "unreadable files")
+    cells = []
     for phase, rows in found.items():
         bad = [sum(r.lost for r in rows), sum(not r.readable for r in rows), sum(not r.continues for r in rows)]
-        cells = [str(len(rows)), str(sum(row.midst for row in rows)), str(sum(row.told for row in rows))]
-        lines.append(f"| {phase} | " + " | ".join([*cells, *(f"**{n}**" if n else "0" for n in bad)]) + " |")
-    return "\n".join([*lines, "", about])
+        counts = len(rows), sum(row.midst for row in rows), sum(row.told for row in rows)
+        cells.append((phase, *counts, *(f"**{n}**" if n else "0" for n in bad)))
+    return "\n".join([*table_lines((*head, "maps that do not continue"), cells), "", about])
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from live_kill import Killer  # noqa: E402
 from live_page import into_page, table  # noqa: E402
 from live_replay import replay  # noqa: E402
 from live_run import LiveRun, isolated, live, offline  # noqa: E402
-from targets import Machine  # noqa: E402
+from targets import Machine, errors_said  # noqa: E402
 
 from dust3r_ros.errors import Dust3rRosError  # noqa: E402
 from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
@@ -75,7 +76,7 @@ class Bench:
         if not case.localize:
             parameters["manifest"] = str(out / "run.jsonl")
         run = live(recorded, out, case.slower, parameters, self._reliability)
-        sent, got = sent_by(run), got_by(run)
+        sent, got = run.published, got_by(run)
         values = timings(sent, got, moving_since(sent, recorded.truth))
         values |= {"cloud_p95": clouds(sent, run.heard.tiles), "cores": run.cores}
         mapped = read_tum(reference / "trajectory.txt")
@@ -104,7 +105,7 @@ class Bench:
         killer = Killer(map_file, case.kills)
         parameters = {"map_db": str(map_file)}
         run = live(recorded, out, case.slower, parameters, self._reliability, case.passes, killer)
-        sent = sent_by(run)
+        sent = run.published
         return {
             "figures": rows(killer.figures(run.heard, sent[-1].at), OF_KILLS),
             "images": len(sent),
@@ -116,7 +117,7 @@ class Bench:
 
     def _stayed(self, case: Case, recorded: Recorded) -> dict[str, Any]:
         run = live(recorded, self._work / case.name, case.slower, {}, self._reliability, case.passes)
-        sent, got = sent_by(run), got_by(run)
+        sent, got = run.published, got_by(run)
         each = len(sent) // case.passes
         after = [_status_at(run, sent[(number + 1) * each - 1].at) for number in range(case.passes)]
         values = timings(sent, got, moving_since(sent, recorded.truth)) | {
@@ -139,17 +140,12 @@ def _status_at(run: LiveRun, at: int) -> Any:
     return [status for when, status in run.heard.statuses if when <= at][-1]
 
 
-def sent_by(run: LiveRun) -> list[Sent]:
-    """The images that the player sent."""
-    return [Sent((item.topic, item.stamp), item.recorded, item.at) for item in run.published]
-
-
 def got_by(run: LiveRun) -> list[Got]:
     """The poses that came."""
     return [Got((topic, stamp), at, w_T_c) for topic, stamp, at, w_T_c in run.heard.poses]
 
 
-def final_poses(out: Path, sent: list[Sent]) -> list[StampedPose]:
+def final_poses(out: Path, sent: Sequence[Sent]) -> list[StampedPose]:
     """The trajectory that the node wrote at its end, with the stamps of the recording."""
     path = out / "trajectory.txt"
     recorded = {item.key[1]: item.recorded for item in sent}
@@ -166,6 +162,7 @@ def _status(run: LiveRun) -> dict[str, Any]:
     return {"counts": {name: getattr(last, name) for name in _COUNTS}, "state": last.state, "stages": stages}
 
 
+@errors_said("live")
 def main() -> int:
     """Exit code: 0 all targets met, 1 one was missed or a run failed, 2 wrong arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from dust3r_ros.evaluation.scene import read_scene
 from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.io.files import make_folder, write_text
 from dust3r_ros.io.frames import camera_of_topic
@@ -115,11 +116,8 @@ def kept(path: Path, make: Callable[[], Made | None]) -> tuple[Recorded, dict[st
 def _kitchen(data: Path, shortened: int) -> dict[str, RenderedSequence] | None:
     if not (data / KITCHEN).is_dir():
         return None
-    frames = list(open_source(data / KITCHEN))[: shortened or None]
-    truth = read_tum(data / KITCHEN / "groundtruth.txt")
-    times = np.array([item.stamp_ns for item in truth])
-    nearest = [int(np.argmin(np.abs(times - frame.stamp_ns))) for frame in frames]
-    poses = np.stack([truth[k].w_T_c for k in nearest])
+    frames, scene = list(open_source(data / KITCHEN))[: shortened or None], read_scene(data / KITCHEN)
+    poses = np.stack([found for frame in frames if (found := scene.pose(frame.stamp_ns)) is not None])
     images = np.stack([frame.image for frame in frames])
     taken = np.array([frame.stamp_ns for frame in frames])
     return {TOPIC: without_depth("kitchen", taken, images, poses)}

@@ -8,6 +8,7 @@ from typing import Any
 
 from live_figures import FIGURES
 
+from dust3r_ros.evaluation.report.metrics import table_lines
 from dust3r_ros.io.files import replace_between
 
 BEGIN, END = "<!-- begin, made by benchmarks/live.py -->", "<!-- end, made by benchmarks/live.py -->"
@@ -16,14 +17,13 @@ BEGIN, END = "<!-- begin, made by benchmarks/live.py -->", "<!-- end, made by be
 def table(cases: Sequence[dict[str, Any]]) -> str:
     """Markdown: a row per figure, a column per case that ran; missed targets are marked."""
     ran = [case for case in cases if "figures" in case]
-    lines = []
-    if ran:
-        lines += [f"| figure | target | {' | '.join(case['name'] for case in ran)} |"]
-        lines += [f"| --- | ---: |{' ---: |' * len(ran)}"]
     shown = {row["key"] for case in ran for row in case["figures"]}
-    for figure in [figure for figure in FIGURES if figure.key in shown]:
-        cells = [_cell(case, figure.key) for case in ran]
-        lines.append(f"| {figure.title} | {figure.target} | {' | '.join(cells)} |")
+    rows = [
+        (figure.title, figure.target, *(_cell(case, figure.key) for case in ran))
+        for figure in FIGURES
+        if figure.key in shown
+    ]
+    lines = table_lines(("figure", "target", *(case["name"] for case in ran)), rows) if ran else []
     for case in cases:
         for outcome in ("skipped", "failed"):
             if outcome in case:

@@ -8,16 +8,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from live_player import load, restamp
-from live_run import LiveError, Published, environment
+from live_run import LiveError
 from products import differences
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from dust3r_ros.node.tools.demo import environment
+from dust3r_ros.node.tools.player import messages, restamped, serialised_stamp
+from dust3r_ros.node.tools.verdict import Sent
+
 _IMAGE = "sensor_msgs/msg/Image"
 
 
-def replay(bag: Path, published: Sequence[Published], live: Path, out: Path) -> list[str]:
+def replay(bag: Path, published: Sequence[Sent], live: Path, out: Path) -> list[str]:
     """Map the images of ``bag`` listed in ``live``/run.jsonl again, into ``out``; returns names of what differs.
 
     Raises ``LiveError`` if mapping fails.
@@ -35,14 +38,13 @@ def replay(bag: Path, published: Sequence[Published], live: Path, out: Path) -> 
     return differences(live, out)
 
 
-def _as_published(bag: Path, published: Sequence[Published], out: Path) -> None:
+def _as_published(bag: Path, published: Sequence[Sent], out: Path) -> None:
     """Write the recording with the stamps that its images were sent with."""
-    sent = {(item.topic, item.recorded): item.stamp for item in published}
+    sent = {(item.key[0], item.recorded): item.key[1] for item in published}
     store = get_typestore(Stores.ROS2_JAZZY)
     with Writer(out, version=Writer.VERSION_LATEST, storage_plugin=StoragePlugin.MCAP) as writer:
-        topics = sorted({item.topic for item in published})
+        topics = sorted({topic for topic, _ in sent})
         connections = {topic: writer.add_connection(topic, _IMAGE, typestore=store) for topic in topics}
-        for topic, recorded, raw in load(bag):
-            if (topic, recorded) in sent:
-                restamp(raw, sent[topic, recorded])
-                writer.write(connections[topic], sent[topic, recorded], bytes(raw))
+        for _, topic, _, raw in messages(bag):
+            if (stamp := sent.get((topic, serialised_stamp(raw)))) is not None:
+                writer.write(connections[topic], stamp, restamped(raw, stamp))

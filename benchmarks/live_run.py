@@ -13,18 +13,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from live_cases import Recorded
+from targets import processor_s
 
 from dust3r_ros.errors import Dust3rRosError
 from dust3r_ros.io.files import make_folder
+from dust3r_ros.node.tools.demo import PLAYED, environment, started
 from dust3r_ros.node.tools.domains import isolate
 from dust3r_ros.node.tools.recorder import Spinner
+from dust3r_ros.node.tools.verdict import Sent, published
 from dust3r_ros.types import Array
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,16 +38,6 @@ _EMPTY_TILE = 1000
 
 class LiveError(Dust3rRosError):
     """A run that failed."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published image: topic, stamp in the bag, stamp sent, and time of publication (all ns)."""
-
-    topic: str
-    recorded: int
-    stamp: int
-    at: int
 
 
 @dataclass
@@ -61,7 +54,7 @@ class Heard:
 class LiveRun:
     """Results of a run; ``cores``: average used by the node's processes while images arrived."""
 
-    published: Sequence[Published]
+    published: Sequence[Sent]
     heard: Heard
     cores: float
 
@@ -115,15 +108,15 @@ def live(
     make_folder(out)
     with ExitStack() as stack:
         heard = stack.enter_context(_listening(recorded.topics))
-        node = _start(stack, out / "node.log", "-m", "dust3r_ros.node.main", "--ros-args", *arguments)
+        node = started(stack, out / "node.log", "-m", "dust3r_ros.node.main", "--ros-args", *arguments)
         _until(lambda: bool(heard.statuses), START_S, [node], f"no status from the node; its log is {out / 'node.log'}")
-        script, log = str(ROOT / "benchmarks/live_player.py"), out / "published.jsonl"
+        log = out / PLAYED
         log.unlink(missing_ok=True)
         command = player_command or (
-            script, str(recorded.bag), str(log),
-            "--slower", str(slower), "--reliability", reliability, "--passes", str(passes),
+            str(ROOT / "benchmarks/live_player.py"), str(recorded.bag), "--log", str(log), "--wait", str(START_S),
+            "--rate", str(1 / slower), "--reliability", reliability, "--passes", str(passes),
         )  # fmt: skip
-        player = _start(stack, out / "player.log", *command)
+        player = started(stack, out / "player.log", *command)
         over = threading.Event()
         beside = threading.Thread(target=meanwhile or (lambda *_: None), args=(node, heard, over))
         beside.start()
@@ -139,9 +132,8 @@ def live(
         _settle(heard, node)
         node.send_signal(signal.SIGINT)
         node.wait(FINISH_S)
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    published = [Published(item["topic"], item["recorded"], item["stamp"], item["published"]) for item in lines]
-    return LiveRun(published, heard, _cores(usage, published[0].at, published[-1].at))
+    sent = published(log)
+    return LiveRun(sent, heard, _cores(usage, sent[0].at, sent[-1].at))
 
 
 @contextmanager
@@ -218,37 +210,7 @@ def _cores(usage: Sequence[tuple[int, float]], begin_ns: int, end_ns: int) -> fl
 
 def _processor_s(pid: int) -> float:
     """Processor seconds of a process and its descendants, including ended ones."""
-    ticks, parents = {}, {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            words = path.read_text().rpartition(")")[2].split()
-            parents[int(path.parent.name)] = int(words[1])
-            ticks[int(path.parent.name)] = sum(map(int, words[11:15]))
-    family, size = {pid}, 0
-    while size != len(family):
-        size = len(family)
-        family |= {child for child, parent in parents.items() if parent in family}
-    return sum(ticks.get(member, 0) for member in family) / os.sysconf("SC_CLK_TCK")
-
-
-def _start(stack: ExitStack, log: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """Python in its own process, ended with the stack; its output goes to ``log``."""
-    output = stack.enter_context(log.open("wb"))
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        env=environment(),
-        start_new_session=True,
-    )
-    stack.callback(_end, process)
-    return process
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.kill()
-        process.wait()
+    return sum(map(sum, processor_s(pid).values()))
 
 
 def _until(check: Any, seconds: float, processes: Sequence[subprocess.Popen[bytes]], what: str) -> None:
@@ -257,9 +219,3 @@ def _until(check: Any, seconds: float, processes: Sequence[subprocess.Popen[byte
         if time.monotonic() > end or any(process.poll() is not None for process in processes):
             raise LiveError(what)
         time.sleep(0.05)
-
-
-def environment() -> dict[str, str]:
-    """Environment of processes started here: they import this checkout."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, "PYTHONPATH": path}

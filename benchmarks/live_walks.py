@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,14 +25,15 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-from live import final_poses, got_by, sent_by  # noqa: E402
+from live import final_poses, got_by  # noqa: E402
 from live_cases import TOPIC, Made, Recorded, kept, without_depth  # noqa: E402
 from live_figures import in_recorded_time, moving_since, timings  # noqa: E402
 from live_run import isolated, live  # noqa: E402
-from targets import Machine, errors_said, leave, where_and_when  # noqa: E402
-from walks import PHONE, PINHOLE, chosen_walks, error_of, kind_of, make_walk  # noqa: E402
+from mapped import error_of  # noqa: E402
+from targets import Machine, errors_said, run_cases, where_and_when  # noqa: E402
+from walks import PHONE, PINHOLE, kind_of, make_walk, walk_options  # noqa: E402
 
-from dust3r_ros.io.files import make_folder  # noqa: E402
+from dust3r_ros.evaluation.report.metrics import table_lines  # noqa: E402
 from dust3r_ros.scenes.sequence import stamps  # noqa: E402
 from dust3r_ros.types import StampedPose  # noqa: E402
 
@@ -77,7 +79,7 @@ def measure(number: int, out: Path) -> Row:
     """The row of a prepared walk."""
     recorded, about = prepared(number, out / "recordings")
     run = live(recorded, out / str(number), 1.0, {}, "reliable")
-    sent, got = sent_by(run), got_by(run)
+    sent, got = run.published, got_by(run)
     found = timings(sent, got, moving_since(sent, recorded.truth))
     camera = json.loads((out / str(number) / "summary.json").read_text())["cameras"]["camera"]
     return Row(
@@ -100,39 +102,41 @@ def _error(recorded: Recorded, poses: list[StampedPose]) -> float:
 
 def table(rows: list[Row], about: dict[str, object]) -> str:
     """Markdown, a line for each walk and one for all."""
-    lines = [
-        "| walk | images | first pose | images with a pose since | error as published | final | focal, error |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    head = ("walk", "images", "first pose", "images with a pose since", "error as published", "final", "focal, error")
+    cells = []
     for row in rows:
-        lines.append(
-            f"| {row.name}, {row.motion}, {row.camera} | {row.images} | {row.first:.2f} s | {row.share:.1f} % "
-            f"| {row.published:.2%} | {row.final:.2%} | {row.focal:+.1%} ± {row.std:.1%} |"
-        )
+        name, focal = f"{row.name}, {row.motion}, {row.camera}", f"{row.focal:+.1%} ± {row.std:.1%}"
+        cells.append((name, row.images, *_figures(row.first, row.share, row.published, row.final), focal))
     middle = [np.nanmedian([getattr(row, name) for row in rows]) for name in ("first", "share", "published", "final")]
     focal, images = np.median([abs(row.focal) for row in rows]), sum(row.images for row in rows)
-    lines.append(
-        f"| **all, median** | {images} | {middle[0]:.2f} s | {middle[1]:.1f} % | {middle[2]:.2%} | {middle[3]:.2%} "
-        f"| {focal:.1%} |"
-    )
+    cells.append(("**all, median**", images, *_figures(*middle), f"{focal:.1%}"))
+    lines = table_lines(head, cells)
     return "\n".join([*lines, "", f"Played in real time at {_RATE_HZ:g} Hz; {where_and_when(about)}."])
+
+
+def _figures(first: float, share: float, published: float, final: float) -> tuple[str, ...]:
+    return f"{first:.2f} s", f"{share:.1f} %", f"{published:.2%}", f"{final:.2%}"
+
+
+def _measured(numbers: list[int], out: Path) -> Iterator[Row]:
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        list(pool.map(partial(prepared, folder=out / "recordings"), numbers))
+    isolated()
+    yield from (measure(number, out) for number in numbers)
 
 
 @errors_said("live_walks")
 def main() -> int:
     """Exit code: 1 if a walk could not be measured, else 0."""
-    arguments, numbers = chosen_walks(__doc__, "live_walks", _COUNT)
-    if not numbers:
-        return 0
-    out, rows = make_folder(arguments.out), []
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        list(pool.map(partial(prepared, folder=out / "recordings"), numbers))
-    machine, _ = Machine(), isolated()
-    for number in numbers:
-        rows.append(measure(number, out))
-        print(table(rows[-1:], machine.about()).splitlines()[2], flush=True)
-    report = {"rows": [asdict(row) for row in rows], "machine": machine.about()}
-    leave(out / "live_walks.json", report, table(rows, machine.about()), arguments.page, (BEGIN, END))
+    arguments, walks = walk_options(__doc__, "live_walks", _COUNT)
+    run_cases(
+        arguments,
+        walks,
+        lambda names: _measured([walks[name] for name in names], arguments.out),
+        lambda row: table([row], Machine().about()).splitlines()[2],
+        table,
+        markers=(BEGIN, END),
+    )
     return 0
 
 

@@ -57,7 +57,6 @@ from dust3r_ros.types import StampedPose  # noqa: E402
 BEGIN, END = "<!-- peers: begin, made by benchmarks/peers.py -->", "<!-- peers: end -->"
 SYSTEMS = (POSES, COLMAP)
 _SIZE = (400, 300)  # of the rendered loop
-_TOLERANCE_NS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,6 @@ def write_case(source: Path, case: Case, path: Path) -> None:
     """The images of a case, with their poses and intrinsics, as a scene. Raises ``InputError``, ``OutputError``."""
     scene = read_scene(source)
     variant = VARIANTS[case.variant] if case.variant else Variant()
-    poses = {pose.stamp_ns: pose for pose in scene.truth}
     stop = None if case.count is None else case.first + case.count * case.step
     frames = list(islice(open_source(source), case.first, stop, case.step))
     make_folder(path.parent)
@@ -144,9 +142,8 @@ def write_case(source: Path, case: Case, path: Path) -> None:
         for number, (stamp_ns, image) in enumerate(zip(stamps, images, strict=True)):
             listing.append(f"{stamp_to_text(stamp_ns)} rgb/{number:06d}.png")
             cv2.imwrite(str(folder / f"rgb/{number:06d}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-            nearest = min(poses, key=lambda known: abs(known - stamp_ns))
-            if abs(nearest - stamp_ns) <= _TOLERANCE_NS:
-                truth.append(StampedPose(stamp_ns, "camera", poses[nearest].w_T_c))
+            if (w_T_c := scene.pose(stamp_ns)) is not None:
+                truth.append(StampedPose(stamp_ns, "camera", w_T_c))
         (folder / "rgb.txt").write_text("\n".join(listing) + "\n", encoding="utf-8")
         write_tum(folder / "groundtruth.txt", truth)
         height, width = image.shape[:2]

@@ -24,10 +24,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-from targets import Machine, case_options, chosen_cases, leave, target, target_lines, where_and_when  # noqa: E402
+from targets import Machine, case_options, chosen_cases, errors_said, leave, target, target_lines, where_and_when  # noqa: E402
 
 from dust3r_ros.cli.command import positive  # noqa: E402
-from dust3r_ros.errors import Dust3rRosError, InputError  # noqa: E402
+from dust3r_ros.errors import InputError  # noqa: E402
 from dust3r_ros.evaluation.errors import trajectory_errors  # noqa: E402
 from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
 from dust3r_ros.io.trajectory import read_tum  # noqa: E402
@@ -124,24 +124,21 @@ def targets(case: str, found: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+@errors_said("pieces")
 def main() -> int:
     """Exit code: 1 for a recording that could not be measured, else 0."""
     parser = case_options(__doc__, "pieces")
     parser.add_argument("--images", type=positive, default=3000, metavar="N", help="of the rendered walk")
     arguments = parser.parse_args()
-    try:
-        out, machine, rows, found = make_folder(arguments.out), Machine(), [], {}
-        for case in chosen_cases(arguments.cases, ("kitchen", "walk")):
-            recording = arguments.data / _KITCHEN if case == "kitchen" else walk(out, arguments.images)
-            found[case] = measure(recording, make_folder(out / recording.name.replace("walk", "map")))
-            rows += targets(case, found[case])
-        about = machine.about()
-        text = "\n".join([*target_lines(rows), "", f"Without depth, one thread a process. {where_and_when(about)}."])
-        report = {**found, "targets": rows, "machine": about}
-        leave(out / "pieces.json", report, text, arguments.page, (BEGIN, END))
-    except Dust3rRosError as error:
-        print(f"pieces: error: {error}", file=sys.stderr)
-        return 1
+    out, machine, rows, found = make_folder(arguments.out), Machine(), [], {}
+    for case in chosen_cases(arguments.cases, ("kitchen", "walk")):
+        recording = arguments.data / _KITCHEN if case == "kitchen" else walk(out, arguments.images)
+        found[case] = measure(recording, make_folder(out / recording.name.replace("walk", "map")))
+        rows += targets(case, found[case])
+    about = machine.about()
+    text = "\n".join([*target_lines(rows), "", f"Without depth, one thread a process. {where_and_when(about)}."])
+    report = {**found, "targets": rows, "machine": about}
+    leave(out / "pieces.json", report, text, arguments.page, (BEGIN, END))
     return 0
 
 

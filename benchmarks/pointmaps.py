@@ -12,10 +12,10 @@ one is missed.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from time import process_time
 
@@ -26,16 +26,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolv
 
 from calibration import recorded_with_depth  # noqa: E402
 from oracle import Oracle  # noqa: E402
-from targets import Machine, case_options, chosen_cases, errors_said, where_and_when  # noqa: E402
+from targets import case_options, errors_said, run_cases, where_and_when  # noqa: E402
 
 from dust3r_ros.backends import make_backend  # noqa: E402
 from dust3r_ros.backends.base import Backend  # noqa: E402
 from dust3r_ros.backends.both import BothBackend  # noqa: E402
 from dust3r_ros.config import MapperConfig  # noqa: E402
+from dust3r_ros.evaluation.report.metrics import table_lines  # noqa: E402
 from dust3r_ros.evaluation.run import run_scene  # noqa: E402
 from dust3r_ros.evaluation.scene import read_scene  # noqa: E402
 from dust3r_ros.evaluation.suite.worlds import write_world  # noqa: E402
-from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
 
 _WORLDS = ("rendered_orbit", "rendered_corridor")
 _ERRORS = {"noise": 0.003, "zoom": (0.0, 0.01), "turn_deg": 0.6, "shift": 0.02, "relative": True}
@@ -112,16 +112,13 @@ def verdicts(rows: list[Row]) -> Iterator[tuple[str, bool]]:
 
 def table(rows: list[Row]) -> str:
     """Markdown."""
-    lines = [
-        "| scene | system | depth noise | poses % | ATE m | focal error % | its deviations | pixels % | δ1.25 % | s |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    lines += [
-        f"| {row.scene} | {row.system} | {row.noise:.0%} | {row.poses:.0f} | {row.ate:.4f} | {row.focal_error:+.1f} | "
-        f"{row.z:+.1f} | {row.pixels:.1f} | {row.delta:.1f} | {row.seconds:.0f} |"
+    head = ("scene", "system", "depth noise", "poses %", "ATE m", "focal error %", "its deviations", "pixels %")
+    cells = [
+        (row.scene, row.system, f"{row.noise:.0%}", f"{row.poses:.0f}", f"{row.ate:.4f}", f"{row.focal_error:+.1f}",
+         f"{row.z:+.1f}", f"{row.pixels:.1f}", f"{row.delta:.1f}", f"{row.seconds:.0f}")
         for row in rows
-    ]
-    return "\n".join(lines)
+    ]  # fmt: skip
+    return "\n".join(table_lines((*head, "δ1.25 %", "s"), cells, (0, 1)))
 
 
 @errors_said("pointmaps")
@@ -131,28 +128,23 @@ def main() -> int:
     parser.add_argument("--noise", nargs="+", type=float, default=[0.02, 0.04, 0.08], help="of depth, relative")
     parser.add_argument("--checkpoint", default="mini", help="weights whose cost is measured")
     arguments = parser.parse_args()
-    rows: list[Row] = []
-    judged: list[tuple[str, bool]] = []
     recorded = sorted(path.parent for path in arguments.data.glob("*/depth.txt"))
     folders = {path.name: path for path in recorded} | dict.fromkeys(_WORLDS)
-    if arguments.cases == ["list"]:
-        print("\n".join(folders))
-        return 0
-    out = make_folder(arguments.out)
-    for name in chosen_cases(arguments.cases, folders):
-        folder = folders[name] or write_world(name, out / "worlds")
-        plan = [("two_view", 0.0), ("both", 0.0), *[(s, n) for n in arguments.noise for s in ("network", "both")]]
-        own = []
-        for system, noise in plan:
-            own.append(measured(folder, system, noise, arguments.checkpoint))
-            print(table(own).splitlines()[-1], flush=True)
-        rows += own
-        judged += verdicts(own)
-    machine = Machine().about()
-    write_text(
-        out / "pointmaps.json", json.dumps({"rows": [asdict(row) for row in rows], "machine": machine}, indent=1)
+    plan = [("two_view", 0.0), ("both", 0.0), *[(s, n) for n in arguments.noise for s in ("network", "both")]]
+
+    def every(names: list[str]) -> Iterator[Row]:
+        for name in names:
+            folder = folders[name] or write_world(name, arguments.out / "worlds")
+            yield from (measured(folder, system, noise, arguments.checkpoint) for system, noise in plan)
+
+    rows = run_cases(
+        arguments,
+        folders,
+        every,
+        lambda row: table([row]).splitlines()[-1],
+        lambda rows, about: f"{table(rows)}\n\n{where_and_when(about)}\n",
     )
-    print(table(rows), "", where_and_when(machine), "", sep="\n")
+    judged = [verdict for _, own in groupby(rows, lambda row: row.scene) for verdict in verdicts(list(own))]
     for line, met in judged:
         print("met   " if met else "MISSED", line)
     return int(not all(met for _, met in judged))

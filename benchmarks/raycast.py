@@ -11,7 +11,6 @@ read and written once) as a share of what a copy on that device moves per second
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections import defaultdict
@@ -24,10 +23,11 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+
+from targets import leave  # noqa: E402
 
 from dust3r_ros.errors import InputError  # noqa: E402
-from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
 from dust3r_ros.scenes.endless.casting import Eye  # noqa: E402
 from dust3r_ros.scenes.endless.viewpoints import choose_eyes  # noqa: E402
 from dust3r_ros.scenes.endless.worlds import LAYOUTS, World, make_world  # noqa: E402
@@ -183,9 +183,7 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     found = measure(options, torch.device(options.device))
-    print(report(found))
-    make_folder(options.out.parent)
-    write_text(options.out, json.dumps(found, indent=2) + "\n")
+    leave(options.out, found, report(found))
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 import numpy as np  # noqa: E402
-from targets import Machine, target  # noqa: E402
+from targets import Machine, errors_said, leave, target  # noqa: E402
 
 from dust3r_ros.errors import Dust3rRosError  # noqa: E402
-from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
+from dust3r_ros.evaluation.report.metrics import table_lines  # noqa: E402
 from dust3r_ros.node.image_losses import PROFILES, prepare  # noqa: E402
 from dust3r_ros.node.tools.domains import isolate  # noqa: E402
 
@@ -140,16 +140,15 @@ def measure(row: Row, seconds: float, rate: float) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
-    lines = ["| publisher | receiver | arrived | latency p50, p95 | CPU |", "| --- | --- | ---: | ---: | ---: |"]
+    cells = []
     for row in rows:
         sender, receiver = Row(*(row[name] for name in ("publisher", "profiled", "prepared", "serialised"))).words
-        lines.append(
-            f"| {sender} | {receiver} | {row['arrived']:.0f} % | {row['p50_ms']:.0f} ms, {row['p95_ms']:.0f} ms"
-            f" | {row['processor']:.1f} % |"
-        )
-    return "\n".join(lines)
+        latency = f"{row['p50_ms']:.0f} ms, {row['p95_ms']:.0f} ms"
+        cells.append((sender, receiver, f"{row['arrived']:.0f} %", latency, f"{row['processor']:.1f} %"))
+    return "\n".join(table_lines(("publisher", "receiver", "arrived", "latency p50, p95", "CPU"), cells, (0, 1)))
 
 
+@errors_said("receive")
 def main() -> int:
     """Exit code: 0 measured and within the target, 1 not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -170,13 +169,11 @@ def main() -> int:
         return 0
     machine = Machine()
     rows = [measure(row, options.seconds, options.rate) for row in ROWS]
-    print(table(rows))
     node = next(row for row in rows if row["publisher"] == "reliable" and row["prepared"] and not row["profiled"])
     judged = [
         target("receiving 640x480 at 30 Hz", node["processor"], f"<= {_LIMIT:g}", node["processor"] <= _LIMIT, "", "%")
     ]
-    make_folder(options.out.parent)
-    write_text(options.out, json.dumps({"rows": rows, "targets": judged, "about": machine.about()}, indent=1) + "\n")
+    leave(options.out, {"rows": rows, "targets": judged, "about": machine.about()}, table(rows))
     return int(not judged[0]["met"])
 
 

@@ -31,12 +31,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 from live_cases import TOPIC, Recorded, prepare  # noqa: E402
-from live_run import Heard, LiveError, LiveRun, isolated, live  # noqa: E402
-from targets import Machine, errors_said, target, where_and_when  # noqa: E402
+from live_run import START_S, Heard, LiveError, LiveRun, isolated, live  # noqa: E402
+from mapped import errors_of  # noqa: E402
+from targets import Machine, errors_said, measured_shown, target, where_and_when  # noqa: E402
 
 from dust3r_ros.cli.command import settings  # noqa: E402
-from dust3r_ros.errors import GeometryError  # noqa: E402
-from dust3r_ros.evaluation.errors import trajectory_errors  # noqa: E402
+from dust3r_ros.evaluation.report.metrics import table_lines  # noqa: E402
 from dust3r_ros.io.files import make_folder, replace_between, write_text  # noqa: E402
 from dust3r_ros.types import StampedPose  # noqa: E402
 
@@ -88,16 +88,17 @@ def script(frames: dict[str, int], rate_hz: float) -> Iterator[tuple[int, str, S
 def play(recordings: dict[str, Recorded], log: Path, images: int, rate_hz: float) -> None:
     """Publish the script in this process; ``log`` gets a JSON line per image. Raises ``TimeoutError``."""
     import rclpy
-    from live_player import _wait, load, restamp
     from rclpy.qos import QoSProfile
     from sensor_msgs.msg import Image
 
-    raws = {room: load(recorded.bag) for room, recorded in recordings.items()}
+    from dust3r_ros.node.tools.player import messages, restamped, serialised_stamp, wait_for_listeners
+
+    raws = {room: [raw for *_, raw in messages(recorded.bag)] for room, recorded in recordings.items()}
     size = 640 * 480 * 3
     rclpy.init(args=[])
     node = rclpy.create_node("soak_player")
     publisher = node.create_publisher(Image, TOPIC, QoSProfile(depth=5))
-    _wait([publisher])
+    wait_for_listeners([publisher], START_S, every=True)
     begin, base, sent = time.monotonic() + 0.5, time.time_ns() + 500_000_000, 0
     with log.open("w") as lines:
         for tick, (number, name, shot) in enumerate(script({room: len(raw) for room, raw in raws.items()}, rate_hz)):
@@ -107,14 +108,18 @@ def play(recordings: dict[str, Recorded], log: Path, images: int, rate_hz: float
             time.sleep(max(0.0, begin + after - time.monotonic()))
             if shot.index is None:
                 continue
-            _, recorded, raw = raws[shot.room][shot.index]
-            stamp_ns = base + round(1e9 * after)
-            restamp(raw, stamp_ns)
-            message = bytearray(raw) if shot.light < 1 else raw
+            raw, stamp_ns = raws[shot.room][shot.index], base + round(1e9 * after)
+            message: bytes | bytearray = restamped(raw, stamp_ns)
             if shot.light < 1:
+                message = bytearray(message)
                 pixels = np.frombuffer(message, np.uint8, size, len(message) - size)
                 pixels[:] = (shot.light * pixels.astype(np.float32)).astype(np.uint8)
-            line = {"topic": TOPIC, "recorded": recorded, "stamp": stamp_ns, "published": time.monotonic_ns()}
+            line = {
+                "topic": TOPIC,
+                "recorded": serialised_stamp(raw),
+                "stamp": stamp_ns,
+                "published": time.monotonic_ns(),
+            }
             publisher.publish(bytes(message))
             lines.write(json.dumps({**line, "round": number, "scene": name, "room": shot.room}) + "\n")
             sent += 1
@@ -215,10 +220,8 @@ def _ate(lines: Sequence[dict[str, Any]], poses: dict[int, tuple[int, Any]], tru
     found = [line for line in lines if line["stamp"] in poses]
     true = [StampedPose(line["stamp"], "camera", truth[line["recorded"]].w_T_c) for line in found]
     got = [StampedPose(line["stamp"], "camera", poses[line["stamp"]][1]) for line in found]
-    try:
-        return float(trajectory_errors(true, got).ate)
-    except GeometryError:
-        return None
+    errors = errors_of(true, got)
+    return errors and errors.ate
 
 
 def targets(found: dict[str, Any], samples: list[dict[str, Any]], images: int, asked: int) -> list[dict[str, Any]]:
@@ -265,10 +268,8 @@ def plot(samples: list[dict[str, Any]], path: Path) -> None:
 
 def table(report: dict[str, Any]) -> str:
     """Markdown: the figures of a run, missed ones in bold."""
-    lines = ["| figure | target | measured |", "| --- | ---: | ---: |"]
-    for row in report["targets"]:
-        shown = f"**{row['measured']}**" if row["met"] is False else row["measured"]
-        lines.append(f"| {row['name']} | {row['target']} | {shown} |")
+    cells = [(row["name"], row["target"], measured_shown(row)) for row in report["targets"]]
+    lines = table_lines(("figure", "target", "measured"), cells)
     where = where_and_when(report["machine"])
     return "\n".join([*lines, "", f"{report['images']} images at {report['rate_hz']:g} Hz, 640 x 480; {where}."])
 

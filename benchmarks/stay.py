@@ -28,15 +28,15 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-from incremental import resident_mib  # noqa: E402
-from targets import Machine, errors_said, target, where_and_when  # noqa: E402
+from mapped import errors_of  # noqa: E402
+from targets import Machine, errors_said, leave, measured_shown, show_on_page, target, where_and_when  # noqa: E402
 
 from dust3r_ros.cli.command import settings  # noqa: E402
 from dust3r_ros.config import MapperConfig, from_mapping  # noqa: E402
-from dust3r_ros.errors import GeometryError  # noqa: E402
-from dust3r_ros.evaluation.errors import trajectory_errors  # noqa: E402
+from dust3r_ros.evaluation.report.metrics import table_lines  # noqa: E402
 from dust3r_ros.evaluation.scene import read_scene  # noqa: E402
-from dust3r_ros.io.files import make_folder, replace_between, write_text  # noqa: E402
+from dust3r_ros.geometry.processes import memory_held  # noqa: E402
+from dust3r_ros.io.files import make_folder  # noqa: E402
 from dust3r_ros.io.image_sources import open_source  # noqa: E402
 from dust3r_ros.mapping.mapper import Mapper  # noqa: E402
 from dust3r_ros.node.image_losses import release_memory  # noqa: E402
@@ -45,7 +45,6 @@ from dust3r_ros.scenes.sequence import render_path, walk  # noqa: E402
 from dust3r_ros.types import Array, Image, StampedPose  # noqa: E402
 
 _STEP_NS = 33_333_333
-_MATCH_NS = 10_000_000  # a true pose is that of an image no farther away in time
 _FRAMES, _SIZE = 120, (320, 240)  # of the rendered room
 _SETTLED = 4  # passes: memory must not grow after these
 BEGIN, END = "<!-- stay: begin, made by benchmarks/stay.py -->", "<!-- stay: end -->"
@@ -70,14 +69,8 @@ class Pass:
 
 def recorded(folder: Path, passes: int) -> Iterator[list[tuple[Image, Array | None]]]:
     """The images of a scene with their true poses, back and forth."""
-    truth = {pose.stamp_ns: pose.w_T_c for pose in read_scene(folder).truth}
-    stamps = np.array(sorted(truth))
-
-    def pose(stamp_ns: int) -> Array | None:
-        nearest = int(stamps[np.argmin(np.abs(stamps - stamp_ns))])
-        return truth[nearest] if abs(nearest - stamp_ns) <= _MATCH_NS else None
-
-    images = [(frame.image, pose(frame.stamp_ns)) for frame in open_source(folder)]
+    scene = read_scene(folder)
+    images = [(frame.image, scene.pose(frame.stamp_ns)) for frame in open_source(folder)]
     for number in range(passes):
         yield images if number % 2 == 0 else images[::-1]
 
@@ -126,7 +119,7 @@ def stay(
             seconds,
             float(np.median(times)),
             max(times + pauses),
-            resident_mib(),
+            memory_held() / 2**20,
             focal,
             ate,
         )
@@ -141,10 +134,8 @@ def stay(
 
 
 def _ate(truth: list[StampedPose], mapper: Mapper) -> float | None:
-    try:
-        return trajectory_errors(truth, mapper.trajectory()).ate
-    except GeometryError:
-        return None
+    errors = errors_of(truth, mapper.trajectory())
+    return errors and errors.ate
 
 
 def finished(mapper: Mapper, truths: list[list[StampedPose]]) -> list[float | None]:
@@ -203,12 +194,12 @@ def plot(rows: list[Pass], path: Path, title: str) -> None:
 
 def table(reports: list[dict[str, Any]]) -> str:
     """Markdown: a row for each scene, with what was missed in bold."""
-    lines = ["| scene | " + " | ".join(f"{row['name']} ({row['target']})" for row in reports[0]["targets"]) + " |"]
-    lines.append("| --- |" + " ---: |" * len(reports[0]["targets"]))
+    cells = []
     for report in reports:
-        cells = [f"**{row['measured']}**" if row["met"] is False else row["measured"] for row in report["targets"]]
         counts = " → ".join(str(report["passes"][at]["keyframes"]) for at in (0, 1, -1))
-        lines.append(f"| {report['scene']}: {counts} keyframes | " + " | ".join(cells) + " |")
+        cells.append((f"{report['scene']}: {counts} keyframes", *map(measured_shown, report["targets"])))
+    head = ("scene", *(f"{row['name']} ({row['target']})" for row in reports[0]["targets"]))
+    lines = table_lines(head, cells)
     machine, how = reports[0]["machine"], "".join(f", `{setting}`" for setting in reports[0]["settings"])
     return "\n".join([*lines, "", f"{len(reports[0]['passes'])} passes{how}; {where_and_when(machine)}."])
 
@@ -239,12 +230,11 @@ def measure(scene: str, live: bool, passes: int, given: list[str], out: Path) ->
     print("The first pass alone:")
     alone = mapped(1)[1][0]
     found = targets(rows, alone, together, live)
-    for row in found:
-        print(f"{row['name']}: {row['measured']} (target {row['target']})")
+    said = [f"{row['name']}: {row['measured']} (target {row['target']})" for row in found]
     report = {"scene": name, "settings": given, "passes": [asdict(row) for row in rows], "targets": found}
     report["finished"] = {"first alone": alone, "passes": together}
     report["machine"] = machine.about()
-    write_text(out / f"{name}.json", json.dumps(report, indent=1))
+    leave(out / f"{name}.json", report, "\n".join(said))
     plot(rows, out / f"{name}.png", f"{name}, back and forth")
 
 
@@ -277,7 +267,7 @@ def main() -> int:
     found = table([json.loads((out / f"{name}.json").read_text(encoding="utf-8")) for name in names])
     print(found)
     if arguments.page:
-        replace_between(arguments.page, BEGIN, END, found)
+        show_on_page(arguments.page, (BEGIN, END), found)
     return 0
 
 

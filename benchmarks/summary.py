@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-from dust3r_ros.errors import Dust3rRosError  # noqa: E402
+from targets import errors_said, shown  # noqa: E402
+
 from dust3r_ros.io.files import make_folder, replace_between, write_bytes  # noqa: E402
 
 BENCHMARKS = {
@@ -59,13 +60,9 @@ def table(found: dict[str, dict[str, Any] | None]) -> str:
             lines.append(f"| `benchmarks/{name}.py` | | | not run | |")
             continue
         for row in report["targets"]:
-            cells = (row["name"], _shown(row["measured"]), row["target"], _VERDICTS[row["met"]], row.get("note", ""))
+            cells = (row["name"], shown(row["measured"]), row["target"], _VERDICTS[row["met"]], row.get("note", ""))
             lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join([*lines, "", _where(found)]) + "\n"
-
-
-def _shown(measured: Any) -> str:
-    return f"{measured:.3g}" if isinstance(measured, float) else "not measured" if measured is None else str(measured)
 
 
 def _where(found: dict[str, dict[str, Any] | None]) -> str:
@@ -114,6 +111,7 @@ def copy_pictures(results: Path, folder: Path) -> None:
         write_bytes(make_folder(folder) / picture, data.getvalue())
 
 
+@errors_said("summary", OSError, code=2)
 def main() -> int:
     """Exit code: 0 when every target is met, 1 when one is missed or not measured, 2 when nothing can be written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -124,12 +122,8 @@ def main() -> int:
     found = read(options.results)
     text = table(found)
     print(f"{text}\n{verdict(found)}")
-    try:
-        into_page(options.page, text)
-        copy_pictures(options.results, options.pictures)
-    except (Dust3rRosError, OSError) as error:
-        print(f"summary: error: {error}", file=sys.stderr)
-        return 2
+    into_page(options.page, text)
+    copy_pictures(options.results, options.pictures)
     print(f"written: {options.page}")
     met = [row["met"] for report in found.values() if report is not None for row in report["targets"]]
     return int(None in found.values() or not all(met))

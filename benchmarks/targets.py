@@ -5,16 +5,30 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from dust3r_ros import __version__
 from dust3r_ros.errors import Dust3rRosError, InputError
 from dust3r_ros.evaluation.report import run_file
+from dust3r_ros.evaluation.report.metrics import table_lines
 from dust3r_ros.io.files import make_folder, replace_between, write_bytes, write_text
+from dust3r_ros.types import Array
+
+T = TypeVar("T")
+
+
+def shown(measured: float | str | None) -> str:
+    """A value as the tables show it."""
+    return "not measured" if measured is None else f"{measured:.3g}" if isinstance(measured, float) else str(measured)
 
 
 def target(
@@ -24,17 +38,26 @@ def target(
 
     ``met`` None: could not be judged; ``note`` says why, or what the figure does not cover.
     """
-    shown = "not measured" if measured is None else f"{measured:.3g}" if isinstance(measured, float) else str(measured)
-    return {"name": name, "measured": f"{shown} {unit}".strip(), "target": limit, "met": met, "note": note}
+    return {"name": name, "measured": f"{shown(measured)} {unit}".strip(), "target": limit, "met": met, "note": note}
+
+
+def measured_shown(row: Mapping[str, Any]) -> str:
+    """The value of a ``target`` row, bold if it was missed."""
+    return f"**{row['measured']}**" if row["met"] is False else str(row["measured"])
 
 
 def target_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The lines of a table of ``target`` rows, with what was missed in bold."""
-    lines = ["| figure | measured | target |", "| --- | ---: | ---: |"]
-    for row in rows:
-        shown = f"**{row['measured']}**" if row["met"] is False else row["measured"]
-        lines.append(f"| {row['name']} | {shown} | {row['target'] or '–'} |")
-    return lines
+    cells = ((row["name"], measured_shown(row), row["target"] or "–") for row in rows)
+    return table_lines(("figure", "measured", "target"), cells)
+
+
+Z_HEAD = ("of deviations below 1 (68 %)", "below 2 (95 %)", "largest")
+
+
+def z_cells(z: Array) -> tuple[str, str, str]:
+    """How errors (N,), in their deviations and without signs, are distributed: the cells below ``Z_HEAD``."""
+    return f"{np.mean(z < 1):.0%}", f"{np.mean(z < 2):.0%}", f"{np.max(z):.1f}"
 
 
 class Machine(run_file.Machine):
@@ -50,6 +73,21 @@ def where_and_when(about: Mapping[str, Any]) -> str:
     return f"{about['cores']} cores of {about['processor']}, {datetime.date.today().isoformat()}"
 
 
+def processor_s(root: int) -> dict[int, tuple[float, float]]:
+    """Processor seconds so far, its own and its ended children's, of a process and of all below it (Linux)."""
+    parents, used, ticks = {}, {}, os.sysconf("SC_CLK_TCK")
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            words, pid = path.read_text().rpartition(")")[2].split(), int(path.parent.name)
+            user, system, *ended = map(int, words[11:15])
+            parents[pid], used[pid] = int(words[1]), ((user + system) / ticks, sum(ended) / ticks)
+    found, more = set[int](), {root} & parents.keys()
+    while more:
+        found |= more
+        more = {pid for pid, parent in parents.items() if parent in more} - found
+    return {pid: used[pid] for pid in found}
+
+
 def case_options(description: str | None, name: str) -> argparse.ArgumentParser:
     """Options of a benchmark ``name`` that measures cases, some of them recorded scenes, for a page."""
     root = Path(__file__).resolve().parents[1]
@@ -58,6 +96,7 @@ def case_options(description: str | None, name: str) -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, default=root / "../shared/data", help="folder of recorded scenes")
     parser.add_argument("--out", type=Path, default=root / "results" / name)
     parser.add_argument("--page", type=Path, help="page whose table is replaced, with a picture beside it")
+    parser.set_defaults(benchmark=name)
     return parser
 
 
@@ -80,8 +119,8 @@ def leave(
     path: Path,
     report: Mapping[str, Any],
     table: str,
-    page: Path | None,
-    markers: tuple[str, str],
+    page: Path | None = None,
+    markers: tuple[str, str] = ("", ""),
     picture: Path | None = None,
 ) -> None:
     """Write ``report`` as JSON to ``path``, print the table, and show it on the ``page``, if there is one."""
@@ -92,8 +131,42 @@ def leave(
         show_on_page(page, markers, table, picture)
 
 
-def errors_said(name: str, *more: type[Exception]) -> Callable[[Callable[[], int]], Callable[[], int]]:
-    """Decorates ``main`` of the benchmark ``name``: of our errors, and ``more``, users see one line; exit code 1."""
+def run_cases(
+    arguments: argparse.Namespace,
+    known: Collection[str],
+    measured: Callable[[list[str]], Iterable[T]],
+    said: Callable[[T], str],
+    table: Callable[[list[T], dict[str, Any]], str],
+    *,
+    markers: tuple[str, str] | None = None,
+    plot: Callable[[list[T], Path], None] | None = None,
+    picture: str = ".png",
+    as_row: Callable[[T], dict[str, Any]] = asdict,
+) -> list[T]:
+    """Measure the ``known`` cases that ``case_options`` ask for, and leave report, table and picture; or list them.
+
+    ``measured`` yields what came of the cases with these names, ``said`` tells each as it comes. Raises ``InputError``
+    for a case that is not known.
+    """
+    if arguments.cases == ["list"]:
+        print("\n".join(known))
+        return []
+    names, machine, results = chosen_cases(arguments.cases, known), Machine(), list[T]()
+    stem = make_folder(arguments.out) / arguments.benchmark
+    for result in measured(names):
+        results.append(result)
+        print(said(result), flush=True)
+    about, drawn = machine.about(), stem.with_suffix(picture) if plot else None
+    if plot and drawn:
+        plot(results, drawn)
+    report = {"rows": list(map(as_row, results)), "machine": about}
+    page = arguments.page if markers else None
+    leave(stem.with_suffix(".json"), report, table(results, about), page, markers or ("", ""), drawn)
+    return results
+
+
+def errors_said(name: str, *more: type[Exception], code: int = 1) -> Callable[[Callable[[], int]], Callable[[], int]]:
+    """Decorates ``main`` of the benchmark ``name``: of our errors, and ``more``, users see one line; exit ``code``."""
 
     def decorate(main: Callable[[], int]) -> Callable[[], int]:
         @wraps(main)
@@ -102,7 +175,7 @@ def errors_said(name: str, *more: type[Exception]) -> Callable[[Callable[[], int
                 return main()
             except (Dust3rRosError, *more) as error:
                 print(f"{name}: error: {error}", file=sys.stderr)
-                return 1
+                return code
 
         return guarded
 

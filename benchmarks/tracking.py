@@ -12,7 +12,6 @@ focal length and depth.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from itertools import islice
 from pathlib import Path
@@ -24,10 +23,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-from targets import Machine, target  # noqa: E402
+from targets import Machine, leave, target  # noqa: E402
 
 from dust3r_ros.geometry.pinhole import center_of, rays  # noqa: E402
-from dust3r_ros.io.files import atomic_path, make_folder, write_text  # noqa: E402
+from dust3r_ros.io.files import atomic_path  # noqa: E402
 from dust3r_ros.io.image_sources import open_source  # noqa: E402
 from dust3r_ros.mapping.mapper import Mapper  # noqa: E402
 from dust3r_ros.scenes.sequence import render_sequence  # noqa: E402
@@ -158,13 +157,13 @@ def main() -> int:
     height, width = frames[0][1].shape[:2]
     rows = {row: summary(values) for row, values in seconds.items()}
     judged = targets(rows)
-    print(f"{name}, {len(frames)} frames of {width}x{height}, {len(mapper.keyframes)} keyframes, "
-          f"{options.threads} threads, target {_TARGET:g} frames/s\n{table(rows)}")  # fmt: skip
-    for row in judged:
-        print(f"{row['name']}: {'met' if row['met'] else 'missed'}")
+    said = [
+        f"{name}, {len(frames)} frames of {width}x{height}, {len(mapper.keyframes)} keyframes, "
+        f"{options.threads} threads, target {_TARGET:g} frames/s\n{table(rows)}",
+        *(f"{row['name']}: {'met' if row['met'] else 'missed'}" for row in judged),
+    ]
     facts = {"sequence": name, "threads": options.threads, "target_fps": _TARGET, "rows": rows}
-    make_folder(options.out.parent)
-    write_text(options.out, json.dumps(facts | {"targets": judged, "about": machine.about()}, indent=1) + "\n")
+    leave(options.out, facts | {"targets": judged, "about": machine.about()}, "\n".join(said))
     plot(options.out.with_suffix(".png"), seconds)
     return 0
 

@@ -10,7 +10,6 @@ decoded and its images encoded once, at 224 pixels.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from itertools import islice
@@ -23,11 +22,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in dust3r-train, befor
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+
+from targets import Machine, leave  # noqa: E402
 
 from dust3r_ros.cli.command import guarded  # noqa: E402
-from dust3r_ros.evaluation.report.run_file import Machine  # noqa: E402
-from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
 from dust3r_ros.network.checkpoint import pick_device  # noqa: E402
 from dust3r_ros.network.model import Dust3r  # noqa: E402
 from dust3r_ros.training.batches import Sampling  # noqa: E402
@@ -102,25 +101,24 @@ def main() -> int:
     parser.add_argument("--workers", type=int)
     parser.add_argument("--caster", help="numpy or torch, overriding the recipe")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", default=str(ROOT / "results" / "training.json"))
+    parser.add_argument("--out", type=Path, default=ROOT / "results/training.json")
     arguments = parser.parse_args()
     changes = {"pairs": arguments.pairs, "caster": arguments.caster}
     recipe = read_recipe(arguments.config, {name: value for name, value in changes.items() if value is not None})
     device, machine = pick_device(arguments.device), Machine()
     workers = recipe.workers if arguments.workers is None else arguments.workers
     rows = [stage_figures(recipe, stage, arguments.steps, device, workers) for stage in recipe.stages]
-    for row in rows:
-        print(
-            f"{row['stage']:16} {row['caster']:6} {row['steps_per_second']:8.2f} steps/s "
-            f"{row['pairs_per_second']:9.1f} pairs/s  waiting {100 * row['waiting_share']:5.1f} %  "
-            f"{row['over_compute']:.2f} of compute alone"
-        )
+    said = [
+        f"{row['stage']:16} {row['caster']:6} {row['steps_per_second']:8.2f} steps/s "
+        f"{row['pairs_per_second']:9.1f} pairs/s  waiting {100 * row['waiting_share']:5.1f} %  "
+        f"{row['over_compute']:.2f} of compute alone"
+        for row in rows
+    ]
     use = network_figures(recipe, device)
-    print("in use, 224 pixels: " + ", ".join(f"{name} {value:.1f}" for name, value in use.items()))
+    said.append("in use, 224 pixels: " + ", ".join(f"{name} {value:.1f}" for name, value in use.items()))
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     about = {**machine.about(), "gpu": gpu, "torch": torch.__version__, "workers": workers, "config": arguments.config}
-    make_folder(Path(arguments.out).parent)
-    write_text(arguments.out, json.dumps({"about": about, "stages": rows, "use": use}, indent=1) + "\n")
+    leave(arguments.out, {"about": about, "stages": rows, "use": use}, "\n".join(said))
     return 0
 
 

@@ -9,7 +9,6 @@ Baseline "opencv": DIS flow both ways, consistency check, fundamental matrix, es
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -19,10 +18,11 @@ import cv2
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+
+from targets import leave  # noqa: E402
 
 from dust3r_ros.backends.two_view import TwoViewBackend  # noqa: E402
-from dust3r_ros.io.files import make_folder, write_text  # noqa: E402
 from dust3r_ros.scenes.sequence import RenderedSequence, render_sequence  # noqa: E402
 from dust3r_ros.types import View  # noqa: E402
 
@@ -91,11 +91,9 @@ def main() -> None:
         "two_view, poses known": rate(lambda: ours(sequence, pairs, True), len(pairs)),
         "two_view, poses unknown": rate(lambda: ours(sequence, pairs, False), len(pairs)),
     }
-    print(f"{len(pairs)} pairs of 320x240, target for known poses {_TARGET:g} pairs/s")
-    for name, value in rows.items():
-        print(f"{name:26s} {value:6.1f} pairs/s  {value / baseline:5.2f} x opencv")
-    make_folder(options.out.parent)
-    write_text(options.out, json.dumps({"pairs_per_second": rows, "target": _TARGET}, indent=2) + "\n")
+    said = [f"{len(pairs)} pairs of 320x240, target for known poses {_TARGET:g} pairs/s"]
+    said += [f"{name:26s} {value:6.1f} pairs/s  {value / baseline:5.2f} x opencv" for name, value in rows.items()]
+    leave(options.out, {"pairs_per_second": rows, "target": _TARGET}, "\n".join(said))
 
 
 if __name__ == "__main__":

@@ -99,6 +99,28 @@ def _on_its_side(image: Image, _number: int, _focal: float, _center: Array) -> I
     return cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE)
 
 
+def _robot_in_view(image: Image, number: int, _focal: float, _center: Array) -> Image:
+    """The lowest fifth shows the robot that carries the camera, painted all over."""
+    height, width = image.shape[:2]
+    rng, below = np.random.default_rng(5), 4 * height // 5
+    body = np.full((height - below, width, 3), 150, np.uint8)
+    for x, y, w, h in rng.integers(0, [width, height - below, width // 10, height // 10], (80, 4)).tolist():
+        cv2.rectangle(body, (x, y), (x + w, y + h), rng.integers(0, 255, 3).tolist(), -1)
+    shown = image.copy()
+    shown[below:] = body
+    return np.clip(shown + np.random.default_rng(number).normal(0, 2, image.shape), 0, 255).astype(np.uint8)
+
+
+def _with_text(image: Image, number: int, _focal: float, _center: Array) -> Image:
+    """Time and name of the camera are written into the image."""
+    shown, (height, width) = image.copy(), image.shape[:2]
+    size, thick = 0.7 * height / 480, max(1, round(height / 240))
+    for text, at in ((f"2026-01-01 12:{number // 60:02d}:{number % 60:02d}", 0.05), ("CAMERA 01 FRONT", 0.97)):
+        place = (width // 50, round(at * height))
+        cv2.putText(shown, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), thick, cv2.LINE_AA)
+    return shown
+
+
 VARIANTS = {
     "reversed": Variant(step=-1),
     "every second image": Variant(step=2, posed=0.9),
@@ -110,4 +132,6 @@ VARIANTS = {
     "barrel, k1 = -0.2": Variant(_barrel(-0.2)),
     "barrel, k1 = -0.35": Variant(_barrel(-0.35)),
     "turning before it starts": Variant(turns=_TURNS),
+    "robot in view": Variant(_robot_in_view),
+    "text in the image": Variant(_with_text),
 }

@@ -15,7 +15,6 @@ through the mapper as ``dust3r-map`` runs it, without dense depth. Writes walks.
 from __future__ import annotations
 
 import sys
-import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -31,20 +30,18 @@ from scipy.spatial.transform import Rotation, Slerp
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolve().parent)]
 
+from mapped import error_of, mapped  # noqa: E402
 from rolling import read_out  # noqa: E402
-from targets import Machine, case_options, chosen_cases, errors_said, leave, where_and_when  # noqa: E402
+from targets import Z_HEAD, case_options, errors_said, run_cases, where_and_when, z_cells  # noqa: E402
 
-from dust3r_ros.config import MapperConfig  # noqa: E402
-from dust3r_ros.errors import GeometryError, InputError  # noqa: E402
-from dust3r_ros.evaluation.errors import trajectory_errors  # noqa: E402
-from dust3r_ros.io.files import make_folder  # noqa: E402
-from dust3r_ros.mapping.mapper import Mapper  # noqa: E402
+from dust3r_ros.errors import InputError  # noqa: E402
+from dust3r_ros.evaluation.report.metrics import table_lines  # noqa: E402
 from dust3r_ros.scenes.endless.casting import Eye  # noqa: E402
 from dust3r_ros.scenes.endless.photography import draw_exposure, photograph  # noqa: E402
 from dust3r_ros.scenes.endless.viewpoints import CLEAR, free_place, worth_of  # noqa: E402
 from dust3r_ros.scenes.endless.worlds import LAYOUTS, World, make_world  # noqa: E402
 from dust3r_ros.scenes.sequence import look_at, unsteadiness  # noqa: E402
-from dust3r_ros.types import Array, Image, StampedPose  # noqa: E402
+from dust3r_ros.types import Array, Image  # noqa: E402
 
 _SEED = (9177, 4)
 _COUNT = 64
@@ -276,26 +273,12 @@ def kind_of(number: int) -> str:
     return _LAYOUTS[number % len(_LAYOUTS)].replace("_", " ")
 
 
-def error_of(truth: list[StampedPose], found: list[StampedPose]) -> float:
-    """ATE of poses, as a share of the extent of the true path (root mean square); NaN if they are too few."""
-    centers = np.array([pose.w_T_c[:3, 3] for pose in truth])
-    extent = float(np.sqrt(((centers - centers.mean(axis=0)) ** 2).sum(axis=1).mean()))
-    try:
-        return trajectory_errors(truth, found).ate / extent
-    except GeometryError:
-        return float("nan")
-
-
 def measure(number: int) -> tuple[Row, Image]:
     """The row of walk ``number``, and its middle image, small."""
     cv2.setNumThreads(1)
-    walk, start = make_walk(number, _pace(number), _camera(number)), time.perf_counter()
-    mapper = Mapper(MapperConfig(dense=False))
-    for index, image in enumerate(walk.images):
-        mapper.process(index * _STEP_NS, "camera", image)
-    mapper.finish()
-    found, camera = mapper.trajectory(), mapper.cameras["camera"]
-    truth = [StampedPose(index * _STEP_NS, "camera", w_T_c) for index, w_T_c in enumerate(walk.w_T_c)]
+    walk = make_walk(number, _pace(number), _camera(number))
+    run = mapped(walk.images, walk.w_T_c, _STEP_NS)
+    camera = run.mapper.cameras["camera"]
     row = Row(
         f"{number} {kind_of(number)}",
         kind_of(number),
@@ -303,45 +286,44 @@ def measure(number: int) -> tuple[Row, Image]:
         _pace(number),
         _camera(number),
         len(walk.images),
-        mapper.counts.keyframes,
-        len(found) / len(walk.images),
-        error_of(truth, found),
+        run.mapper.counts.keyframes,
+        len(run.found) / len(walk.images),
+        error_of(run.truth, run.found),
         camera.focal / walk.focal - 1.0,
         camera.focal_std / camera.focal,
-        bool(mapper.doubts),
-        time.perf_counter() - start,
+        bool(run.mapper.doubts),
+        run.seconds,
     )
     return row, cv2.resize(walk.images[len(walk.images) // 2], (160, 120), interpolation=cv2.INTER_AREA)
 
 
 def table(rows: list[Row], about: dict[str, object]) -> str:
     """Markdown, by camera, by pace and by kind of world; then the walks that went wrong."""
-    lines = [
-        "| walks | number | images with a pose, least | error, median | within 1 % | above 5 % | of these said "
-        "| focal, median error | of deviations below 1 (68 %) | below 2 (95 %) | largest |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    head = ("walks", "number", "images with a pose, least", "error, median", "within 1 %", "above 5 %")
+    head += ("of these said", "focal, median error", *Z_HEAD)
     groups = [(camera, [row for row in rows if row.camera == camera]) for camera in (PINHOLE, PHONE)]
     groups += [(pace, [row for row in rows if row.pace == pace]) for pace in _PACES]
     groups += [(kind, [row for row in rows if row.layout == kind]) for kind in dict.fromkeys(r.layout for r in rows)]
+    cells = []
     for name, own in [*groups, ("all", rows)]:
         if not own:
             continue
         error = np.nan_to_num([row.error for row in own], nan=np.inf)
-        z, bent = np.array([row.z for row in own]), error > _BENT
-        cells = (
-            len(own),
-            f"{min(row.posed for row in own):.0%}",
-            f"{np.median(error):.2%}",
-            f"{(error <= _RIGHT).mean():.0%}",
-            int(bent.sum()),
-            sum(row.said for row, wrong in zip(own, bent, strict=True) if wrong),
-            f"{np.median(np.abs([row.focal for row in own])):.2%}",
-            f"{(z < 1).mean():.0%}",
-            f"{(z < 2).mean():.0%}",
-            f"{z.max():.1f}",
+        bent = error > _BENT
+        cells.append(
+            (
+                name,
+                len(own),
+                f"{min(row.posed for row in own):.0%}",
+                f"{np.median(error):.2%}",
+                f"{(error <= _RIGHT).mean():.0%}",
+                int(bent.sum()),
+                sum(row.said for row, wrong in zip(own, bent, strict=True) if wrong),
+                f"{np.median(np.abs([row.focal for row in own])):.2%}",
+                *z_cells(np.array([row.z for row in own])),
+            )
         )
-        lines.append(f"| {name} | " + " | ".join(map(str, cells)) + " |")
+    lines = table_lines(head, cells)
     wrong = [row for row in rows if not row.error <= _RIGHT]
     lines += [""] if wrong else []
     for row in sorted(wrong, key=lambda row: -np.nan_to_num(row.error, nan=np.inf)):
@@ -373,37 +355,38 @@ def _measured(numbers: list[int]) -> Iterator[tuple[Row, Image]]:
         yield from pool.imap(measure, numbers)
 
 
-def chosen_walks(description: str | None, benchmark: str, count: int) -> tuple[Namespace, list[int]]:
-    """The arguments of a benchmark of walks, and the walks to measure; none if it was asked to list them."""
+def walk_options(description: str | None, benchmark: str, count: int) -> tuple[Namespace, dict[str, int]]:
+    """The arguments of a benchmark of walks, and the numbers of the walks there are, by name."""
     parser = case_options(description, benchmark)
     parser.add_argument("--count", type=int, default=count, help="how many walks, if no cases are named")
     arguments = parser.parse_args()
-    names = {f"{number} {kind_of(number)}": number for number in range(max(arguments.count, 1))}
-    if arguments.cases == ["list"]:
-        print("\n".join(names))
-        return arguments, []
-    return arguments, [names[name] for name in chosen_cases(arguments.cases, names)]
+    return arguments, {f"{number} {kind_of(number)}": number for number in range(max(arguments.count, 1))}
 
 
 @errors_said("walks")
 def main() -> int:
     """Exit code: 1 if a walk could not be measured, else 0."""
-    arguments, numbers = chosen_walks(__doc__, "walks", _COUNT)
-    if not numbers:
-        return 0
-    out, shown = make_folder(arguments.out), []
-    for row, image in _measured(numbers):
-        shown.append((row, image))
-        print(
+    arguments, walks = walk_options(__doc__, "walks", _COUNT)
+
+    def said(measured: tuple[Row, Image]) -> str:
+        row = measured[0]
+        return (
             f"{row.name}, {row.motion}, {row.pace}, {row.camera}: {row.posed:.0%} of {row.images} images, "
             f"{row.keyframes} keyframes, error {row.error:.2%}{' said' if row.said else ''}, "
-            f"focal {row.focal:+.2%}, {row.z:.1f} deviations, {row.seconds:.0f} s",
-            flush=True,
+            f"focal {row.focal:+.2%}, {row.z:.1f} deviations, {row.seconds:.0f} s"
         )
-    machine, rows = Machine().about(), [row for row, _ in shown]
-    plot(shown, out / "walks.jpg")
-    report = {"rows": [asdict(row) for row in rows], "machine": machine}
-    leave(out / "walks.json", report, table(rows, machine), arguments.page, (BEGIN, END), out / "walks.jpg")
+
+    run_cases(
+        arguments,
+        walks,
+        lambda names: _measured([walks[name] for name in names]),
+        said,
+        lambda shown, about: table([row for row, _ in shown], about),
+        markers=(BEGIN, END),
+        plot=plot,
+        picture=".jpg",
+        as_row=lambda measured: asdict(measured[0]),
+    )
     return 0
 
 

@@ -33,6 +33,8 @@ SLOW = (
     "test/node/", "test/test_colcon.py", "test/training/test_gpu_day.py", "test/benchmarks/", "test/evaluation/",
     "test/cli/", "test/mapping/", "test/session/", "test/storage/",
 )  # fmt: skip
+# Tests of several files that share a process, as they do the node's middleware, or a map.
+TOGETHER = ("test/node/", ("test/mapping/test_culling.py", "test/mapping/test_renumbering.py"))
 
 
 @pytest.fixture(scope="session")
@@ -79,8 +81,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file stays together, and so do all tests of the node: what a fixture maps is mapped once, and of processes
-    that talk to each other, each with several threads, no more than one test's run at a time.
+    """A file stays together, and so do ``TOGETHER``: what a fixture maps is mapped once, and of processes that talk to
+    each other, each with several threads, no more than one test's run at a time.
     """
     if config.getoption("dist") != "load":
         return None  # asked for by name
@@ -88,7 +90,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "test/node" if nodeid.startswith("test/node/") else nodeid.partition("::")[0]
+            file = nodeid.partition("::")[0]
+            return next((str(files) for files in TOGETHER if file.startswith(files)), file)
 
     config.option.loadscopereorder = False
     return ByFile(config, log)

@@ -146,11 +146,11 @@ def thickness(M: Array) -> Array:
     return np.stack(found, axis=-1)
 
 
-def closed_form(M: Array, scale: bool = True) -> tuple[Array, Array]:
+def closed_form(M: Array) -> tuple[Array, Array]:
     """The similarities ``j_S_i`` (..., 4, 4) minimising sum_p w_p |b_p - j_S_i a_p|^2, and ``thickness`` (..., 2).
 
     An edge without weight, with points on one line (thickness below
-    ``MIN_THICKNESS``) or with a scale that is not positive gets NaN. ``scale=False`` holds the scale at 1.
+    ``MIN_THICKNESS``) or with a scale that is not positive gets NaN.
     Umeyama, PAMI 1991, eq. 40 to 42.
     """
     total = total_weight(M)
@@ -167,7 +167,7 @@ def closed_form(M: Array, scale: bool = True) -> tuple[Array, Array]:
     U[..., 2] *= sign[..., None]
     rotation = U @ Vt
     with np.errstate(divide="ignore", invalid="ignore"):
-        s = singular.sum(axis=-1) / spread if scale else np.ones_like(spread)
+        s = singular.sum(axis=-1) / spread
     bad |= ~(s > 0)
     result = np.zeros((*M.shape[:-2], 4, 4))
     result[..., :3, :3] = s[..., None, None] * rotation

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -89,6 +89,61 @@ def views_of(pairs: Sequence[tuple[int, int]], held: Container[int], where: str)
         if index not in held:
             raise InputError(f"view {index} is not known to the {where}; it must be added before its pairs")
     return asked
+
+
+class Sized(Protocol):
+    """Something that takes room."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+
+_Key = TypeVar("_Key", bound=Hashable)
+_Value = TypeVar("_Value", bound=Sized)
+
+
+class ByteCache(Collection[_Key], Generic[_Key, _Value]):
+    """Values, kept up to ``budget`` bytes: beyond, those leave first that are the longest neither put nor used."""
+
+    def __init__(self, budget: int = 128 << 20) -> None:
+        self._budget = budget
+        self._kept: dict[_Key, _Value] = {}  # in the order in which they leave
+        self.size = 0  # bytes
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._kept
+
+    def __iter__(self) -> Iterator[_Key]:
+        return iter(list(self._kept))
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: _Key) -> _Value | None:
+        """A value, which stays as old as it is; None if it is not kept."""
+        return self._kept.get(key)
+
+    def use(self, key: _Key) -> _Value | None:
+        """A value, which counts as new; None if it is not kept."""
+        value = self._kept.pop(key, None)
+        if value is not None:
+            self._kept[key] = value
+        return value
+
+    def put(self, key: _Key, value: _Value) -> None:
+        """Keep a value, however large; it may displace all others."""
+        self.drop([key])
+        self._kept[key] = value
+        self.size += value.size
+        while self.size > self._budget and len(self._kept) > 1:
+            self.drop([next(iter(self._kept))])
+
+    def drop(self, keys: Iterable[_Key]) -> None:
+        """Drop the values of ``keys``, as far as they are kept."""
+        for key in keys:
+            if key in self._kept:
+                self.size -= self._kept.pop(key).size
 
 
 @runtime_checkable

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log
@@ -13,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dust3r_ros.backends.base import Backend
+from dust3r_ros.backends.base import Backend, ByteCache
 from dust3r_ros.backends.flow import StereoDepth
 from dust3r_ros.backends.prior import NetworkDepth, TrackRecord, certain, counts, with_prior, worth_asking
 from dust3r_ros.backends.two_view import PairDepths, TwoViewBackend
@@ -37,6 +36,7 @@ class _Packed:
 
     @property
     def size(self) -> int:
+        """Bytes."""
         return self.depth.nbytes + self.confidence.nbytes
 
 
@@ -50,19 +50,17 @@ class NetworkDepths:
     """
 
     def __init__(self, network: Backend, image_size: tuple[int, int] | None = None, budget: int = 128 << 20) -> None:
-        self._network, self._image_size, self._budget = network, image_size, budget
+        self._network, self._image_size = network, image_size
         self._views: dict[int, View] = {}
         self._digests: dict[int, int] = {}
-        self._kept: OrderedDict[Pair, _Packed] = OrderedDict()
-        self._size = 0
+        self._kept = ByteCache[Pair, _Packed](budget)
 
     def add(self, view: View) -> None:
         """Add a view (H, W, 3) RGB uint8 with sides that are multiples of 16; another image replaces an earlier one."""
         digest = zlib.crc32(view.image.tobytes())
         if self._digests.get(view.index) != digest:
             self._network.forget(view.index)
-            for pair in [pair for pair in self._kept if view.index in pair]:
-                self._size -= self._kept.pop(pair).size
+            self._kept.drop(pair for pair in self._kept if view.index in pair)
         self._views[view.index], self._digests[view.index] = view, digest
 
     def forget(self, index: int) -> None:
@@ -73,9 +71,9 @@ class NetworkDepths:
     def clear(self) -> None:
         """Drop everything."""
         self._network.clear()
-        for kept in (self._views, self._digests, self._kept):
-            kept.clear()
-        self._size = 0
+        self._views.clear()
+        self._digests.clear()
+        self._kept.drop(self._kept)
 
     def in_reach(self, order: Pair) -> bool:
         """Whether the result of an ordered pair is kept or can be had: both views are held."""
@@ -84,7 +82,7 @@ class NetworkDepths:
     def of_orders(self, orders: Sequence[Pair]) -> dict[Pair, NetworkDepth]:
         """Depth of the first view of each ordered pair, at that view's resolution, in one batch."""
         orders = list(dict.fromkeys(orders))
-        found = {order: self._kept[order] for order in orders if order in self._kept}
+        found = {order: kept for order in orders if (kept := self._kept.get(order))}
         missing = [order for order in orders if order not in found]
         if missing:
             found |= self._predicted(missing)
@@ -99,14 +97,8 @@ class NetworkDepths:
         found: dict[Pair, _Packed] = {}
         for order, prediction in zip(orders, self._network.predict(orders, {}), strict=True):
             found[order] = _pack(prediction.points_first[..., 2], prediction.confidence_first)
-            self._keep(order, found[order])
+            self._kept.put(order, found[order])
         return found
-
-    def _keep(self, order: Pair, packed: _Packed) -> None:
-        self._kept[order] = packed
-        self._size += packed.size
-        while self._size > self._budget and len(self._kept) > 1:
-            self._size -= self._kept.popitem(last=False)[1].size
 
     def _shrunk(self, image: Image) -> Image:
         size = network_size(image.shape[:2], self._image_size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, hypot, inf, log, sqrt
@@ -11,6 +10,7 @@ from math import exp, hypot, inf, log, sqrt
 import numpy as np
 from scipy.optimize import least_squares
 
+from dust3r_ros.backends.base import ByteCache
 from dust3r_ros.backends.both import GeometryWithNetwork, Pair
 from dust3r_ros.backends.depth_graph import AffinePoints, DepthGraph, InverseDepth
 from dust3r_ros.backends.flow import StereoDepth
@@ -199,9 +199,8 @@ class ViewDepths:
     """
 
     def __init__(self, graph: DepthGraph, budget: int = 128 << 20) -> None:
-        self._graph, self._budget = graph, budget
-        self._kept: OrderedDict[tuple[object, ...], PointView | InverseView] = OrderedDict()
-        self._size = 0
+        self._graph = graph
+        self._kept = ByteCache[tuple[object, ...], PointView | InverseView](budget)
         self.not_finite = self.empty = 0
 
     def known(self, image: Image) -> PointView | InverseView | None:
@@ -211,14 +210,11 @@ class ViewDepths:
     def of(self, image: Image) -> PointView | InverseView:
         """The depth of an image (H, W, 3) RGB uint8. Raises ``BackendError`` where the graph fails."""
         key = _key(image)
-        if key not in self._kept:
+        found = self._kept.use(key)
+        if found is None:
             found = self._inferred(image)
-            self._kept[key] = found
-            self._size += found.size
-            while self._size > self._budget and len(self._kept) > 1:
-                self._size -= self._kept.popitem(last=False)[1].size
-        self._kept.move_to_end(key)
-        return self._kept[key]
+            self._kept.put(key, found)
+        return found
 
     def _inferred(self, image: Image) -> PointView | InverseView:
         raw = self._graph.infer(image)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import zlib
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dust3r_ros.backends.base import views_of
+from dust3r_ros.backends.base import ByteCache, views_of
 from dust3r_ros.backends.flow import Flow, StereoDepth, chained, dense_flow, depth_from_flow, grid, seeded_targets
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.features.features import Features, extract
@@ -30,18 +29,23 @@ _OUTSIDE = 255
 
 
 @dataclass(frozen=True, eq=False)
-class _Packed:
-    """``motion`` (H, W, 2) in steps; ``error`` (H, W) in 1/64 pixel, 255 for any error beyond use."""
+class PackedFlow:
+    """A flow in five bytes per pixel: rounded to 1/32 pixel, its error to 1/64; one of 4 pixels or more is infinite.
+
+    ``motion`` (H, W, 2) in steps; ``error`` (H, W) in 1/64 pixel, 255 for any error beyond use.
+    """
 
     motion: NDArray[np.int16]
     error: NDArray[np.uint8]
 
     @property
     def size(self) -> int:
+        """Bytes."""
         return self.motion.nbytes + self.error.nbytes
 
     @classmethod
-    def of(cls, flow: Flow) -> _Packed:
+    def of(cls, flow: Flow) -> PackedFlow:
+        """A packed flow."""
         if LIBRARY is None:
             steps = np.rint((flow.target - grid(*flow.error.shape)) * _PER_PIXEL)
             error: Array32 = np.rint(np.minimum(flow.error * _PER_ERROR, np.float32(_OUTSIDE)))
@@ -56,6 +60,7 @@ class _Packed:
 
     @property
     def flow(self) -> Flow:
+        """The flow, unpacked."""
         shape = self.error.shape
         if LIBRARY is None:
             error = self.error.astype(np.float32) / _PER_ERROR
@@ -65,59 +70,6 @@ class _Packed:
         packed, unpacked = (address(self.motion), address(self.error)), (address(flow.target), address(flow.error))
         LIBRARY.unpack_flow(*map(ctypes.c_long, shape), *packed, *unpacked)
         return flow
-
-
-class FlowStore:
-    """Flows by (first, second) view, in five bytes per pixel; beyond ``budget`` bytes the least recently used go.
-
-    Results are rounded to 1/32 pixel, their errors to 1/64; errors of four pixels or more become infinite.
-    """
-
-    def __init__(self, budget: int = 128 << 20) -> None:
-        self._budget = budget
-        self._size = 0
-        self._kept: OrderedDict[tuple[int, int], _Packed] = OrderedDict()
-
-    def __contains__(self, pair: object) -> bool:
-        return pair in self._kept
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    @property
-    def size(self) -> int:
-        """Bytes used by the flows."""
-        return self._size
-
-    def get(self, pair: tuple[int, int]) -> Flow | None:
-        """The flow of a pair; None if it is not kept."""
-        packed = self._kept.get(pair)
-        if packed is None:
-            return None
-        self._kept.move_to_end(pair)
-        return packed.flow
-
-    def put(self, pair: tuple[int, int], flow: Flow) -> None:
-        """Keep a flow, however large; it may displace all others."""
-        self._drop(pair)
-        self._kept[pair] = packed = _Packed.of(flow)
-        self._size += packed.size
-        while self._size > self._budget and len(self._kept) > 1:
-            self._drop(next(iter(self._kept)))
-
-    def forget(self, view: int) -> None:
-        """Drop all flows of a view."""
-        for pair in [pair for pair in self._kept if view in pair]:
-            self._drop(pair)
-
-    def clear(self) -> None:
-        """Drop all flows."""
-        self._kept.clear()
-        self._size = 0
-
-    def _drop(self, pair: tuple[int, int]) -> None:
-        packed = self._kept.pop(pair, None)
-        self._size -= packed.size if packed else 0
 
 
 _GEOMETRY_SAMPLES = 2000
@@ -180,7 +132,7 @@ class TwoViewBackend:
         self._min_parallax_deg = min_parallax_deg
         self._views: dict[int, _View] = {}
         self._digests: dict[int, int] = {}  # of the images of the flows
-        self._flows = FlowStore(flow_bytes)
+        self._flows = ByteCache[tuple[int, int], PackedFlow](flow_bytes)
 
     def add(self, view: View) -> None:
         """Add a view (H, W, 3) RGB uint8."""
@@ -188,7 +140,7 @@ class TwoViewBackend:
             raise InputError(f"view {view.index} has shape {view.image.shape}; it must be (H, W, 3) uint8")
         made = _View(view.camera, cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY))
         if self._digests.get(view.index) != made.digest:
-            self._flows.forget(view.index)
+            self._flows.drop(pair for pair in self._flows if view.index in pair)
         self._views[view.index], self._digests[view.index] = made, made.digest
 
     def has(self, index: int) -> bool:
@@ -199,7 +151,7 @@ class TwoViewBackend:
         """Drop every view and all flows."""
         self._views.clear()
         self._digests.clear()
-        self._flows.clear()
+        self._flows.drop(self._flows)
 
     def forget(self, index: int) -> None:
         """Drop a view; its flows stay while there is room for them."""
@@ -253,12 +205,12 @@ class TwoViewBackend:
         return PairPrediction(first, second, points[0], ones[0], points[1], ones[1])
 
     def _flow(self, first: int, second: int) -> Flow:
-        flow = self._flows.get((first, second))
-        if flow is None:
+        packed = self._flows.use((first, second))
+        if packed is None:
             self._follow(first, second, None)
-            flow = self._flows.get((first, second))
-            assert flow is not None, "the last one put is kept"
-        return flow
+            packed = self._flows.use((first, second))
+            assert packed is not None, "the last one put is kept"
+        return packed.flow
 
     def _follow(self, first: int, second: int, seed: tuple[Array32, Array32] | None) -> None:
         """Flow both ways, from a ``seed`` or the best guess."""
@@ -267,8 +219,8 @@ class TwoViewBackend:
         # Landmarks and poses know more about a wide step than a homography, which then was worse 109 times in 115
         features = None if seed is not None else lambda: (a.features, b.features)
         forth, back = dense_flow(a.gray, b.gray, features, guess)
-        self._flows.put((second, first), back)
-        self._flows.put((first, second), forth)
+        self._flows.put((second, first), PackedFlow.of(back))
+        self._flows.put((first, second), PackedFlow.of(forth))
 
     def _seed(
         self,
@@ -295,9 +247,9 @@ class TwoViewBackend:
         for middle in self._views:
             steps = [(first, middle), (middle, second), (second, middle), (middle, first)]
             if all(step in self._flows for step in steps):
-                a, b, c, d = (self._flows.get(step) for step in steps)
+                a, b, c, d = (self._flows.use(step) for step in steps)
                 assert a and b and c and d, "they are kept"
-                return chained(a, b), chained(c, d)
+                return chained(a.flow, b.flow), chained(c.flow, d.flow)
         return None
 
     def _focal(self, index: int, focals: Mapping[str, float]) -> float:

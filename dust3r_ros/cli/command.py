@@ -8,11 +8,11 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dust3r_ros import __version__
 from dust3r_ros.config import MapperConfig, from_mapping, load_yaml, parse_yaml, rows, split
@@ -29,6 +29,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def subcommand(tables: Any, name: str, body: Callable[[argparse.Namespace], int], **texts: str) -> Parser:
+    """The parser of a subcommand, added to the subparsers ``tables``; its arguments have ``body``, which is run."""
+    parser: Parser = tables.add_parser(name, **texts)
+    parser.set_defaults(body=body)
+    return parser
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -135,6 +142,17 @@ def positive(text: str) -> int:
     return value
 
 
+def run(
+    name: str,
+    parser: argparse.ArgumentParser,
+    body: Callable[[argparse.Namespace], int],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Exit code of ``body``, ``guarded``, with the arguments of a parser that has ``add_common``."""
+    arguments = parser.parse_args(argv)
+    return guarded(name, lambda: body(arguments), arguments.debug)
+
+
 def guarded(name: str, body: Callable[[], int], debug: bool) -> int:
     """Exit code of ``body``; any error, foreseen or not, becomes one line on stderr."""
     if not debug:  # OpenCV and FFmpeg write to stderr on their own; they read this when first imported
@@ -178,13 +196,32 @@ class Stop:
         return self.signal is not None
 
 
+def bar(words: str, unit: str, count: int, quiet: bool, **more: Any) -> Any:
+    """A progress bar on stderr."""
+    from tqdm import tqdm
+
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        total=count,
+        unit=unit,
+        desc=words,
+        disable=quiet,
+        mininterval=0.2 if terminal else 10.0,  # in a log file, an occasional line is enough
+        dynamic_ncols=terminal,
+        leave=terminal,
+        **more,
+    )
+
+
 @contextmanager
-def stop_on_signal() -> Iterator[Stop]:
-    """The first SIGINT, SIGTERM or SIGHUP in the block only sets the ``Stop``; a second one interrupts."""
+def stop_on_signal(at_once: bool = False) -> Iterator[Stop]:
+    """The first SIGINT, SIGTERM or SIGHUP in the block only sets the ``Stop``; a second one, or already the first if
+    ``at_once``, interrupts.
+    """
     stop = Stop()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if stop:
+        if stop or at_once:
             raise KeyboardInterrupt
         stop.signal = number
 

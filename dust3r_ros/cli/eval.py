@@ -23,16 +23,14 @@ _NAME = "dust3r-eval"
 
 def add_where(tables: Any) -> None:
     """The subcommand's parser, added to the subparsers ``tables``."""
-    where = tables.add_parser(
-        "where",
+    where = command.subcommand(
+        tables, "where", _where,
         help="show where to get a data set and the expected directory layout",
         description="Show where to get a data set, under which licence, and the expected directory layout. Nothing is"
         " downloaded.",
-    )
+    )  # fmt: skip
     where.add_argument("name", nargs="?", metavar="NAME", help="data set (default: list all)")
     where.add_argument("--check", metavar="PATH", help="check a local copy: read everything except images and count it")
-    where.set_defaults(body=_where)
-    command.add_common(where)
 
 
 def _where(arguments: argparse.Namespace) -> int:
@@ -77,12 +75,12 @@ def _measured_points(recording: Any) -> str:
 
 def add_run(tables: Any) -> None:
     """The subcommand's parser, added to the subparsers ``tables``."""
-    parser = tables.add_parser(
-        "run",
+    parser = command.subcommand(
+        tables, "run", _run,
         help="run published evaluation protocols on a data set",
         description="Run evaluation protocols on the data set at PATH. 'dust3r-eval where NAME' prints the expected"
         " directory layout and the protocols for it.",
-    )
+    )  # fmt: skip
     parser.add_argument("name", metavar="NAME", help="name of the data set")
     parser.add_argument("path", metavar="PATH", help="path to the data set")
     parser.add_argument(
@@ -111,9 +109,7 @@ def add_run(tables: Any) -> None:
     parser.add_argument("--max-frames", type=command.positive, metavar="N", help="map protocol: only the first frames")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_when(parser)
-    parser.set_defaults(body=_run)
     command.add_mapper(parser)
-    command.add_common(parser)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -219,11 +215,11 @@ class _Progress:
 
 def add_compare(tables: Any) -> None:
     """The subcommands' parsers, added to the subparsers ``tables``."""
-    compare = tables.add_parser(
-        "compare",
+    compare = command.subcommand(
+        tables, "compare", _compare,
         help="compare two runs and report significant changes",
         description="Compare two runs of the same scenes, metric by metric, paired over scenes.",
-    )
+    )  # fmt: skip
     compare.add_argument("before", metavar="A.json", help="JSON file of the first run")
     compare.add_argument("after", metavar="B.json", help="JSON file of the second run")
     compare.add_argument("--html", type=Path, metavar="FILE", help="also write the comparison as an HTML page")
@@ -236,17 +232,13 @@ def add_compare(tables: Any) -> None:
         help="resamples of the bootstrap (default: 10000)",
     )
     compare.add_argument("--fail-on-worse", action="store_true", help="exit with 1 if a metric got worse or is missing")
-    compare.set_defaults(body=_compare)
-    command.add_common(compare)
-    report = tables.add_parser(
-        "report",
+    report = command.subcommand(
+        tables, "report", _report,
         help="write an HTML page of runs, next to published figures",
         description="Write runs as one HTML page, next to published figures. Later runs replace earlier ones.",
-    )
+    )  # fmt: skip
     report.add_argument("runs", nargs="+", metavar="RUN.json", help="JSON files of runs")
     report.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page to write")
-    report.set_defaults(body=_report)
-    command.add_common(report)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -286,8 +278,7 @@ _PARTS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 measured, 1 a scene failed (or, if asked, a metric got worse), 2 usage or input, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
-    return command.guarded(_NAME, lambda: arguments.body(arguments), arguments.debug)
+    return command.run(_NAME, _parser(), lambda arguments: arguments.body(arguments), argv)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -295,6 +286,8 @@ def _parser() -> argparse.ArgumentParser:
     tables = parser.add_subparsers(title="commands", dest="table", required=True, metavar="COMMAND")
     for add in _PARTS:
         add(tables)
+    for added in tables.choices.values():
+        command.add_common(added)
     parser.add_argument("--version", action="version", version=f"dust3r_ros {command.__version__}")
     return parser
 

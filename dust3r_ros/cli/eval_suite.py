@@ -67,24 +67,18 @@ _MAKER = "make backends"
 
 def add_backends(tables: Any) -> None:
     """The subcommand's parser, added to the subparsers ``tables``."""
-    parser = tables.add_parser(
-        "backends",
+    parser = command.subcommand(
+        tables, "backends", _backends,
         help="compare all backends on all scenes",
         description="Map recorded scenes and rendered worlds with two_view, with the network of --checkpoint, and with "
         "both, and compare them.",
-    )
-    add_scenes(parser)
-    parser.add_argument(
-        "--out", type=Path, default=Path("results/backends"), metavar="DIR", help="output folder (default: %(default)s)"
-    )
-    parser.add_argument("--page", type=Path, metavar="FILE", help="Markdown page in which to replace the table")
+    )  # fmt: skip
+    add_scenes(parser, "results/backends")
     parser.add_argument(
         "--timeout", type=float, default=600.0, metavar="S", help="time limit per process in seconds (default: 600)"
     )
     add_when(parser)
-    parser.set_defaults(body=_backends)
     command.add_mapper(parser)
-    command.add_common(parser)
 
 
 def _backends(arguments: argparse.Namespace) -> int:
@@ -121,19 +115,17 @@ def _backends(arguments: argparse.Namespace) -> int:
 
 def add_sequences(tables: Any) -> None:
     """The subcommand's parser, added to the subparsers ``tables``."""
-    parser = tables.add_parser(
-        "sequences",
+    parser = command.subcommand(
+        tables, "sequences", _sequences,
         help="trajectory, focal and depth errors on recorded scenes",
         description="Run the mapper on each scene and print its errors as a Markdown table.",
-    )
+    )  # fmt: skip
     parser.add_argument("scenes", nargs="+", metavar="DIR", help="scene folder, or folder of scene folders")
     parser.add_argument("--out", metavar="DIR", help="write sequences.json and sequences.md there")
     parser.add_argument("--plots", metavar="DIR", help="write plots (<scene>.png) and the map's files there")
     parser.add_argument("--max-frames", type=command.positive, metavar="N", help="only the first frames of each scene")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.set_defaults(body=_sequences)
     command.add_mapper(parser)
-    command.add_common(parser)
 
 
 def _sequences(arguments: argparse.Namespace) -> int:
@@ -179,16 +171,12 @@ def _scene(path: Path, config: Any, arguments: argparse.Namespace) -> dict[str, 
 
 def add_suite(tables: Any) -> None:
     """The subcommands' parsers, added to the subparsers ``tables``."""
-    parser = tables.add_parser(
-        "suite",
+    parser = command.subcommand(
+        tables, "suite", _suite,
         help="compare recorded and rendered scenes with other programs, and write a report",
         description="Map every scene and rendered world, run other programs on the same frames, write a report.",
-    )
-    add_scenes(parser)
-    parser.add_argument(
-        "--out", type=Path, default=Path("results/eval"), metavar="DIR", help="output folder (default: %(default)s)"
-    )
-    parser.add_argument("--page", type=Path, metavar="FILE", help="Markdown page in which to replace the table")
+    )  # fmt: skip
+    add_scenes(parser, "results/eval")
     parser.add_argument("--no-poses", action="store_true", help="skip the second run without dense depth")
     parser.add_argument("--no-protocols", action="store_true", help="skip the published protocols")
     parser.add_argument("--no-opencv", action="store_true", help="skip the OpenCV baseline")
@@ -212,20 +200,22 @@ def add_suite(tables: Any) -> None:
     add_when(parser)
     command.add_cluster(parser, "scene and system", default="one scene after the other, without Ray")
     parser.add_argument("--again", action="store_true", help="with Ray: measure everything, finished or not")
-    parser.set_defaults(body=_suite)
     command.add_mapper(parser)
-    command.add_common(parser)
     _add_job(tables)
 
 
-def add_scenes(parser: argparse.ArgumentParser) -> None:
-    """The options that choose the scenes."""
+def add_scenes(parser: argparse.ArgumentParser, out: str) -> None:
+    """The options that choose the scenes and what is written, by default into the folder ``out``."""
     parser.add_argument("--data", type=Path, metavar="DIR", help="recorded scenes (default: rendered worlds only)")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="NAME", help="only scenes whose name contains one of these"
     )
     parser.add_argument("--no-worlds", action="store_true", help="skip rendered worlds")
     parser.add_argument("--max-frames", type=command.positive, metavar="N", help="only the first frames of each scene")
+    parser.add_argument(
+        "--out", type=Path, default=Path(out), metavar="DIR", help="output folder (default: %(default)s)"
+    )
+    parser.add_argument("--page", type=Path, metavar="FILE", help="Markdown page in which to replace the table")
 
 
 def scenes_of(arguments: argparse.Namespace) -> list[Path]:
@@ -245,7 +235,7 @@ def scenes_of(arguments: argparse.Namespace) -> list[Path]:
 
 def _add_job(tables: Any) -> None:
     """The command that the suite starts for each scene; not for users, so the help does not list it."""
-    parser = tables.add_parser("job")
+    parser = command.subcommand(tables, "job", _job)
     parser.add_argument("scene", type=Path)
     parser.add_argument("system")
     parser.add_argument("row", type=Path)
@@ -253,9 +243,7 @@ def _add_job(tables: Any) -> None:
     parser.add_argument("--protocols", nargs="+", default=[])
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--one-thread", action="store_true")
-    parser.set_defaults(body=_job)
     command.add_mapper(parser)
-    command.add_common(parser)
 
 
 def _job(arguments: argparse.Namespace) -> int:

@@ -16,12 +16,18 @@ if TYPE_CHECKING:
 
 _NAME = "dust3r-export"
 _FORMATS = ("ply", "tum", "colmap", "nerfstudio", "grid")
+_LENGTHS = {  # of GridOptions
+    "resolution": "cell size (default: 0.025 of the median depth)",
+    "min_height": "minimum obstacle height above ground (default: 0.1 of the camera's height)",
+    "max_height": "maximum obstacle height above ground (default: 1.1 of the camera's height)",
+    "camera_height": "camera height above ground (default: estimated from the ground plane)",
+    "max_range": "maximum depth used (default: 200 cells)",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 written, 1 a file could not be written, 2 usage or input, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
-    return command.guarded(_NAME, lambda: _run(arguments), arguments.debug)
+    return command.run(_NAME, _parser(), _run, argv)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,22 +56,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="maximum number of points, landmarks first (--colmap, --nerfstudio; default: 100000)",
     )
-    _add_grid(parser)
+    grid = parser.add_argument_group("occupancy grid")
+    for name, text in _LENGTHS.items():
+        grid.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="L", help=text)
     parser.add_argument("--quiet", action="store_true", help="print only warnings and errors")
     command.add_common(parser)
     return parser
-
-
-def _add_grid(parser: argparse.ArgumentParser) -> None:
-    grid = parser.add_argument_group("occupancy grid")
-    for name, text in (
-        ("resolution", "cell size (default: 0.025 of the median depth)"),
-        ("min-height", "minimum obstacle height above ground (default: 0.1 of the camera's height)"),
-        ("max-height", "maximum obstacle height above ground (default: 1.1 of the camera's height)"),
-        ("camera-height", "camera height above ground (default: estimated from the ground plane)"),
-        ("max-range", "maximum depth used (default: 200 cells)"),
-    ):
-        grid.add_argument(f"--{name}", type=float, metavar="L", help=text)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -98,8 +94,7 @@ def _options(arguments: argparse.Namespace, of_map: float = 1.5) -> ExportOption
     from dust3r_ros.products.exports import ExportOptions
 
     confidence = float(of_map) if arguments.min_confidence is None else arguments.min_confidence
-    names = ("resolution", "min_height", "max_height", "camera_height", "max_range")
-    lengths = {name: getattr(arguments, name) for name in names}
+    lengths = {name: getattr(arguments, name) for name in _LENGTHS}
     return ExportOptions(
         min_confidence=confidence,
         fusion=arguments.fusion,

@@ -29,8 +29,7 @@ _INDEX_S = 30.0  # between two writes of the index
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 all mapped, 1 some failed, 2 usage or input, 130 interrupted (what is finished stays)."""
-    arguments = _parser().parse_args(argv)
-    return command.guarded(_NAME, lambda: _run(arguments), arguments.debug)
+    return command.run(_NAME, _parser(), _run, argv)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -212,20 +211,8 @@ class _Bar:
     """Progress in bytes of recordings: their frames are only known once they are opened."""
 
     def __init__(self, todo: Sequence[Job], quiet: bool) -> None:
-        from tqdm import tqdm
-
-        terminal = sys.stderr.isatty()
         self._count, self._start = len(todo), monotonic()
-        self._bar = tqdm(
-            total=sum(job.size for job in todo),
-            unit="B",
-            unit_scale=True,
-            desc="mapping",
-            disable=quiet,
-            mininterval=0.2 if terminal else 10.0,
-            dynamic_ncols=terminal,
-            leave=terminal,
-        )
+        self._bar = command.bar("mapping", "B", sum(job.size for job in todo), quiet, unit_scale=True)
 
     def __enter__(self) -> _Bar:
         return self

@@ -19,8 +19,7 @@ _NAME = "gpu-day"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code, as above."""
-    arguments = parser().parse_args(argv)
-    return command.guarded(_NAME, lambda: _run(arguments), arguments.debug)
+    return command.run(_NAME, parser(), _run, argv)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -35,8 +35,7 @@ _NAME = "dust3r-map"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 mapped, 1 the run failed, 2 usage or input, 130 interrupted (the map so far is saved)."""
-    arguments = _parser().parse_args(argv)
-    return command.guarded(_NAME, lambda: _run(arguments), arguments.debug)
+    return command.run(_NAME, _parser(), _run, argv)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -335,7 +334,7 @@ def _feed(
     first = next(updates, None)
     if first is None:  # no bar without frames
         return
-    with _bar("mapping", "frame", expected, arguments.quiet) as bar:
+    with command.bar("mapping", "frame", expected, arguments.quiet) as bar:
         for done, update in enumerate(chain([first], updates), start=1):
             counts = session.mapper.counts
             if view is not None:
@@ -355,25 +354,10 @@ def _finish(session: Session, quiet: bool) -> MapUpdate:
 
         def tick(done: int, count: int) -> None:
             if not bars:
-                bars.append(shown.enter_context(_bar("depth", "keyframe", count, quiet)))
+                bars.append(shown.enter_context(command.bar("depth", "keyframe", count, quiet)))
             bars[0].update(done - bars[0].n)
 
         return session.finish(tick)
-
-
-def _bar(words: str, unit: str, count: int, quiet: bool) -> Any:
-    from tqdm import tqdm
-
-    terminal = sys.stderr.isatty()
-    return tqdm(
-        total=count,
-        unit=unit,
-        desc=words,
-        disable=quiet,
-        mininterval=0.2 if terminal else 10.0,  # in a log file, an occasional line is enough
-        dynamic_ncols=terminal,
-        leave=terminal,
-    )
 
 
 def _write(arguments: argparse.Namespace, config: MapperConfig, session: Session, seconds: float) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import signal
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -14,10 +14,9 @@ from math import inf
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from time import perf_counter
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dust3r_ros.cli import inputs
+from dust3r_ros.cli import command, inputs
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import BackendError, ConfigError
 
@@ -131,14 +130,6 @@ def _calibration(mapped: MappedPiece) -> dict[str, Intrinsics]:
     return {name: replace(one, std=min(one.std, _TAKEN)) for name, one in found.items()}
 
 
-def _begin_process() -> None:
-    """In a process of the pool: a Ctrl-C is for the command, which ends them; they also end when it is killed."""
-    from dust3r_ros.geometry.processes import end_with_parent
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
-
-
 @contextmanager
 def _folder(path: str) -> Iterator[tuple[Path, Path]]:
     """The output folder, and one in it for the maps of pieces, which goes in the end.
@@ -147,22 +138,16 @@ def _folder(path: str) -> Iterator[tuple[Path, Path]]:
     """
     from dust3r_ros.io.files import make_folder
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
     new, directory = not Path(path).exists(), make_folder(path)
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        with tempfile.TemporaryDirectory(prefix=".pieces-", dir=directory) as pieces:
-            yield directory, Path(pieces)
-    except BaseException:
-        with suppress(OSError):
-            if new:
-                directory.rmdir()
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with command.stop_on_signal(at_once=True):
+        try:
+            with tempfile.TemporaryDirectory(prefix=".pieces-", dir=directory) as pieces:
+                yield directory, Path(pieces)
+        except BaseException:
+            with suppress(OSError):
+                if new:
+                    directory.rmdir()
+            raise
 
 
 def _map_all(
@@ -174,6 +159,7 @@ def _map_all(
     """
     from tqdm import tqdm
 
+    from dust3r_ros.geometry.processes import settle_worker
     from dust3r_ros.mapping.reconstruction import TRUSTED
     from dust3r_ros.session.pieces import most_informative_first
 
@@ -182,7 +168,7 @@ def _map_all(
     found: dict[int, MappedPiece] = {}
     with (
         tqdm(total=total, unit="frame", desc="mapping", disable=arguments.quiet) as bar,
-        ProcessPoolExecutor(arguments.workers, get_context("spawn"), _begin_process) as pool,
+        ProcessPoolExecutor(arguments.workers, get_context("spawn"), settle_worker, (os.getpid(),)) as pool,
     ):
         try:
             for number in most_informative_first(pieces)[:_TRIED]:

@@ -26,8 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given[:1] == ["where"]:
         asked = _where_parser().parse_args(given[1:])
         return command.guarded(_NAME, lambda: _where(asked.name), debug=False)
-    arguments = _parser().parse_args(given)
-    return command.guarded(_NAME, lambda: _run(arguments, shlex.join([_NAME, *given])), arguments.debug)
+    return command.run(_NAME, _parser(), lambda arguments: _run(arguments, shlex.join([_NAME, *given])), given)
 
 
 def _parser() -> argparse.ArgumentParser:

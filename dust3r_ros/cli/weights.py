@@ -17,10 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 written, 1 it could not be written, 2 usage or input."""
     given = sys.argv[1:] if argv is None else list(argv)
     if given[:1] == ["join"]:
-        asked = _join_parser().parse_args(given[1:])
-        return command.guarded(_NAME, lambda: _join(asked), asked.debug)
-    arguments = _parser().parse_args(given)
-    return command.guarded(_NAME, lambda: _run(arguments), arguments.debug)
+        return command.run(_NAME, _join_parser(), _join, given[1:])
+    return command.run(_NAME, _parser(), _run, given)
 
 
 def _parser() -> argparse.ArgumentParser:

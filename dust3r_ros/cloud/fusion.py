@@ -86,16 +86,13 @@ def fuse_map(
     keyframes: Sequence[Keyframe],
     voxel: float | None = None,
     min_confidence: float = 1.5,
-    see_through: bool = True,
     edges: bool = True,
-    *,
-    neighbours: int = NEIGHBOURS,
 ) -> Cloud:
     """The cloud of all keyframes, each first reconciled with its neighbours (see ``agreed``).
 
     One point per cube of edge ``voxel``, map units: mean of position and colour weighted by C - 1. None
     takes the median size of a pixel at its depth, 0 keeps all points. Each keyframe is compared with
-    ``neighbours`` others, so the time per keyframe hardly grows with the map (finding them takes
+    ``NEIGHBOURS`` others, so the time per keyframe hardly grows with the map (finding them takes
     15 ms among 1000). Confidence is summed over keyframes, each counted once, and always above
     ``min_confidence``. Deterministic. Raises ``GeometryError`` for a voxel that is negative or not finite.
     """
@@ -104,8 +101,8 @@ def fuse_map(
         raise GeometryError(f"voxel is {voxel}; it must be 0 or a positive length in map units")
     waiting: list[Cloud] = []
     for keyframe in keyframes:
-        others = overlapping(keyframe, keyframes, neighbours)
-        found = _agreement(keyframe, others, min_confidence, see_through, edges)
+        others = overlapping(keyframe, keyframes, NEIGHBOURS)
+        found = _agreement(keyframe, others, min_confidence, edges)
         # In cubes every confirmation is a point of its own; together they must count once.
         gain = found.gain / (1 + found.confirmed) if size else found.gain
         waiting.append(keyframe_cloud(replace(keyframe, depth=found.depth, confidence=(1 + gain).astype(np.float32))))
@@ -137,7 +134,7 @@ def agreed(
     - ``see_through``: two or more others see through it to something behind, and fewer confirm it;
     - ``edges``: depth jumps by 15 % within a pixel there (a mixture of foreground and background).
     """
-    found = _agreement(keyframe, others, min_confidence, see_through, edges)
+    found = _agreement(keyframe, others, min_confidence, edges, see_through)
     return replace(keyframe, depth=found.depth, confidence=(1 + found.gain).astype(np.float32))
 
 
@@ -152,7 +149,7 @@ def pixel_size(keyframes: Sequence[Keyframe]) -> float:
 
 
 def _agreement(
-    keyframe: Keyframe, others: Sequence[Keyframe], min_confidence: float, see_through: bool, edges: bool
+    keyframe: Keyframe, others: Sequence[Keyframe], min_confidence: float, edges: bool, see_through: bool = True
 ) -> _Agreement:
     wanted = np.float32(min_confidence - 1)
     depth, own = _candidates(keyframe, wanted, edges)

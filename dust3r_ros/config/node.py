@@ -80,12 +80,17 @@ class NodeConfig(Checked):
         low=1,
         high=10**6,
     )
-    map_frame: str = row("map", "Frame of the map (z up).")
-    camera_frame: str = row("", "Optical frame of the camera, if there is only one; empty: the frame of the images.")
-    odom_frame: str = row("", "Odometry frame; the node then publishes map -> odom_frame. Empty: no odometry.")
+    map_frame: str = row("map", "Frame of the map (z up).", frame=True)
+    camera_frame: str = row(
+        "", "Optical frame of the camera, if there is only one; empty: the frame of the images.", frame=True
+    )
+    odom_frame: str = row(
+        "", "Odometry frame; the node then publishes map -> odom_frame. Empty: no odometry.", frame=True
+    )
     base_frame: str = row(
         "",
         "Without odometry, publish map -> base_frame; TF must contain the cameras' poses on it. Empty: map -> camera.",
+        frame=True,
     )
     publish_tf: bool = row(True, "Publish the map's transform on /tf.", live=True)
     invert_tf: bool = row(

@@ -18,7 +18,10 @@ _ACCEPTED: dict[type, type] = {bool: bool, int: Integral, float: Real, str: str}
 
 @dataclass(frozen=True)
 class Row:
-    """A parameter as users see it. ``live``: may be changed while the node runs; ``path``: names a file."""
+    """A parameter as users see it. ``live``: may be changed while the node runs.
+
+    ``path``: names a file; ``frame``: names a TF frame, so a leading slash (from ROS 1) is dropped.
+    """
 
     name: str
     type: type
@@ -29,12 +32,15 @@ class Row:
     choices: tuple[str, ...] = ()
     live: bool = False
     path: bool = False
+    frame: bool = False
 
     def check(self, value: object) -> ParameterValue:
         """``value`` in this row's type, paths expanded; raises ``ConfigError`` naming the row, value and range."""
         value = self._typed(value)
         if self.path:
             value = expanded(str(value), f"parameter '{self.name}'")
+        if self.frame:
+            value = str(value).lstrip("/")
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"parameter '{self.name}' is {value!r}; it must be finite")
         if self.choices and value not in self.choices:

@@ -43,6 +43,11 @@ class Scene:
         """Pixels, the mean of fx and fy."""
         return float(self.K[0, 0] + self.K[1, 1]) / 2.0
 
+    def pose(self, stamp_ns: int) -> Array | None:
+        """The true ``w_T_c`` (4, 4) nearest to a stamp; None without one within 10 ms."""
+        nearest = min(self.truth, key=lambda pose: abs(pose.stamp_ns - stamp_ns))
+        return nearest.w_T_c if abs(nearest.stamp_ns - stamp_ns) <= _STAMP_TOLERANCE_NS else None
+
     def depth(self, stamp_ns: int) -> Array32 | None:
         """True depth (H, W) at native resolution, in the unit of the poses, 0 = none; None where there is none."""
         path = self.depth_file(stamp_ns)

@@ -18,6 +18,17 @@ _SMEAR = 1 / 100  # of the long edge: how blurred outlines are in dense flow
 _BLACK = 8  # of 255, with the noise of a sensor and of compression
 _LEAST_BORDER, _MOST_BORDER = 0.002, 0.7  # of the image
 _COVERED = 8  # of 255: a smaller masked share of a pixel is rounding
+_LONG_EDGE, _WINDOW, _SURROUNDINGS, _CELL = 480, (9, 9), (61, 61), 16  # pixels, of images in which motion is looked for
+_SPREAD = 10.0  # of 255: contrast that is noise
+_CORNER = 0.0015  # the least eigenvalue of the structure tensor
+_STILL, _MOVED = 0.8**2, 2.0**2  # pixels squared
+_WORLD = 0.5  # of the cells with corners
+_PAST = 8  # images
+_CERTAIN, _LIKELY, _MOST_CERTAIN = 6, 2, 12  # times
+_LEAST, _NEWS, _MORE = 0.001, 0.002, 0.01  # of the image: corners that stay, what is worth a new mask, a larger one
+_MOST = 0.6  # of the image: more than any camera carries
+_WELL_KNOWN, _SELDOM = 20, 8  # times that the world moved; images
+_REACH = 0.03  # of the long edge: of what lies between corners that stay
 
 Mask = NDArray[np.bool_]
 
@@ -43,6 +54,12 @@ class ImageMask:
         if tracking_size != (full.shape[1], full.shape[0]):
             tracked = np.asarray(cv2.resize(full, tracking_size, interpolation=cv2.INTER_AREA), np.uint8)
         return cls(distance_from(tracked > _COVERED), grown(resize.apply(full) > _COVERED))
+
+    def joined(self, other: ImageMask | None) -> ImageMask:
+        """What this one or another one of the same image leaves out."""
+        if other is None:
+            return self
+        return ImageMask(np.minimum(self.distance, other.distance), self.working | other.working)
 
     @property
     def clear_share(self) -> float:
@@ -78,6 +95,97 @@ class DarkBorder:
             black &= np.isin(labels, edges[edges > 0])
             self._black = black if black.mean() >= _LEAST_BORDER else np.zeros_like(black)
         return self._black if self._black is not None and self._black.any() else None
+
+
+class EgoMask:
+    """What a camera carries along: the robot's hood or gripper, dirt on the lens, text burned into the images.
+
+    It shows the same in every image while the world moves. As correspondences that say "not moved", it would make poses
+    and focal length wrong, the more the straighter the camera moves. A corner stays if its surroundings differ between
+    two images by less than a small motion, in whatever direction, would change them; an edge may slide along itself.
+    Counted are images in which the world has moved, all over the image: a camera that stands still carries nothing.
+    """
+
+    def __init__(self) -> None:
+        self._past: list[Array32] = []
+        self._weakest = self._count = np.zeros((0, 0), np.float32)  # how much a motion of a pixel changes, at least
+        self._images = self._moves = 0
+        self._carried: Mask | None = None
+        self._ever = np.zeros((0, 0), bool)
+        self.grew = False  # whether the last image showed that more is carried than was ever known
+
+    def update(self, gray: Image) -> Mask | None:
+        """Take in an image (H, W) uint8; returns which pixels (h, w), of a smaller image, are carried, None if none."""
+        self._images += 1
+        self.grew = False
+        if self._moves < _WELL_KNOWN or self._images % _SELDOM == 0:
+            self._look(_evened(gray))
+        return self._carried
+
+    def _look(self, image: Array32) -> None:
+        if not self._past:
+            self._remember(image)
+            self._count, self._ever = np.zeros_like(image), np.zeros(image.shape, bool)
+            return
+        change, corner = _difference(image, self._past[-1]), self._weakest > _CORNER
+        still, moved = (change < _STILL * self._weakest) & corner, (change > _MOVED * self._weakest) & corner
+        if not _all_over(moved, still, corner):
+            return
+        for earlier in self._past[:-1]:
+            still &= _difference(image, earlier) < _STILL * self._weakest
+        count = np.where(still, self._count + 1, self._count - np.where(moved, 2, 1))
+        self._count = np.where(corner, count.clip(0, _MOST_CERTAIN), self._count).astype(np.float32)
+        self._moves += 1
+        self._remember(image)
+        self._decide(moved)
+
+    def _remember(self, image: Array32) -> None:
+        self._past = [*self._past, image][-_PAST:]
+        self._weakest = _least_eigenvalue(image)
+
+    def _decide(self, moved: Mask) -> None:
+        """Which pixels are carried, after the last count: corners, and what lies between them and did not move."""
+        before = np.zeros(moved.shape, bool) if self._carried is None else self._carried
+        stays = (self._count >= _CERTAIN) | (before & (self._count > 0))
+        whole = grown(stays | (grown(stays, _REACH) & (self._count >= _LIKELY)), _REACH)
+        whole = ~grown(~whole, _REACH) & ~moved | cv2.dilate(stays.astype(np.uint8), np.ones(_WINDOW)).astype(bool)
+        if stays.mean() < _LEAST or whole.mean() > _MOST:
+            self._carried = None
+        elif np.mean(whole ^ before) >= _NEWS:
+            self._carried = whole
+            self.grew = np.mean(whole & ~self._ever) >= (_MORE if self._ever.any() else 0)
+            self._ever |= whole if self.grew else False
+
+
+def _evened(gray: Image) -> Array32:
+    """The image (h, w), at most 480 pixels long, with the same contrast everywhere."""
+    scale = min(1.0, _LONG_EDGE / max(gray.shape))
+    small = gray if scale == 1 else cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    image = cv2.GaussianBlur(small.astype(np.float32), (3, 3), 0.8)
+    mean = cv2.blur(image, _SURROUNDINGS)
+    variance = cv2.blur(image * image, _SURROUNDINGS) - mean * mean
+    return np.asarray((image - mean) / (np.sqrt(variance.clip(0)) + _SPREAD), np.float32)
+
+
+def _difference(a: Array32, b: Array32) -> Array32:
+    """(h, w) mean squared difference around each pixel."""
+    return np.asarray(cv2.blur((a - b) ** 2, _WINDOW), np.float32)
+
+
+def _least_eigenvalue(image: Array32) -> Array32:
+    """(h, w) by how much a motion of a pixel in the least favourable direction changes what is around each pixel."""
+    x, y = (cv2.Sobel(image, cv2.CV_32F, 1 - axis, axis, scale=1 / 8) for axis in (0, 1))
+    xx, xy, yy = (cv2.blur(product, _WINDOW) for product in (x * x, x * y, y * y))
+    return np.asarray((xx + yy) / 2 - np.hypot((xx - yy) / 2, xy), np.float32)
+
+
+def _all_over(moved: Mask, still: Mask, corner: Mask) -> bool:
+    """Whether in enough parts of the image in which there are corners (h, w), most of them moved."""
+    size = max(1, corner.shape[1] // _CELL), max(1, corner.shape[0] // _CELL)
+    moves, stays, there = (
+        cv2.resize(flags.astype(np.float32), size, interpolation=cv2.INTER_AREA) for flags in (moved, still, corner)
+    )
+    return bool(np.mean((moves > stays)[there > 0.05]) >= _WORLD) if (there > 0.05).any() else False
 
 
 def check_mask(mask: object, image: Image, camera: str) -> Image:

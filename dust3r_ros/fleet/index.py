@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from dust3r_ros.fleet.places import joined, write_text
 from dust3r_ros.fleet.recordings import DONE, MAPPED, Record
+from dust3r_ros.products.report import html_page
 
 TABLE, PAGE = "index.csv", "index.html"
 COLUMNS = (
@@ -20,14 +21,11 @@ COLUMNS = (
     "peak_memory_mb", "tries", "host", "version", "warnings", "message", "recording",
 )  # fmt: skip
 _STYLE = """
-:root { color-scheme: light dark; --line: #8884; --muted: #778; --bad: #d9822b; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin: 0; } p.lead { color: var(--muted); margin: .2rem 0 1.2rem; }
+p.lead { margin: .2rem 0 1.2rem; }
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(21rem, 1fr)); gap: 1rem; }
 article { border: 1px solid var(--line); border-radius: 6px; padding: .6rem .8rem; overflow-wrap: anywhere; }
-article.bad { border-left: 4px solid var(--bad); } h2 { font-size: 1.05rem; margin: 0 0 .4rem; }
-img { width: 100%; height: auto; border-radius: 4px; display: block; } p { margin: .4rem 0 0; }
-.path { color: var(--muted); font-size: .85rem; }
+article.bad { border-left: 4px solid #d9822b; } h2 { font-size: 1.05rem; margin: 0 0 .4rem; }
+img { border-radius: 4px; display: block; } p { margin: .4rem 0 0; } .path { color: var(--muted); font-size: .85rem; }
 """
 
 
@@ -76,18 +74,13 @@ def page(records: Mapping[str, Record]) -> str:
         title += f", {_count(len(records) - len(recordings), 'joined map')}"
     lead = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     order = sorted(records.items(), key=lambda item: item[1].state == MAPPED)
-    return "\n".join(
-        [
-            "<!doctype html>",
-            f'<html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<style>{_STYLE}</style></head><body>",
-            f'<h1>{title}</h1><p class="lead">{escape(lead)} · {poses:,} poses in '
-            f'{seconds / 3600:.2f} hours of mapping · <a href="{TABLE}">{TABLE}</a></p><main>',
-            *(_article(name, record) for name, record in order),
-            "</main></body></html>\n",
-        ]
-    )
+    parts = [
+        f'<h1>{title}</h1><p class="lead">{escape(lead)} · {poses:,} poses in '
+        f'{seconds / 3600:.2f} hours of mapping · <a href="{TABLE}">{TABLE}</a></p><main>',
+        *(_article(name, record) for name, record in order),
+        "</main>",
+    ]
+    return html_page(title, _STYLE, parts)
 
 
 def _count(number: int, what: str) -> str:

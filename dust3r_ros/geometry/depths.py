@@ -114,11 +114,11 @@ class AlignedScene(Protocol):
     def edges(self) -> Sequence[_Verdict]: ...
 
 
-def monocular_depth(prediction: PairPrediction, min_confidence: float = 1.0) -> DepthMap:
+def monocular_depth(prediction: PairPrediction) -> DepthMap:
     """Depth of one image, from the pair of the image with itself: z of the first pointmap.
 
     The unit is the prediction's own: monocular depth has no scale. Pixels with z <= 0, not finite or
-    not above ``min_confidence`` have no depth. Raises ``GeometryError`` if the two images differ in size and so are
+    without confidence above 1 have no depth. Raises ``GeometryError`` if the two images differ in size and so are
     not the same. (DUSt3R, section 3.3, monocular depth.)
     """
     points, confidence = prediction.points_first, prediction.confidence_first
@@ -129,15 +129,15 @@ def monocular_depth(prediction: PairPrediction, min_confidence: float = 1.0) -> 
         )
     finite = np.isfinite(points).all(axis=-1) & np.isfinite(confidence)
     z = points[..., 2]
-    keep = finite & (np.where(finite, z, 0) > 0) & (np.where(finite, confidence, 1) > min_confidence)
+    keep = finite & (np.where(finite, z, 0) > 0) & (np.where(finite, confidence, 1) > 1.0)
     return DepthMap(np.where(keep, z, 0).astype(np.float32), np.where(keep, confidence, 1).astype(np.float32))
 
 
-def multi_view_depth(scene: AlignedScene, view: int, min_confidence: float = 1.0) -> DepthMap:
+def multi_view_depth(scene: AlignedScene, view: int) -> DepthMap:
     """Depth of one view of an aligned scene, map units, with the confidence of all pairs that contain the view.
 
     The depth is the scene's at that view; confidence is 1 + the sum over the view's pairs of C - 1, without
-    pairs that the alignment switched off. Pixels not above ``min_confidence`` have no depth. Raises
+    pairs that the alignment switched off. Pixels without confidence above 1 have no depth. Raises
     ``GeometryError`` for a view that is not in the scene. (DUSt3R, section 4.5, multi-view depth.)
     """
     if not 0 <= view < len(scene.depths):
@@ -149,7 +149,7 @@ def multi_view_depth(scene: AlignedScene, view: int, min_confidence: float = 1.0
         for index, confidence in ((pair.first, pair.confidence_first), (pair.second, pair.confidence_second)):
             if index == view and not ignored:
                 gain += np.where(np.isfinite(confidence), confidence - 1, 0)
-    keep = np.isfinite(depth) & (depth > 0) & (gain > min_confidence - 1)
+    keep = np.isfinite(depth) & (depth > 0) & (gain > 0)
     return DepthMap(np.where(keep, depth, 0).astype(np.float32), np.where(keep, 1 + gain, 1).astype(np.float32))
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import re
+import resource
 import signal
 import tempfile
 import time
@@ -56,6 +57,18 @@ def end_with_parent(parent: int | None = None) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if parent is not None and os.getppid() != parent:
         os._exit(1)
+
+
+def memory_held(line: str = "VmRSS") -> float:
+    """Bytes that this process holds: now (VmRSS), at most (VmHWM), or another line of /proc/self/status; the most
+    where that is missing.
+    """
+    # getrusage includes the peak of the parent program before exec
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return 1024.0 * next(int(text.split()[1]) for text in lines if text.startswith(f"{line}:"))
+    except (OSError, StopIteration):
+        return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
 
 
 def settle_worker(parent: int | None) -> None:

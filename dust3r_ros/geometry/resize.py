@@ -54,7 +54,7 @@ class Resize:
         return cls(width, height, *working, *scales, *offsets)
 
     def apply(self, image: Image) -> Image:
-        """The working image of a native one, (H, W) or (H, W, 3) uint8, contiguous; it may share memory.
+        """The working image of a native one, (H, W) or (H, W, 3) uint8, contiguous, in memory of its own.
 
         Raises ``InputError`` for a size or type other than this map's.
         """
@@ -64,7 +64,7 @@ class Resize:
                 f"it must be {self.native_width}x{self.native_height} pixels of uint8."
             )
         if self.scale_x >= 1.0 and self.scale_y >= 1.0:
-            return np.ascontiguousarray(self._grow(image))
+            return self._grow(image)
         left, top = round(self.offset_x / self.scale_x), round(self.offset_y / self.scale_y)
         right, bottom = left + round(self.width / self.scale_x), top + round(self.height / self.scale_y)
         crop = np.ascontiguousarray(image[top:bottom, left:right])
@@ -73,7 +73,7 @@ class Resize:
 
     def _grow(self, image: Image) -> Image:
         if (self.width, self.height) == (self.native_width, self.native_height):
-            return image
+            return image.copy()
         native_T_working = np.array(
             [
                 [1 / self.scale_x, 0.0, (self.offset_x + 0.5) / self.scale_x - 0.5],

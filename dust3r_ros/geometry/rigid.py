@@ -29,11 +29,16 @@ def pose(rotation: ArrayLike, translation: ArrayLike) -> Array:
     return T
 
 
+def is_rotation(matrix: Array, tolerance: float = 1e-3) -> bool:
+    """Whether a (3, 3) matrix is a rotation: no entry of R R^T - I is beyond ``tolerance``; NaN is not."""
+    turned = np.abs(matrix).max() < 2.0 and np.abs(matrix @ matrix.T - np.eye(3)).max() < tolerance
+    return bool(turned and np.linalg.det(matrix) > 0)
+
+
 def is_rigid(matrix: Array, tolerance: float = 1e-2) -> bool:
     """Whether a (4, 4) matrix is a rigid motion with a translation within ``FARTHEST``; NaN is not."""
-    R, t = matrix[:3, :3], matrix[:3, 3]
-    turned = np.abs(R).max() < 2.0 and np.abs(R @ R.T - np.eye(3)).max() < tolerance and np.linalg.det(R) > 0
-    return bool(turned and np.abs(t).max() < FARTHEST and np.array_equal(matrix[3], [0.0, 0.0, 0.0, 1.0]))
+    near = np.abs(matrix[:3, 3]).max() < FARTHEST and np.array_equal(matrix[3], [0.0, 0.0, 0.0, 1.0])
+    return bool(near and is_rotation(matrix[:3, :3], tolerance))
 
 
 def invert(a_T_b: Array) -> Array:

@@ -128,6 +128,15 @@ def weighted_similarity(
     return _umeyama(*_checked(source, target, weights), with_scale)
 
 
+def rms_apart(found: ArrayLike, true: ArrayLike) -> float:
+    """Root mean square distance of points ``found`` (N, 3) from ``true`` (N, 3) after the best similarity.
+
+    In the unit of ``true``. Raises ``GeometryError`` as ``weighted_similarity`` does.
+    """
+    x, y = np.asarray(found, dtype=np.float64), np.asarray(true, dtype=np.float64)
+    return float(np.sqrt(np.mean(np.sum((weighted_similarity(x, y).apply(x) - y) ** 2, axis=1))))
+
+
 def robust_similarity(
     source: ArrayLike,
     target: ArrayLike,

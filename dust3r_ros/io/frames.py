@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -136,7 +136,7 @@ _Ready = queue.Queue[tuple[str, object]]  # "item", "end" or "error", and the it
 _POLL_S = 0.1
 
 
-def read_ahead(items: Iterable[_T], most: int = 4) -> Iterator[_T]:
+def read_ahead(items: Iterable[_T], most: int = 4) -> Generator[_T, None, None]:
     """The same items in the same order, with up to ``most`` of them produced ahead.
 
     An error in producing an item is raised in its place. The thread ends with the iteration, even if that is abandoned.

@@ -77,18 +77,23 @@ def packed(array: np.ndarray) -> dict[str, Any]:
 
 def unpacked(value: Mapping[str, Any]) -> np.ndarray:
     """Restore an array that was ``packed``."""
-    return np.frombuffer(_inflated(value["data"]), value["type"]).reshape(value["shape"]).copy()
+    return np.frombuffer(_numbers(value["data"]), value["type"]).reshape(value["shape"]).copy()
 
 
-def _inflated(text: str) -> bytes:
+def _numbers(text: str) -> bytes:
     """Bytes that were compressed and written as text. Raises ``ValueError``."""
+    return inflated(base64.b64decode(text, validate=True), "packed numbers are", _MOST)
+
+
+def inflated(blob: bytes, what: str, most: int) -> bytes:
+    """Bytes that were compressed. Raises ``ValueError``, "``what`` damaged", also if they are more than ``most``."""
     inflater = zlib.decompressobj()
     try:
-        data = inflater.decompress(base64.b64decode(text, validate=True), _MOST)
+        data = inflater.decompress(blob, most)
     except zlib.error as error:
-        raise ValueError(f"packed numbers are damaged ({error})") from error
+        raise ValueError(f"{what} damaged ({error})") from error
     if not inflater.eof:
-        raise ValueError(f"packed numbers are cut off, or more than {_MOST >> 20} MiB")
+        raise ValueError(f"{what} damaged (cut off, or more than {most >> 20} MiB)")
     return data
 
 
@@ -260,7 +265,7 @@ def _entry(values: Mapping[str, Any]) -> FrameEntry:
         raise ValueError(f"its camera is {values['camera']!r}, which is no name")
     points = None
     if "points" in values:
-        points = np.frombuffer(_inflated(values["points"]), "<f4").reshape(-1, 3)
+        points = np.frombuffer(_numbers(values["points"]), "<f4").reshape(-1, 3)
         if not np.isfinite(points).all():
             raise ValueError("its points are not finite")
     return FrameEntry(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dust3r_ros.errors import GeometryError, InputError
-from dust3r_ros.geometry.rigid import from_quaternion, pose
+from dust3r_ros.geometry.rigid import from_quaternion, is_rotation, pose
 from dust3r_ros.io.encodings import decode_file
 from dust3r_ros.io.trajectory import stamp_from_text
 from dust3r_ros.types import Array, Array32, Image
@@ -250,7 +250,7 @@ def pose_file(path: Path) -> Array | None:
 def rigid(path: Path, T: Array) -> Array:
     """(3, 4) or (4, 4) as a rigid motion (4, 4). Raises ``InputError`` naming the file if it is not one."""
     R = np.asarray(T, np.float64)[:3, :3]
-    if not np.isfinite(T).all() or np.abs(R @ R.T - np.eye(3)).max() > 1e-2 or np.linalg.det(R) < 0:
+    if not np.isfinite(T).all() or not is_rotation(R, 1e-2):
         raise InputError(f"'{path}' holds a pose that is not a rigid motion: {np.asarray(T).tolist()}")
     # Printed digits are few: take the nearest rotation.
     U, _, Vt = np.linalg.svd(R)

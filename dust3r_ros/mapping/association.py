@@ -33,6 +33,7 @@ class _JunctionImage:
 
 
 _JUNCTION_IMAGES = 16
+_LEAST_FLOW = 12  # pixels of the long edge, for optical flow
 
 
 class JunctionLinks:
@@ -101,7 +102,7 @@ class JunctionLinks:
 
     def _matches(self, a: _JunctionImage, b: _JunctionImage) -> np.ndarray:
         """(K, 2) indices of matching junctions of two images."""
-        if a.small.shape != b.small.shape:
+        if a.small.shape != b.small.shape or max(a.small.shape) < _LEAST_FLOW:
             return np.zeros((0, 2), int)
         a_in_b = carried(a.junctions.pixels, self._flow.calc(a.small, b.small, None), a.scale)
         b_in_a = carried(b.junctions.pixels, self._flow.calc(b.small, a.small, None), b.scale)

@@ -192,10 +192,10 @@ class AtlasEntry:
         joined = self.submap.absorb(other.submap, matches, shown_by, strange)
         if joined is None:
             return None
-        first, _ = joined
+        first, ids = joined
         names = [other.name(index) for index in range(len(other.submap))]
         self.names = [self.name(index) for index in range(first)] + names
-        self.frames.absorb(other.frames, first)
+        self.frames.absorb(other.frames, first, ids)
         return joined
 
 

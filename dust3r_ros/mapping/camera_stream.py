@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import inf
 
@@ -12,7 +13,7 @@ import numpy as np
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError, InputError
 from dust3r_ros.features.features import FEATURES, Features, extract
-from dust3r_ros.features.masks import DarkBorder, ImageMask, Mask, distance_from
+from dust3r_ros.features.masks import DarkBorder, EgoMask, ImageMask, Mask, distance_from
 from dust3r_ros.geometry.lens import Lens, forward_model
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.geometry.resize import Resize
@@ -137,12 +138,13 @@ class ImageGeometry:
 
     def to_working(self, offsets: Array) -> Array:
         """Working pixels (N, 2) of offsets in the tracked image."""
-        native = (self.pixels(offsets) + 0.5) / self.tracking_scale - 0.5
-        return self.resize.to_working(native)
+        scales = np.array(self._tracking_size) / [self.width, self.height]  # not quite alike: of whole pixels
+        return self.resize.to_working((self.pixels(offsets) + 0.5) / scales - 0.5)
 
     def from_working(self, pixels: Array) -> Array:
         """Offsets in the tracked image of working pixels (N, 2)."""
-        return (self.resize.to_native(pixels) + 0.5) * self.tracking_scale - 0.5 - self._center
+        scales = np.array(self._tracking_size) / [self.width, self.height]
+        return (self.resize.to_native(pixels) + 0.5) * scales - 0.5 - self._center
 
     def focal_to_working(self, focal: float) -> float:
         """Focal in the working image from one in the tracked image, pixels."""
@@ -161,7 +163,9 @@ class CameraStream(ImageGeometry):
         self.index = index
         self._described: tuple[Image, Features] | None = None
         self._mask: ImageMask | None = None  # of the last image
-        self._border, self._border_mask = DarkBorder(), np.zeros((0, 0), bool)
+        self._border, self._ego = DarkBorder(), EgoMask()
+        self._constant: tuple[Mask | None, ...] = (None, None)  # what these found in the last image
+        self._own: ImageMask | None = None  # the mask of that
         self.restart()
 
     def restart(self) -> None:
@@ -173,7 +177,7 @@ class CameraStream(ImageGeometry):
     def go_back_to(self, gray: Image, mask: ImageMask | None) -> None:
         """An older tracked image, with its ``mask``, becomes the last one; no corners lead there."""
         self.restart()
-        self._mask = mask
+        self._mask = mask if self._own is None else self._own.joined(mask)
         self._tracker.follow(gray)
 
     @property
@@ -242,29 +246,49 @@ class CameraStream(ImageGeometry):
         """(N,) which offsets (N, 2) in the last image are away from its mask."""
         return np.ones(len(offsets), bool) if self._mask is None else self._mask.clear(self.pixels(offsets))
 
-    def gray(self, image: Image, mask: Image | None = None) -> Image:
-        """The tracked image (H, W) uint8, which with its ``mask`` (from ``check_mask``) becomes the last one.
-
-        Raises ``InputError`` for a size other than the first image's.
-        """
+    def gray(self, image: Image) -> Image:
+        """The tracked image (H, W) uint8. Raises ``InputError`` for a size other than the first image's."""
         if image.shape != (self.height, self.width, 3):
             raise InputError(
                 f"camera '{self.name}' changed from {self.width}x{self.height} to {image.shape[1]}x{image.shape[0]} "
                 "pixels; one camera keeps one size (reset the map to use another)"
             )
-        gray = tracked(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)), self._tracking_size)
-        self._mask = self._masked(mask, self._border.update(gray))
-        return gray
+        return tracked(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)), self._tracking_size)
 
-    def _masked(self, mask: Image | None, border: Mask | None) -> ImageMask | None:
-        """From a native mask (H, W) and the black border (h, w) of the tracked image."""
-        if border is None:
-            return None if mask is None else ImageMask.of(mask, self._tracking_size, self.resize)
-        if mask is None and self._mask is not None and np.array_equal(border, self._border_mask):
-            return self._mask  # the same as the last image's
-        self._border_mask = border if mask is None else np.zeros((0, 0), bool)
-        black = cv2.resize(border.astype(np.uint8), (self.width, self.height), interpolation=cv2.INTER_NEAREST)
-        return ImageMask.of(black if mask is None else cv2.bitwise_or(mask, black), self._tracking_size, self.resize)
+    def see(self, gray: Image, mask: Image | None = None) -> None:
+        """A tracked image, with its ``mask`` (from ``check_mask``), becomes the last one."""
+        given = None if mask is None else ImageMask.of(mask, self._tracking_size, self.resize)
+        self._own = self._constant_mask((self._border.update(gray), self._ego.update(gray)))
+        self._mask = given if self._own is None else self._own.joined(given)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Inside, an image that is not one of the sequence may be looked at: it has no mask but the camera's own."""
+        before, self._mask = self._mask, self._own
+        try:
+            yield
+        finally:
+            self._mask = before
+
+    def _constant_mask(self, found: tuple[Mask | None, ...]) -> ImageMask | None:
+        """The mask of what is the same in all images: the black border, and what the camera carries along."""
+        before, self._constant = self._constant, found
+        if all(one is None for one in found) or all(map(_alike, before, found)):
+            return self._own if any(one is not None for one in found) else None
+        parts = [one.astype(np.uint8) for one in found if one is not None]
+        native = [cv2.resize(one, (self.width, self.height), interpolation=cv2.INTER_NEAREST) for one in parts]
+        return ImageMask.of(np.maximum.reduce(native), self._tracking_size, self.resize)
+
+    @property
+    def carries_more(self) -> bool:
+        """Whether the last image showed that the camera carries along what was taken for the world so far."""
+        return self._ego.grew
+
+    def leave_out(self, masked: Mask | None) -> Mask | None:
+        """Which pixels of a working image (H, W) are ``masked`` or, as is known by now, the camera's own."""
+        if self._own is None:
+            return masked
+        return self._own.working if masked is None else masked | self._own.working
 
     def features(self, gray: Image) -> Features:
         """Features of a tracked image, as offsets; those of the last image requested are cached."""
@@ -285,12 +309,23 @@ class CameraStream(ImageGeometry):
         return float(np.isin(self._anchor.ids, tracks.ids).mean()) if len(self._anchor.ids) else 0.0
 
 
+def _alike(a: Mask | None, b: Mask | None) -> bool:
+    return a is b or (a is not None and b is not None and np.array_equal(a, b))
+
+
 def guessed(intrinsics: Intrinsics, stream: CameraStream, working: tuple[float, float] | None) -> Intrinsics:
     """The intrinsics with a network's guess of the focal: pixels of the working image, and its relative deviation."""
     if working is None:
         return intrinsics
     focal = working[0] / stream.focal_to_working(1.0)
     return replace(intrinsics, focal=focal, prior=focal, guess_std=working[1])
+
+
+def shown(image: Image) -> Image:
+    """An image of a map, for those outside of it: they cannot draw on it."""
+    view = image.view()
+    view.flags.writeable = False
+    return view
 
 
 def check_image(image: object, camera: str) -> Image:
@@ -365,7 +400,7 @@ class Cameras:
                 )
             scaled = given.focal * width / given.width
             if given.guess:
-                guess, guess_std = scaled * stream.tracking_scale, given.std
+                guess, guess_std = scaled * stream.tracking_scale, given.std or inf
             else:
                 focal, std = scaled, given.std
         self._streams[name] = stream

@@ -84,7 +84,7 @@ class Redundancy:
     """Finds keyframes that would not be added now: others show what they show."""
 
     def __init__(self, state: Reconstruction, near: Neighbourhood, dense: Densifier, placement: RigPlacement) -> None:
-        self._state, self._near, self._dense, self._placement = state, near, dense, placement
+        self._state, self._near, self._dense, self.placement = state, near, dense, placement
 
     def find(self, most: int, since: int = 0) -> list[int]:
         """At most ``most`` keyframes that the map can do without all together, in order.
@@ -116,7 +116,7 @@ class Redundancy:
         few = state.views_by_camera() <= SNAPSHOT_KEYFRAMES
         rare = {index for index, view in enumerate(state.sparse.views) if few[view.camera]}
         newest = state.trail[-max(SNAPSHOT_KEYFRAMES, state.config.window) :]
-        return {0, *state.sparse.posed()[:1], *newest, *sources, *rare, *self._placement.ties}
+        return {0, *state.sparse.posed()[:1], *newest, *sources, *rare, *self.placement.ties}
 
     def _seen(self, index: int, gone: Collection[int]) -> float:
         """The share of a keyframe's landmarks that enough others see from as near and from the same side.
@@ -236,7 +236,8 @@ class Culling:
             self._remove(leaving)
 
     def drop(self, keyframes: Sequence[int]) -> None:
-        """Remove those of ``keyframes`` that share landmarks with another one, which stands in for them."""
+        """Remove those of ``keyframes`` that share landmarks with another one, which stands in for them; no ties."""
+        keyframes = [index for index in keyframes if index not in self._redundancy.placement.ties]
         self._redundancy.look(keyframes)
         leaving = [index for index in keyframes if self._redundancy.covisible(index, keyframes)]
         if leaving:

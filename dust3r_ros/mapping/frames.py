@@ -34,12 +34,16 @@ class CameraFrame:
     state: TrackingState = TrackingState.INITIALISING
     removed: tuple[int, ...] = ()  # names of the keyframes of a map left behind
 
+    @property
+    def w_T_c(self) -> Array | None:  # noqa: N802
+        """The pose (4, 4) that was found."""
+        return None if self.found is None else self.found.w_T_c
+
     @cached_property
     def working(self) -> Image:
-        """The working image (H, W, 3)."""
-        resize = self.stream.resize
-        is_small = self.image.shape[:2] == (resize.height, resize.width)
-        return self.image if is_small else resize.apply(self.image)
+        """The working image (H, W, 3), apart from the native one: its memory is the caller's."""
+        native = self.image.shape[:2] == (self.stream.height, self.stream.width)
+        return self.stream.resize.apply(self.image) if native else self.image
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +113,7 @@ class LostImages:
 
     def keep_all(self, records: Iterable[KeyframeRecord]) -> None:
         """Keep the keyframes of a map that is given up, except those of older sessions."""
-        self._frames.extend(_frames_of(records))
+        self._frames.extend(frames_of(records))
 
     def clear(self) -> None:
         """Forget all: they are of another clock."""
@@ -125,7 +129,7 @@ class LostImages:
         ``locate`` returns whether it found the frame. ``records``: keyframes to be located as well, which are not kept.
         Returns whether there was anything to locate.
         """
-        frames = sorted([*self._frames, *_frames_of(records)], key=lambda frame: frame.stamp_ns)
+        frames = sorted([*self._frames, *frames_of(records)], key=lambda frame: frame.stamp_ns)
         lost, untried, step = set(range(len(frames))), set(range(len(frames))), -1
         while untried:
             for at in range(len(frames))[::step]:
@@ -141,7 +145,7 @@ class LostImages:
         return bool(frames)
 
 
-def _frames_of(records: Iterable[KeyframeRecord]) -> Iterator[CameraFrame]:
+def frames_of(records: Iterable[KeyframeRecord]) -> Iterator[CameraFrame]:
     """The images of keyframes, as far as they are kept."""
     for record in records:
         if record.gray is not None:

@@ -15,7 +15,7 @@ from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.adjustment import MapAdjuster
 from dust3r_ros.mapping.association import Linker
-from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
+from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord, shown
 from dust3r_ros.mapping.covisibility import Neighbourhood
 from dust3r_ros.mapping.culling import Culling, Numbering, Redundancy
 from dust3r_ros.mapping.depth_schedule import DepthSchedule
@@ -106,8 +106,16 @@ class MapBuilder(Submap):
         first_camera = all(record.stream is stream for record in self.state.records[:1])
         return first_camera or (self.initialised and self.state.sure)
 
+    def mask_own(self, stream: CameraStream) -> bool:
+        anew = super().mask_own(stream)
+        if not anew:
+            own = [index for index, record in enumerate(self.state.records) if record.stream is stream]
+            self._depth.movers.leave_out_masked(own)
+        return anew
+
     def pose(self, index: int) -> Array | None:
-        return self.state.sparse.views[index].w_T_c
+        w_T_c = self.state.sparse.views[index].w_T_c
+        return None if w_T_c is None else w_T_c.copy()
 
     def posed(self) -> list[int]:
         return self.state.sparse.posed()
@@ -143,7 +151,8 @@ class MapBuilder(Submap):
         depth, confidence = dense.depths[index].shown or (np.zeros(shape, np.float32), np.ones(shape, np.float32))
         focal = record.stream.focal_to_working(self.state.sparse.intrinsics[view.camera].focal)
         stream, image = record.stream.name, dense.views.image(index)
-        return Keyframe(index, record.version, record.stamp_ns, stream, view.pose, focal, image, depth, confidence)
+        w_T_c = view.pose.copy()
+        return Keyframe(index, record.version, record.stamp_ns, stream, w_T_c, focal, shown(image), depth, confidence)
 
     def move(self, new_S_old: Similarity) -> None:
         self.state.sparse.move(pose(new_S_old.rotation, new_S_old.translation), new_S_old.scale)

@@ -39,12 +39,15 @@ def localize(submap: Submap, cameras: Cameras, config: MapperConfig, camera: str
         raise InputError("there is no map yet in which an image could be found")
     if camera in cameras:
         stream = cameras[camera]
-        found = submap.finder.relocalise(stream, stream.gray(image), stream.resize.apply(image))
+        with stream.aside():
+            found = submap.finder.relocalise(stream, stream.gray(image), stream.resize.apply(image))
         if found is None:
             raise GeometryError(f"the image of camera '{camera}' shows nothing by which it could be localised")
         return _native(found[0], stream)
     stream = CameraStream(camera, cameras.count, image.shape[1], image.shape[0], config)
-    seen = submap.finder.recall(stream, stream.gray(image))
+    gray = stream.gray(image)
+    stream.see(gray)
+    seen = submap.finder.recall(stream, gray)
     points = submap.positions(seen.ids)
     known = np.isfinite(points[:, 0])
     points, pixels = points[known], seen.pixels[known]

@@ -100,6 +100,7 @@ class MapView:
 
     def __init__(self, config: MapperConfig, atlas: Atlas, cameras: Cameras, appearance: Appearance) -> None:
         self.config = config
+        self.mapping = config.mode == "mapping"  # if false, the map is fixed, and cameras are only located in it
         self._atlas, self._cameras, self._appearance = atlas, cameras, appearance
         self._counts = self.loaded = MapCounts()  # ``loaded``: those of the map that this run continued
         self.revision = 0  # rises when the whole map is corrected at once
@@ -118,6 +119,16 @@ class MapView:
     def run(self) -> range:
         """The session of this run; a map that was loaded has earlier ones."""
         return range(self._atlas.session, self._atlas.session + 1)
+
+    @property
+    def guessing_since(self) -> int | None:
+        """As of ``Reconstruction``, while the map grows."""
+        return self.submap.state.guessing_since if self.mapping else None
+
+    @property
+    def due(self) -> str:
+        """What ``work`` would do next; "" if nothing."""
+        return self.submap.deferred.due
 
     def path(self, camera: str, most: int) -> list[StampedPose]:
         """At most ``most`` poses of a camera, evenly chosen, in order of arrival; the newest is among them."""

@@ -19,7 +19,7 @@ from dust3r_ros.geometry.processes import use_one_blas_thread
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.atlas import Atlas, AtlasEntry, Search
 from dust3r_ros.mapping.camera_stream import Cameras, CameraStream, check_image, guessed
-from dust3r_ros.mapping.frames import CameraFrame, LostImages, TrackedImage
+from dust3r_ros.mapping.frames import CameraFrame, LostImages, TrackedImage, frames_of
 from dust3r_ros.mapping.joining import Joining
 from dust3r_ros.mapping.landmark_map import MapBuilder
 from dust3r_ros.mapping.map_view import MapView, resume
@@ -61,7 +61,6 @@ class Mapper(MapView):
         appearance, self.pages = Appearance(), Pages(config.memory_mb)
         atlas = Atlas(lambda: kind(Reconstruction(config, self.pages), self._backend, stage, appearance))
         super().__init__(config, atlas, Cameras(config), appearance)
-        self.mapping = config.mode == "mapping"  # if false, the map is fixed, and cameras are only located in it
         self.rig = Rig()
         self._search = Search(self._atlas, self._backend, config, self.rig)
         self._lost = LostImages(self.pages.put_away)
@@ -99,13 +98,18 @@ class Mapper(MapView):
         than the camera's first one, or not newer than its last, and for a mask of another size or type.
         """
         frame = self._prepare(stamp_ns, camera, image, mask)
+        removed = self._mask_own(frame.stream)
+        self._advance(frame, seen)
+        frame.removed += removed
+        return self._update(frame)
+
+    def _advance(self, frame: CameraFrame, seen: Tracks | None = None) -> None:
         self._track(frame, seen)
         self._relocalise(frame)
         self._insert_keyframe(frame)
         self._close_loops(frame)
         if frame.found is None and self.mapping and not self._live:
             self._lost.keep(frame)
-        return self._update(frame)
 
     def _prepare(self, stamp_ns: int, camera: str, image: Image, mask: Image | None) -> CameraFrame:
         """Check an image and compute its tracked image."""
@@ -115,9 +119,23 @@ class Mapper(MapView):
         mask = None if mask is None else check_mask(mask, image, camera)
         stream = self._stream(camera, image)
         with self._stage("prepare"):
-            gray = stream.gray(image, mask)
-        self._check_order(stamp_ns, camera)
+            gray = stream.gray(image)
+            self._check_order(stamp_ns, camera)
+            stream.see(gray, mask)
         return CameraFrame(stamp_ns, stream, image, gray, stream.mask)
+
+    def _mask_own(self, stream: CameraStream) -> tuple[int, ...]:
+        """Leave out what a camera carries along, once that is known; a young map begins again, with its keyframes.
+
+        Returns the names of keyframes that leave.
+        """
+        maps = (self._active, *self._atlas.asleep) if stream.carries_more and self.mapping else ()
+        if not any([entry.submap.mask_own(stream) for entry in maps][:1]):
+            return ()
+        records, removed = self.submap.state.records, self._begin(keep=False)
+        for frame in frames_of(records):
+            self._advance(frame)
+        return removed
 
     def _track(self, frame: CameraFrame, seen: Tracks | None) -> None:
         """Follow the previous image's corners and find the pose from them."""
@@ -140,11 +158,10 @@ class Mapper(MapView):
                 known = self._search.elsewhere(frame)
             if known is not None:
                 entry, frame.found, frame.tracks = known
-                frame.removed = self._wake(entry)
+                frame.removed += self._wake(entry)
                 frame.stream.follow(frame.gray)
         if self.mapping and self._search.gives_up(frame):
-            frame.removed = self._active.posed_names()
-            self._begin(keep=self._active.lasts and not self.submap.stuck)
+            frame.removed += self._begin(keep=self._active.lasts and not self.submap.stuck)
             frame.tracks = frame.stream.follow(frame.gray)
 
     def _insert_keyframe(self, frame: CameraFrame) -> None:
@@ -172,27 +189,23 @@ class Mapper(MapView):
 
     def _add_keyframe(self, frame: CameraFrame) -> int | None:
         """Add the frame to the map, or to a new one if the first keyframes lead to nothing; returns its index."""
-        stream, found = frame.stream, frame.found
+        stream = frame.stream
         if self.submap.stuck:
             self._begin(keep=False)
             frame.tracks = stream.follow(frame.gray)
-        w_T_c = None if found is None else found.w_T_c
-        index = self.submap.add(frame.stamp_ns, stream, frame.working, frame.gray, frame.tracks, w_T_c)
+        index = self.submap.add(frame.stamp_ns, stream, frame.working, frame.gray, frame.tracks, frame.w_T_c)
         self._take_culled()
         return index
 
     def _close_loops(self, frame: CameraFrame) -> None:
-        """Join two maps if a keyframe of the active one shows what a sleeping one knows.
-
-        Loops within its own map were closed when it was added, before it was adjusted.
-        """
+        """Join two maps if a keyframe of the active one shows what a sleeping one knows; its own loops are closed."""
         if frame.keyframe is None or not self._atlas.asleep:
             return
         with self._stage("join"):
             joined = self._atlas.join(frame.keyframe)
         if joined is not None:
             first, ids = joined
-            self._report_live()
+            self.revision += self._active.live is not None
             self._backend.clear()
             for stream in self._cameras:
                 stream.rename(ids)
@@ -204,9 +217,7 @@ class Mapper(MapView):
     def _update(self, frame: CameraFrame) -> MapUpdate:
         """The outcome for the frame, and what changed with it."""
         found, keyframe = frame.found, frame.keyframe
-        w_T_c = None if found is None else found.w_T_c
-        if keyframe is not None:
-            w_T_c = self.submap.pose(keyframe)
+        w_T_c = frame.w_T_c if keyframe is None else self.submap.pose(keyframe)
         if w_T_c is not None:
             self._search.found(frame.stamp_ns, frame.stream, w_T_c, keyframe)
         return MapUpdate(
@@ -221,20 +232,10 @@ class Mapper(MapView):
             removed=frame.removed,
         )
 
-    @property
-    def guessing_since(self) -> int | None:
-        """As of ``Reconstruction``, while the map grows."""
-        return self.submap.state.guessing_since if self.mapping else None
-
     def go_live(self, beside: bool) -> None:
         """Defer what the next image does not need to ``work``; ``beside``: whole maps are adjusted in a child."""
         self._atlas.go_live(beside)
         self._live = True
-
-    @property
-    def due(self) -> str:
-        """What ``work`` would do next; "" if nothing."""
-        return self.submap.deferred.due
 
     def work(self, kind: str) -> MapUpdate:
         """Do the deferred work that ``due`` names."""
@@ -327,8 +328,7 @@ class Mapper(MapView):
 
     def begin_anew(self) -> MapUpdate:
         """Begin another map with the next image, whatever its stamp; the current one, if it has poses, sleeps."""
-        removed = self._active.posed_names()
-        self._begin(keep=self.submap.initialised)
+        removed = self._begin(keep=self.submap.initialised)
         self._last_stamp.clear()
         self._lost.clear()
         return replace(self.news(removed), state=TrackingState.INITIALISING)
@@ -376,7 +376,7 @@ class Mapper(MapView):
 
     def _wake(self, entry: AtlasEntry) -> tuple[int, ...]:
         removed = self._active.posed_names()
-        self._report_live()
+        self.revision += self._active.live is not None  # live viewers are told of another map
         self._atlas.wake(entry)
         self._forget_views()
         return removed
@@ -426,13 +426,13 @@ class Mapper(MapView):
         if self.mapping and frame.keyframe is None:
             self._active.rest(frame.stamp_ns)
 
-    def _report_live(self) -> None:
-        """Announce a switch of maps to live viewers by a new revision."""
-        self.revision += self._active.live is not None
+    def _begin(self, keep: bool) -> tuple[int, ...]:
+        """Begin another map with the next keyframe; ``keep``: the current one sleeps, its focals count if it grew.
 
-    def _begin(self, keep: bool) -> None:
-        """Begin another map with the next keyframe; ``keep``: the current one sleeps, its focals count if it grew."""
-        intrinsics, grown = self.submap.intrinsics, keep and self._active.has_grown
+        Returns the names of the current one's keyframes.
+        """
+        removed, intrinsics = self._active.posed_names(), self.submap.intrinsics
+        grown = keep and self._active.has_grown
         if keep:
             self._atlas.sleep()
         else:
@@ -440,6 +440,7 @@ class Mapper(MapView):
             self._atlas.begin()
         self.submap.intrinsics = [i.handed_on() if grown else i.forgotten() for i in intrinsics]
         self._forget_views()
+        return removed
 
     def _forget_views(self) -> None:
         """Drop what backend and streams hold of the previous map."""

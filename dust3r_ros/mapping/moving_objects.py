@@ -5,7 +5,7 @@ They are looked for with every keyframe; their depth and landmarks are removed f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -182,9 +182,19 @@ class Movers:
         self._dense.leave_out(index)
         return True
 
+    def leave_out_masked(self, keyframes: Sequence[int]) -> None:
+        """Remove depth and landmarks where the masks of keyframes, which were taken for the world, leave them out."""
+        self._bar_under({index: self._state.records[index].masked for index in keyframes})
+        for index in filter(self._has_depth, keyframes):
+            self._dense.leave_out(index)
+            self._state.changed.add(index)
+
     def _bar(self, keyframes: Iterable[int]) -> None:
-        """Remove position and observations of landmarks on moving objects in keyframes for good."""
-        hit = {index: ids for index in keyframes if len(ids := self._on_movers(index))}
+        self._bar_under({index: self._state.records[index].moving for index in keyframes})
+
+    def _bar_under(self, masks: Mapping[int, Mask | None]) -> None:
+        """Remove position and observations of landmarks under ``masks`` (H, W) of keyframes for good."""
+        hit = {index: ids for index, mask in masks.items() if len(ids := self._under(index, mask))}
         if not hit:
             return
         sparse, ids = self._state.sparse, different(list(hit.values()))
@@ -195,15 +205,15 @@ class Movers:
                 seen = sparse.views[index].seen.ids
                 sparse.drop(np.full(len(seen), index), seen, np.isin(seen, ids))
 
-    def _on_movers(self, index: int) -> np.ndarray:
-        """The ids (K,) of landmarks on moving objects in a keyframe."""
-        record, seen = self._state.records[index], self._state.sparse.views[index].seen
-        if record.moving is None or not record.moving.any():
+    def _under(self, index: int, mask: Mask | None) -> np.ndarray:
+        """The ids (K,) of landmarks that a keyframe sees under a mask (H, W)."""
+        seen = self._state.sparse.views[index].seen
+        if mask is None or not mask.any():
             return seen.ids[:0]
-        height, width = record.moving.shape
-        columns, rows = np.round(record.stream.to_working(seen.pixels)).astype(int).T
+        height, width = mask.shape
+        columns, rows = np.round(self._state.records[index].stream.to_working(seen.pixels)).astype(int).T
         inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-        return seen.ids[inside & record.moving[np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)]]
+        return seen.ids[inside & mask[np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)]]
 
     def _shot(self, index: int) -> SparseShot:
         pose, keyframe = self._state.sparse.views[index].pose, self._dense.depths[index]

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.geometry.rigid import interpolate, invert, pose
+from dust3r_ros.geometry.rigid import interpolate, invert, is_rotation, pose
 from dust3r_ros.types import Array, StampedPose
 
 _GAP_NS = 400_000_000  # longest gap between two frames in which motion counts as smooth
@@ -26,7 +26,6 @@ _ENOUGH = 8  # measurements needed for extrinsics
 _SURE_DEG = 3.0  # largest scatter of those
 _MEDIAN_LENGTH = 1.54  # of a 3D error, in standard deviations of its coordinates
 _USUAL = 4.0  # standard deviations
-_NOT_RIGID = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,9 +181,7 @@ class Rig:
 
 
 def _rigid(T: Array) -> bool:
-    R = T[:3, :3]
-    turned = np.abs(R @ R.T - np.eye(3)).max() < _NOT_RIGID and np.linalg.det(R) > 0
-    return bool(turned and np.allclose(T[3], [0, 0, 0, 1]))
+    return is_rotation(T[:3, :3]) and np.allclose(T[3], [0, 0, 0, 1])
 
 
 def _between(path: deque[_At], stamp_ns: int) -> Array | None:

@@ -29,11 +29,18 @@ class RollingShutters:
         self._state = state
 
     def put_back(self, motions: Motions) -> None:
-        """What keyframes see is as their images show it again; readouts are to be measured."""
-        for intrinsics in self._state.sparse.intrinsics:
-            intrinsics.rolling, intrinsics.rolling_std = (0.0, 0.0), 0.0
+        """What keyframes see is as their images show it again; readouts are to be measured.
+
+        One that is taken out of keyframes of older sessions, which cannot be put back, is taken out of all.
+        """
+        sparse, records = self._state.sparse, self._state.records
+        older = {sparse.views[index].camera for index in sparse.posed() if records[index].gray is None}
+        for camera, intrinsics in enumerate(sparse.intrinsics):
+            if camera not in older:
+                intrinsics.rolling, intrinsics.rolling_std = (0.0, 0.0), 0.0
         for index, motion in self._known(motions).items():
-            self._unroll(index, motion, np.array(self._state.records[index].rolling), np.zeros(2))
+            now = np.array(self._state.intrinsics_of(index).rolling)
+            self._unroll(index, motion, np.array(records[index].rolling), now)
 
     def take_out(self, motions: Motions) -> bool:
         """Measure the readouts again and take out by how much they are longer; returns whether any is."""

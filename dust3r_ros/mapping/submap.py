@@ -234,6 +234,16 @@ class Submap(ABC):
         """Whether a camera's frames may become keyframes now."""
         return True
 
+    def mask_own(self, stream: CameraStream) -> bool:
+        """Leave out of a camera's keyframes what it carries along, as is known by now.
+
+        Returns whether the map should rather be begun anew, since it is young and rests on it.
+        """
+        own = [record for record in self.state.records if record.stream is stream]
+        for record in own:
+            record.masked = stream.leave_out(record.masked)
+        return bool(own) and not self.state.sure and not self.state.known
+
     @abstractmethod
     def add(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array | None

@@ -44,6 +44,11 @@ class _Seen:
         tracks = self.narrow.tracks
         return replace(self.narrow, tracks=Tracks(tracks.ids.astype(np.int64), tracks.pixels.astype(np.float64)))
 
+    def absorbed(self, at: int, ids: np.ndarray) -> _Seen:
+        """As frame ``at`` of another map, in which landmark k is ``ids[k]``."""
+        image = self.image
+        return _Seen.of(at, self.stream, replace(image, tracks=image.tracks.called(ids)))
+
     def renumbered(self, new: Renumbering) -> _Seen:
         """With other ids of landmarks."""
         image = self.image
@@ -281,17 +286,22 @@ class FrameLog:
         own = self._placed_of(camera)
         return self._stamped(self._rows.take(own[:: -max(1, -(-len(own) // most))][::-1]))
 
-    def absorb(self, other: FrameLog, first: int) -> None:
-        """Take the frames of another map, whose keyframes become ``first`` and up; not those that are here already."""
+    def absorb(self, other: FrameLog, first: int, ids: np.ndarray) -> None:
+        """Take the frames of another map that are not here already.
+
+        Its keyframes become ``first`` and up, its landmark k becomes ``ids[k]``.
+        """
         self.rewritten += 1
         stamps = np.concatenate([np.zeros(0, np.int64), *(block["stamp_ns"] for block in other._rows.blocks())])
         alike = self._rows.find(lambda block: np.isin(block["stamp_ns"], stamps))  # a day of frames has few of these
         here = {(frame.session, frame.stamp_ns, frame.camera) for frame in map(self._state, alike.tolist())}
-        self._seen.clear()  # these refer to landmarks of previous maps
-        self._seen_in_keyframes.clear()
-        for _, frame in other.since(0, -1):
+        became = dict[int, int]()
+        for at, frame in other.since(0, -1):
             if (frame.session, frame.stamp_ns, frame.camera) not in here:
+                became[at] = len(self)
                 self._append(replace(frame, keyframe=first + frame.keyframe))
+        for own, new in (self._seen, other._seen), (self._seen_in_keyframes, other._seen_in_keyframes):
+            own.extend(seen.absorbed(became[seen.at], ids) for seen in new if seen.at in became)
 
     def follow(self, culled: Culled) -> None:
         """Keyframes left the map: frames relative to one are now relative to its heir. No pose changes."""

@@ -114,15 +114,27 @@ def cloud_message(parts: Sequence[NDArray[np.void]], stamp_ns: int, frame: str) 
     data = array("B", bytes(1)) * (count * POINT.itemsize)
     if count:
         np.concatenate(parts, out=np.frombuffer(data, POINT))
+    return points_message(data, FIELDS, POINT, stamp_ns, frame, is_dense=True)
+
+
+def points_message(
+    data: array[int],
+    fields: list[PointField],
+    point: np.dtype[np.void],
+    stamp_ns: int,
+    frame: str,
+    is_dense: bool = True,
+) -> PointCloud2:
+    """One unordered cloud with the bytes of all its points, each as ``fields`` and ``point`` say."""
     message = PointCloud2(
         header=header(stamp_ns, frame),
         height=1,
-        width=count,
-        fields=FIELDS,
+        width=len(data) // point.itemsize,
+        fields=fields,
         is_bigendian=False,
-        point_step=POINT.itemsize,
-        row_step=POINT.itemsize * count,
-        is_dense=True,
+        point_step=point.itemsize,
+        row_step=len(data),
+        is_dense=is_dense,
     )
     message.data = data
     return message

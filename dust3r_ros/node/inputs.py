@@ -10,6 +10,7 @@ from threading import RLock
 from typing import Any
 
 import numpy as np
+from geometry_msgs.msg import Vector3
 from nav_msgs.msg import Odometry
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
@@ -47,7 +48,7 @@ class SynchronizerInputs:
         self._depth_cameras: dict[str, Calibration] = {}
         self._synchronizer = Synchronizer(
             SynchronizerSettings(
-                config.odom_frame.lstrip("/"),
+                config.odom_frame,
                 bool(config.odom_topic),
                 bool(config.imu_topic),
                 frozenset(camera.name for camera in cameras if camera.mask),
@@ -72,7 +73,7 @@ class SynchronizerInputs:
     def arrival(self, held: Held) -> Arrival:
         """An image with its available companions."""
         frame_id = self._frame_of(held.camera, held.image)
-        match = self._synchronizer.match(held.camera, held.stamp_ns, frame_id)
+        match = self._synchronizer.match(held.camera, held.stamp_ns, frame_id, held.image.header.frame_id)
         anchor: Array | Unavailable | None = None
         if self._config.odom_frame:
             anchor = match.o_T_c
@@ -110,7 +111,7 @@ class SynchronizerInputs:
     def take_odometry(self, message: Odometry) -> str:
         """Take in odometry that is not on TF."""
         topic, wanted, frame = self._config.odom_topic, self._config.odom_frame, message.header.frame_id
-        if wanted and frame.lstrip("/") != wanted.lstrip("/"):
+        if wanted and frame.lstrip("/") != wanted:
             return f"{topic} is not used: its frame is '{frame}', but odom_frame is '{wanted}'"
         try:
             o_T_b = pose_matrix(message.pose.pose)
@@ -121,19 +122,23 @@ class SynchronizerInputs:
         return f"{topic}: {remark}" if remark else ""
 
     def take_imu(self, message: Imu) -> str:
-        """Take in acceleration and angular velocity; a first covariance of -1 means not measured (sensor_msgs/Imu)."""
-        a, w = message.linear_acceleration, message.angular_velocity
-        acceleration, turning = np.array([a.x, a.y, a.z]), np.array([w.x, w.y, w.z])
-        if message.linear_acceleration_covariance[0] == -1.0 or not np.isfinite(acceleration).all():
+        """Take in acceleration and angular velocity; for bridging, a gyroscope alone will do."""
+        acceleration = _measured(message.linear_acceleration, message.linear_acceleration_covariance)
+        rate = _measured(message.angular_velocity, message.angular_velocity_covariance)
+        if acceleration is None and (rate is None or not self._synchronizer.settings.turning):
             return f"{self._config.imu_topic} has no acceleration; it is not used"
-        measured = message.angular_velocity_covariance[0] != -1.0 and np.isfinite(turning).all()
-        rate = turning if measured else None
         stamp_ns = stamp_to_ns(message.header.stamp)
         self._synchronizer.add_imu(message.header.frame_id.lstrip("/"), stamp_ns, acceleration, rate)
         return ""
 
     def _base(self, held: Held) -> Array | Unavailable:
         return self._tf.lookup(self._config.base_frame, self._frame_of(held.camera, held.image), held.stamp_ns)
+
+
+def _measured(vector: Vector3, covariance: Sequence[float]) -> Array | None:
+    """(3,), or None if it is not measured: a first covariance of -1 (sensor_msgs/Imu), or not finite."""
+    values = np.array([vector.x, vector.y, vector.z])
+    return values if covariance[0] != -1.0 and np.isfinite(values).all() else None
 
 
 def _there(found: Array | Unavailable | None) -> bool | None:
@@ -181,13 +186,13 @@ class Inputs:
             config.companion_wait,
             in_order=config.backlog == "every",  # live, poses of each camera are published at once
         )
-        self._frames: dict[str, str] = {}  # of the cameras, from their images
+        self._frames: dict[str, str] = {}  # of the cameras, as their images have it
         self._known: dict[str, Calibration] = {}
         self._monitors: dict[str, TopicMonitor] = {}
         self._lock = RLock()
         self._images: dict[str, TopicMonitor] = {}  # by camera
         self._since = 0.0  # time of subscription
-        self._explained: set[str] = set()
+        self._explained: set[str] = set()  # cameras that lose images, and problems
         self._subscriptions: list[FollowingSubscription] = []
         self._timers: list[Any] = []
 
@@ -256,13 +261,25 @@ class Inputs:
         names = [name for name in self._cameras if name in self._frames]
         if len(names) < 2 or names[0] != next(iter(self._cameras)):
             return {}
-        fixed = {name: self._tf.buffer.fixed(self._frames[names[0]], self._frames[name]) for name in names[1:]}
+        first, *others = map(self.optical_frame, names)
+        fixed = {name: self._tf.buffer.fixed(first, frame) for name, frame in zip(names[1:], others, strict=True)}
         found = {name: pose for name, pose in fixed.items() if pose is not None}
         return {names[0]: np.eye(4), **found} if found else {}
 
     def optical_frame(self, camera: str) -> str:
         """The optical frame of a camera; "" before its first image."""
-        return self._frames.get(camera, "")
+        return self._own_frame(camera, self._frames[camera]) if camera in self._frames else ""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Which cameras share a frame, a sentence each."""
+        frames = {camera: (frame, self.optical_frame(camera)) for camera, frame in dict(self._frames).items()}
+        return tuple(
+            f"camera '{camera}' has the frame_id '{frame}' of another camera, so '{own}' is used instead: set frame_id"
+            " in its driver"
+            for camera, (frame, own) in frames.items()
+            if own != frame
+        )
 
     # Subscriptions
 
@@ -314,6 +331,9 @@ class Inputs:
         for subscription in self._subscriptions:
             subscription.follow()
         self._explain_silence(time.monotonic())
+        for problem in set(self.problems) - self._explained:
+            self._explained.add(problem)
+            self._node.get_logger().warning(problem)
         for camera, monitor in self._images.items():
             if camera in self._explained or monitor.lost < EXPLAIN_LOST:
                 continue
@@ -341,7 +361,7 @@ class Inputs:
     # Messages
 
     def _take_image(self, camera: str, message: Any) -> str:
-        self._frames[camera] = self._frame_id(camera, message)
+        self._frames[camera] = self._named(camera, message)
         stamp_ns = stamp_to_ns(message.header.stamp)
         self._images[camera].stamped(stamp_ns)
         self._release(self._assembler.image(camera, stamp_ns, message, time.monotonic()))
@@ -370,7 +390,20 @@ class Inputs:
             self._on_arrival(self._synchronizer.arrival(held))
 
     def _frame_id(self, camera: str, message: Any) -> str:
-        return str(self._config.camera_frame or message.header.frame_id.lstrip("/") or f"{camera}_optical_frame")
+        return self._own_frame(camera, self._named(camera, message))
+
+    def _named(self, camera: str, message: Any) -> str:
+        return str(self._config.camera_frame or message.header.frame_id.lstrip("/") or _default_frame(camera))
+
+    def _own_frame(self, camera: str, frame: str) -> str:
+        """``frame``, or the default where it belongs to another camera: drivers of one kind have one default."""
+        sharing = [name for name in self._cameras if name == camera or self._frames.get(name) == frame]
+        owner = next((name for name in sharing if _default_frame(name) == frame), sharing[0])
+        return frame if camera == owner else _default_frame(camera)
+
+
+def _default_frame(camera: str) -> str:
+    return f"{camera}_optical_frame"
 
 
 def _kind(compressed: bool) -> type:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import PointCloud2, PointField
 
-from dust3r_ros.node.conversions import FIELDS, POINT, header
+from dust3r_ros.node.conversions import FIELDS, POINT, points_message
 from dust3r_ros.types import Keyframe, MapUpdate
 
 
@@ -189,15 +189,5 @@ def tile_message(keyframe: int, packed: Packed | None, stamp_ns: int, frame: str
         for name in POINT.names or ():
             tile[name] = packed[name]
     tile["keyframe"] = keyframe
-    message = PointCloud2(
-        header=header(stamp_ns, frame),
-        height=1,
-        width=len(tile),
-        fields=TILE_FIELDS,
-        is_bigendian=False,
-        point_step=TILE_POINT.itemsize,
-        row_step=TILE_POINT.itemsize * len(tile),
-        is_dense=packed is not None,
-    )
-    message.data = array("B", tile.tobytes())
-    return message
+    data, is_dense = array("B", tile.tobytes()), packed is not None
+    return points_message(data, TILE_FIELDS, TILE_POINT, stamp_ns, frame, is_dense)

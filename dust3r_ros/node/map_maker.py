@@ -355,6 +355,7 @@ class MapMaker:
         """Publish what changed of the map, where there are subscribers."""
         self._hear(audience)
         self._publish()
+        self._stale |= self._map.problem not in ("", *self._status.problems)
 
     def close(self) -> None:
         """Close the files. Raises ``OutputError`` when the map cannot be written."""
@@ -410,7 +411,7 @@ class MapMaker:
                 kept_mb=(pages.in_memory_mb, pages.on_disk_mb),
                 problems=(
                     *self._status.problems,
-                    *filter(None, [pages.problem]),
+                    *filter(None, [pages.problem, self._map.problem]),
                     *dict.fromkeys(self._failing.values()),
                 ),
             )

@@ -69,6 +69,12 @@ class GridMap:
         """Whether keyframes wait to be added."""
         return self._grid.pending > 0
 
+    @property
+    def problem(self) -> str:
+        """What is wrong with the grid, a sentence or ""."""
+        excess = self._grid.excess
+        return f"~/grid leaves out the rest of the map, which needs {excess} (grid_resolution)" if excess else ""
+
     def message(self, changed: Changed, stamp_ns: int, frame: str) -> OccupancyGrid | None:
         """The grid after the changes; None until there is a first cell.
 
@@ -163,6 +169,7 @@ class MapPublisher:
         """
         self._topics, self._frame, self._live, self._first = topics, config.map_frame, live, first
         self._complain = complain
+        self.problem = ""  # of ~/grid, a sentence; while it has subscribers
         self._grid = GridMap(config)
         self._changes = {key: Changes() for key in _WITH_KEYFRAMES}
         self._kept = _Kept()
@@ -284,6 +291,9 @@ class MapPublisher:
             self._topics["graph"].publish(markers)
         if "grid" in view.changed:
             grid = self._grid.message(view.changed["grid"], stamp_ns, frame)
+            before, self.problem = self.problem, self._grid.problem
+            if self.problem and not before:
+                self._complain(self.problem)
             if grid is not None:
                 self._topics["grid"].publish(grid)
         if view.trajectory is not None:

@@ -283,7 +283,7 @@ class MappingNode(ReportingNode):
             paused=self._paused,
             inputs=self._inputs.health(),
             incomplete=self._inputs.incomplete,
-            tf_problems=self._tf.problems,
+            tf_problems=(*self._tf.problems, *self._inputs.problems),
         )
         if now.scale_state == "metric":
             frame = self._inputs.optical_frame

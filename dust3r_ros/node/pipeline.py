@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
@@ -73,6 +74,7 @@ class Pipeline:
         self._live: dict[str, LiveCamera] = {}
         self._lost: dict[str, _Handed | None] = {}  # the newest image without a pose, by camera
         self._order = StampOrder(node.on_time_jump != "ignore")
+        self._since = 0.0  # images that arrived before are of another map or time, whose stamps say nothing here
         self._states = CameraStates()
         self._watch = Watch(node.profile)
         self._output = PoseOutput(publishers, self._watch)
@@ -265,15 +267,21 @@ class Pipeline:
     def _check_order(self, arrival: Arrival) -> None:
         """Raises ``InputError`` for a repeated or overtaken stamp; starts over if time was set back."""
         if self._order.back(arrival.camera, arrival.stamp_ns):
-            self._order.clear()
-            self._watch.forget()
-            for camera in self._live.values():
-                camera.forget()
-            self._output.forget()
+            self._forget_stamps(arrival.at)
             self._states.restart()
-            self._handed_at.clear()
         self._order.took(arrival.camera, arrival.stamp_ns)
         self._watch.came(arrival)
+
+    def _forget_stamps(self, since: float) -> None:
+        """Stamps may come again, of images that arrive from ``since`` on (s, as ``Arrival.at``)."""
+        self._since = since
+        self._order.clear()
+        self._watch.forget()
+        for camera in self._live.values():
+            camera.forget()
+        self._output.forget()
+        self._handed_at.clear()
+        self._lost.clear()
 
     def _hand_over(self, handed: _Handed, tracked: Tracked) -> None:
         """Queue an image for the back end if the map needs it, else keep its pose."""
@@ -311,7 +319,8 @@ class Pipeline:
             return
         handed = self._handed = entry[0]
         arrival = handed.arrival
-        self._handed_at[arrival.camera] = arrival.stamp_ns
+        if arrival.at >= self._since:
+            self._handed_at[arrival.camera] = arrival.stamp_ns
         answer = self._link.call("take", handed.request, arrival.frame_id, self._publishers.audience)
         self._when_done(answer, lambda answer: self._taken(handed, answer))
 
@@ -331,21 +340,25 @@ class Pipeline:
     def _take_news(self, news: News, arrival: Arrival | None = None) -> None:
         self._output.know(news)
         if news.resets != self._resets:
-            self._begin_again(news)
+            self._begin_again(news, perf_counter() if arrival is None else arrival.at)
         was = self._status
         self._status = replace(news.status, stamp_ns=was.stamp_ns, state=was.state, states=was.states)
-        for snapshot in news.snapshots:
+        past = arrival is not None and arrival.at < self._since
+        for snapshot in news.snapshots if not past else ():
             self._pass_on(snapshot, news.update)
+        self._count_losses(news, arrival)
+        if arrival is None:
+            self._output.show_cameras()
+        elif news.update is not None and not past:
+            self._show(news.update, arrival)
+
+    def _count_losses(self, news: News, arrival: Arrival | None) -> None:
         if news.refused:
             self._losses.refuse(news.refused)
             if arrival is not None:
                 self._order.take_back(arrival.camera, arrival.stamp_ns)
         if news.failed:
             self._losses.fail(news.failed)
-        if arrival is None:
-            self._output.show_cameras()
-        elif news.update is not None:
-            self._show(news.update, arrival)
 
     def _look_back_to_the_end(self) -> None:
         while self._look_back():
@@ -371,17 +384,15 @@ class Pipeline:
         if self._states.newer(arrival.camera, arrival.stamp_ns) and not bridged:
             self._judge(arrival.camera, arrival.stamp_ns, update.state)
 
-    def _begin_again(self, news: News) -> None:
-        """Start over: the map was replaced."""
+    def _begin_again(self, news: News, since: float) -> None:
+        """Start over: the map was replaced before the image that arrived at ``since``."""
         self._resets = news.resets
         self._unsaved = 0
         self._losses.forget()
         self._publishers.forget()
         self._states.forget()
         self._link.forget()
-        self._watch.forget()
-        for camera in self._live.values():
-            camera.forget()
+        self._forget_stamps(since)
         self._status = news.status
 
     def _judge(self, camera: str, stamp_ns: int, state: TrackingState) -> None:
@@ -406,7 +417,7 @@ class Pipeline:
         """The back end was restarted, with a new map if ``anew``; ``unheard``: number of poses not reported."""
         taken = self._status.counts.frames + unheard + self._unsaved
         if anew:
-            self._begin_again(news)
+            self._begin_again(news, perf_counter())
         else:
             self._unsaved = max(0, taken - news.status.counts.frames)
         self._resets = news.resets

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from rclpy.impl.rcutils_logger import RcutilsLogger
@@ -13,6 +11,7 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from dust3r_ros.config import MapperConfig, NodeConfig
 from dust3r_ros.geometry.lens import raw_pixels
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
+from dust3r_ros.geometry.processes import memory_held
 from dust3r_ros.msg import CameraEstimate, MappingStatus, StageLatency
 from dust3r_ros.node.conversions import header, pose_message
 from dust3r_ros.node.topics import TopicHealth
@@ -258,11 +257,7 @@ class Losses:
 
 def memory_mb() -> float:
     """Resident memory of this process, MiB (its peak where /proc is missing)."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * resource.getpagesize() / 2**20
-    except (OSError, IndexError, ValueError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return memory_held() / 2**20
 
 
 def lens_shift(camera: Camera) -> float:

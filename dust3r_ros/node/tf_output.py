@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node
 
 from dust3r_ros.config import NodeConfig
@@ -23,6 +23,8 @@ _FOREIGN_NS = 60_000_000_000
 _MOVED = 1e-3
 # A camera without a pose for so long (ns) is stood in for by others of its rig.
 _SILENT_NS = 500_000_000
+# Transforms sent last that are remembered: more than images of several cameras overtake each other by.
+_REMEMBERED = 16
 # Smaller changes of map -> odom_frame while bridged are rounding.
 _SAME = 1e-6
 
@@ -58,7 +60,7 @@ class TfOutput:
         self._root = config.odom_frame or config.base_frame
         self._lock = Lock()
         self._anchor: _Anchor | None = None
-        self._last_ns = 0
+        self._sent: deque[tuple[str, int]] = deque(maxlen=_REMEMBERED)  # frames and stamps
         self._problems: dict[str, str] = {}
         self._logged: set[str] = set()
         self._rig: dict[str, tuple[str, Array]] = {}  # by topmost frame: the first camera's, and first_T_top
@@ -92,8 +94,7 @@ class TfOutput:
         w_T_a = update.w_T_c @ invert(anchor_T_c)
         if self.steady:
             self._move(update, w_T_a)
-        elif update.stamp_ns != self._last_ns:  # of another camera, too; TF warns about repeated stamps
-            self._last_ns = update.stamp_ns
+        else:
             self._publish(w_T_a, self._root, update.stamp_ns)
 
     def _move(self, update: MapUpdate, w_T_a: Array) -> None:
@@ -116,12 +117,7 @@ class TfOutput:
         clock_ns = self._node.get_clock().now().nanoseconds
         # A simulated clock that has not started is 0.
         now_ns = clock_ns + anchor.lag_ns if clock_ns else anchor.stamp_ns
-        stamp_ns = now_ns + round(self._config.transform_tolerance * 1e9)
-        with self._lock:
-            if stamp_ns == self._last_ns:  # the clock stands still; TF warns about repeated stamps
-                return
-            self._last_ns = stamp_ns
-        self._publish(anchor.w_T_a, self._root, stamp_ns)
+        self._publish(anchor.w_T_a, self._root, now_ns + round(self._config.transform_tolerance * 1e9))
 
     def rig(self, frames: Mapping[str, tuple[str, Array]]) -> None:
         """Publish estimated extrinsics, metres: optical frame -> (optical frame of the first camera, first_T_camera).
@@ -191,17 +187,23 @@ class TfOutput:
         return (frame, np.eye(4)) if fixed is None else (above[-1], fixed)
 
     def _publish(self, w_T_f: Array, frame: str, stamp_ns: int) -> None:
-        """Publish the transform between the map and ``frame``, if allowed."""
+        """Publish the transform between the map and ``frame``, if allowed, once per stamp.
+
+        Of cameras on one body, the first at a stamp says where it is, and the clock may stand still: TF warns about
+        repeated stamps.
+        """
         if not self._live("publish_tf"):
             return
         parent, child, parent_T_child = self._config.map_frame, frame, w_T_f
         if self._live("invert_tf"):
             parent, child, parent_T_child = child, parent, invert(w_T_f)
-        if self._free(parent, child, "parent"):
-            self._send(transform_message(parent_T_child, stamp_ns, parent, child))
-
-    def _send(self, transform: TransformStamped) -> None:
-        self._sender.send(transform)
+        if not self._free(parent, child, "parent"):
+            return
+        with self._lock:
+            if (frame, stamp_ns) in self._sent:
+                return
+            self._sent.append((frame, stamp_ns))
+        self._sender.send(transform_message(parent_T_child, stamp_ns, parent, child))
 
     def _free(self, parent: str, child: str, topic: str) -> bool:
         """Whether ``child`` may get ``parent``: no other node gives it one, and it is not above ``parent``."""

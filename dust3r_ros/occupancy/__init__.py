@@ -181,9 +181,15 @@ class OccupancyGridMap:
         return self._votes.truncated
 
     @property
-    def wanted(self) -> tuple[int, int]:
-        """Rows and columns that everything seen so far would need."""
-        return self._votes.wanted
+    def excess(self) -> str:
+        """What is too much for the largest grid, and the resolution that fits; "" if nothing is left out."""
+        if not self.truncated:
+            return ""
+        (rows, columns), resolution = self._votes.wanted, self.grid().resolution
+        return (
+            f"{columns} x {rows} cells of {resolution:.4g}, at most {MAX_CELLS} x {MAX_CELLS} are made; a resolution of"
+            f" {resolution * 1.05 * max(rows, columns) / MAX_CELLS:.2g} fits"
+        )
 
     @property
     def tilt_deg(self) -> float:

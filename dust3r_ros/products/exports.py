@@ -15,7 +15,7 @@ from dust3r_ros.cloud.tracks import DenseTracks, dense_tracks, joined, landmark_
 from dust3r_ros.errors import ConfigError, GeometryError
 from dust3r_ros.io.files import make_folder, write_bytes, write_text
 from dust3r_ros.io.trajectory import write_trajectories
-from dust3r_ros.occupancy import FREE, MAX_CELLS, OCCUPIED, Grid, GridOptions, OccupancyGridMap
+from dust3r_ros.occupancy import FREE, OCCUPIED, Grid, GridOptions, OccupancyGridMap
 from dust3r_ros.products.colmap import write_colmap
 from dust3r_ros.products.nerfstudio import DEPTH_UNIT, write_nerfstudio
 from dust3r_ros.products.ply import write_ply
@@ -136,12 +136,7 @@ class Exporter:
         grid_map.update(self._keyframes)
         grid = grid_map.grid()
         if grid_map.truncated:
-            rows, columns = grid_map.wanted
-            raise GeometryError(
-                f"the occupancy grid would have {columns} x {rows} cells of {grid.resolution:.4g}, at most "
-                f"{MAX_CELLS} x {MAX_CELLS} are made; a resolution of "
-                f"{grid.resolution * 1.05 * max(rows, columns) / MAX_CELLS:.2g} fits"
-            )
+            raise GeometryError(f"the occupancy grid would have {grid_map.excess}")
         tilt = grid_map.tilt_deg
         if tilt > _TILTED_DEG:
             self._warn(

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from html import escape
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,20 @@ from dust3r_ros.products.splat import Surfels, surfels
 from dust3r_ros.types import Array, Keyframe, StampedPose
 
 _PICTURE_BYTES = 300_000
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --muted: #778; --bar: #3b82c4; --tail: #3b82c455; }
+_OF_ALL = """
+:root { color-scheme: light dark; --line: #8884; --muted: #778; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-p.lead { color: var(--muted); margin: .2rem 0 1.2rem; }
+h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; } p.lead { color: var(--muted); }
+img { width: 100%; height: auto; border-radius: 6px; } table { border-collapse: collapse; }
+td, th { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+"""
+_STYLE = """
+:root { --bar: #3b82c4; --tail: #3b82c455; } p.lead { margin: .2rem 0 1.2rem; }
 p.warning { border-left: 4px solid #d9822b; padding: .3rem .8rem; }
-img { width: 100%; height: auto; border-radius: 6px; display: block; } summary { color: var(--muted); margin: .5rem 0; }
-table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .25rem .8rem .25rem 0;
-border-bottom: 1px solid var(--line); vertical-align: top; } th { font-weight: 600; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+img { display: block; } summary { color: var(--muted); margin: .5rem 0; }
+table { width: 100%; } td, th { padding: .25rem .8rem .25rem 0; } th { font-weight: 600; }
+td.number, th.number { white-space: nowrap; }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1rem; margin: 1.2rem 0; }
 dl div { border: 1px solid var(--line); border-radius: 6px; padding: .5rem .8rem; }
 dt { color: var(--muted); font-size: .85rem; } dd { margin: 0; font-size: 1.3rem; font-variant-numeric: tabular-nums; }
@@ -43,6 +48,27 @@ dt { color: var(--muted); font-size: .85rem; } dd { margin: 0; font-size: 1.3rem
 border-radius: 3px; background: var(--tail); } .track span + span { background: var(--bar); }
 code { font-size: .9em; }
 """
+
+
+def html_page(title: str, style: str, parts: Iterable[str]) -> str:
+    """A page with the style of all pages and its own on top; ``title`` and the ``parts`` of its body are HTML."""
+    head = [
+        "<!doctype html>",
+        f'<html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<style>{_OF_ALL}{style.lstrip()}</style></head><body>",
+    ]
+    return "\n".join([*head, *(part for part in parts if part), "</body></html>"]) + "\n"
+
+
+def html_table(head: Iterable[str], rows: Iterable[Iterable[object]], texts: float = inf) -> str:
+    """A table, with every text escaped; all columns after the first ``texts`` hold figures."""
+
+    def line(tag: str, cells: Iterable[object]) -> str:
+        kinds = ((' class="number"' if at >= texts else "", escape(str(cell))) for at, cell in enumerate(cells))
+        return "<tr>" + "".join(f"<{tag}{kind}>{text}</{tag}>" for kind, text in kinds) + "</tr>"
+
+    return "\n".join(["<table>" + line("th", head), *(line("td", row) for row in rows), "</table>"])
 
 
 def write_report(
@@ -60,10 +86,6 @@ def report(summary: Mapping[str, Any], picture: bytes | None, *, cloud: str = ""
     """
     source = escape(str(summary.get("source") or "live images"))
     parts = [
-        "<!doctype html>",
-        f'<html lang="en"><head><meta charset="utf-8"><title>Map of {source}</title>',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<style>{_STYLE}</style></head><body>",
         f'<h1>Map of {source}</h1><p class="lead">dust3r_ros {escape(str(summary["version"]))}, '
         f"backend {escape(str(summary['configuration'].get('backend', '')))}</p>",
         f'<p class="warning">{escape(warning)}</p>' if warning else "",
@@ -72,11 +94,10 @@ def report(summary: Mapping[str, Any], picture: bytes | None, *, cloud: str = ""
         _picture(picture),
         "<h2>Cameras</h2>" + _cameras(summary["cameras"]),
         "<h2>Time per stage</h2>" + _stages(summary["stages"]),
-        "<h2>Configuration</h2>" + _table(("parameter", "value"), sorted(summary["configuration"].items())),
-        "<h2>Files next to this page</h2>" + _table(("file", "content"), FILES.items()),
-        "</body></html>",
+        "<h2>Configuration</h2>" + html_table(("parameter", "value"), sorted(summary["configuration"].items())),
+        "<h2>Files next to this page</h2>" + html_table(("file", "content"), FILES.items()),
     ]
-    return "\n".join(part for part in parts if part) + "\n"
+    return html_page(f"Map of {source}", _STYLE, parts)
 
 
 FILES = {
@@ -160,7 +181,7 @@ def _cameras(cameras: Mapping[str, Mapping[str, Any]]) -> str:
         "distortion",
         "rolling shutter",
     )
-    return _table(head, rows)
+    return html_table(head, rows)
 
 
 def _stages(stages: Mapping[str, Mapping[str, float]]) -> str:
@@ -174,12 +195,6 @@ def _stages(stages: Mapping[str, Mapping[str, float]]) -> str:
         cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
         rows.append(f'<tr><td>{escape(name)}</td>{cells}<td><div class="track">{bars}</div></td></tr>')
     return f"<table><tr><th>stage</th>{head}<th>median (dark), 95th percentile (light)</th></tr>{''.join(rows)}</table>"
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{top}</tr>{body}</table>"
 
 
 MAX_POINTS = 125_000  # 16 characters each

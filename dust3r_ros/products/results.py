@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from dust3r_ros import __version__
 from dust3r_ros.cloud.cloud import Cloud, map_cloud, thin
 from dust3r_ros.cloud.fusion import fuse_map, pixel_size
 from dust3r_ros.config import MapperConfig, as_mapping
+from dust3r_ros.geometry.processes import memory_held
 from dust3r_ros.io.camera_yaml import write_cameras
 from dust3r_ros.io.files import make_folder, write_text
 from dust3r_ros.io.trajectory import write_trajectories, write_tum
@@ -127,12 +127,7 @@ def _title(cameras: Iterable[Camera]) -> str:
 
 def peak_memory_mb() -> float:
     """Peak memory of this process, MB (10^6 bytes)."""
-    # getrusage includes the peak of the parent program before exec
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # Linux counts in KiB
+    return memory_held("VmHWM") / 1e6
 
 
 def _cloud(keyframes: Sequence[Keyframe], config: MapperConfig) -> Cloud:

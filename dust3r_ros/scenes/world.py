@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.pinhole import center_of
-from dust3r_ros.scenes.solids import Lamp, Solid
+from dust3r_ros.scenes.solids import Globe, Lamp, Pillar, Solid
 from dust3r_ros.scenes.surfaces import RayGrid, Surface
-from dust3r_ros.scenes.textures import Pattern, Texture, texture
+from dust3r_ros.scenes.textures import Pattern, Texture, decorated, fabric, plaster, texture
 from dust3r_ros.types import Array, Array32, Image
 
 _NOTHING = -1
@@ -58,6 +58,10 @@ class World:
         center = fine if supersample == 1 else self._cast(_ray_grid(w_T_c, width, height, focal, 1))
         depth = np.where(center.surface == _NOTHING, 0, center.depth)
         return RenderedView((np.clip(image, 0, 255) + 0.5).astype(np.uint8), depth.astype(np.float32))
+
+    def shifted(self, offset: Array) -> World:
+        """The same surfaces and paint, ``offset`` (3,) metres away."""
+        return replace(self, surfaces=tuple(_shifted(surface, offset) for surface in self.surfaces))
 
     @cached_property
     def corners(self) -> Array:
@@ -102,6 +106,20 @@ class World:
         colors = np.empty_like(painted)
         colors[order] = painted
         return colors
+
+
+def _shifted(surface: Surface, offset: Array) -> Surface:
+    """A surface stores its place under one of three names."""
+    name = next(name for name in ("corner", "base", "center") if hasattr(surface, name))
+    return replace(surface, **{name: getattr(surface, name) + offset})  # type: ignore[type-var]
+
+
+def together(*worlds: World) -> World:
+    """One world with the surfaces of all."""
+    return World(
+        tuple(surface for world in worlds for surface in world.surfaces),
+        tuple(texture for world in worlds for texture in world.textures),
+    )
 
 
 def _runs(*keys: NDArray[np.int16]) -> Iterator[slice]:
@@ -152,3 +170,13 @@ def build(
         picture += 0.5
         textures.append(texture(picture.astype(np.uint8), wide, high))
     return World(tuple(surface for surface, *_ in painted), tuple(textures))
+
+
+def person(height: float = 1.7, radius: float = 0.24, seed: int = 5) -> World:
+    """A body and a head that stand at (0, 0, 0), as a world of their own; metres."""
+    head = 0.14
+    solids: list[Solid] = [
+        Pillar(np.zeros(3), radius, height - 2 * head, decorated(fabric), fabric),
+        Globe(np.array([0.0, 0.0, height - head]), head, plaster),
+    ]
+    return build([], solids, Lamp(np.array([0.4, -0.3, 2.55]), ambient=0.7), seed)

@@ -212,11 +212,12 @@ class Synchronizer:
             self._moving = (frame_id.lstrip("/"), child_frame_id.lstrip("/"))
         return remark
 
-    def add_imu(self, frame_id: str, stamp_ns: int, acceleration: Array, rate: Array | None) -> None:
-        """Take in specific force (3,), m/s^2, and turn rate (3,), rad/s, or None; in the axes of ``frame_id``."""
+    def add_imu(self, frame_id: str, stamp_ns: int, acceleration: Array | None, rate: Array | None) -> None:
+        """Take in specific force (3,), m/s^2, and turn rate (3,), rad/s, None if not measured; axes of ``frame_id``."""
         felt = np.zeros(3) if rate is None else rate  # without a gyroscope, the accelerometer corrects only slowly
         with self._lock:
-            self._up.setdefault(frame_id, UpFilter()).add(stamp_ns, acceleration, felt)
+            if acceleration is not None:
+                self._up.setdefault(frame_id, UpFilter()).add(stamp_ns, acceleration, felt)
             if self.settings.turning and rate is not None:
                 self._turns.setdefault(frame_id, TurnMeter()).add(stamp_ns, rate)
             self._up_stamp[frame_id] = stamp_ns
@@ -236,8 +237,8 @@ class Synchronizer:
     ) -> None:
         """Take in a depth image; ``load`` decodes it to (h, w) float32, metres, or raises ``InputError``.
 
-        In the optical frame of the camera's images, it is registered to them; in another frame, it is converted to
-        points with TF and the depth camera's ``calibration``.
+        In the frame of the camera's images, optical or as stamped, it is registered to them; in another frame, it is
+        converted to points with TF and the depth camera's ``calibration``.
         """
         with self._lock:
             self._depths.setdefault(camera, _Stamped()).add(
@@ -271,12 +272,15 @@ class Synchronizer:
         """``frame`` (stamp, camera, image) with its companions; ``frame_id``: the image's optical frame."""
         return self.match(frame.camera, frame.stamp_ns, frame_id).onto(frame)
 
-    def match(self, camera: str, stamp_ns: int, frame_id: str) -> Match:
-        """The companions at the stamp of an image, not decoded yet."""
+    def match(self, camera: str, stamp_ns: int, frame_id: str, stamped: str = "") -> Match:
+        """The companions at the stamp of an image, not decoded yet.
+
+        ``frame_id``: its optical frame; ``stamped``: the frame in its header, which may be wrong (Gazebo: camera_link).
+        """
         wanted = self.settings
         depth = self._nearest(self._depths, "depth", camera, stamp_ns) if camera in wanted.depths else None
-        c_T_d = None
-        if isinstance(depth, DepthImage) and depth.frame_id not in ("", frame_id.lstrip("/")):
+        c_T_d, own = None, {"", frame_id.lstrip("/"), stamped.lstrip("/")}
+        if isinstance(depth, DepthImage) and depth.frame_id not in own:
             c_T_d = self.transforms.lookup(frame_id, depth.frame_id, stamp_ns, wanted.tolerance_ns)
         return Match(
             self.odometry(frame_id, stamp_ns, wanted.tolerance_ns),

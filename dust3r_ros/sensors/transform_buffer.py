@@ -9,7 +9,7 @@ from threading import Lock
 
 import numpy as np
 
-from dust3r_ros.geometry.rigid import interpolate, invert
+from dust3r_ros.geometry.rigid import interpolate, invert, is_rotation
 from dust3r_ros.types import Array
 
 HISTORY_NS = 10_000_000_000
@@ -17,7 +17,6 @@ MAX_GAP_NS = 1_000_000_000  # longest gap between two samples that is interpolat
 JUMP_NS = 1_000_000_000  # a stamp that goes back by more means that the clock was set back
 MAX_FRAMES = 4096  # more than any robot has
 MAX_SAMPLES = 20_000  # of one transform: 10 s at 2 kHz
-_RIGID = 1e-3  # tolerated deviation from a rotation matrix
 
 
 @dataclass(frozen=True)
@@ -238,7 +237,6 @@ def _refusal(parent: str, child: str, p_T_c: Array) -> str:
     matrix = np.asarray(p_T_c, np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
         return f"transform '{parent}' -> '{child}' is not (4, 4) or not finite; it is refused"
-    rotation = matrix[:3, :3]
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > _RIGID or np.linalg.det(rotation) < 0:
+    if not is_rotation(matrix[:3, :3]):
         return f"transform '{parent}' -> '{child}' is not a rigid motion; it is refused"
     return ""

@@ -130,6 +130,7 @@ class Landmarks:
         lacking = np.isnan(self._positions[takes, 0])
         self._positions[takes[lacking]] = self._positions[gives[lacking]]
         self._positions[gone] = np.nan
+        self._positions[self.resolved(self._barred)] = np.nan
         return gone
 
 
@@ -151,9 +152,9 @@ class SparseView:
 
 
 _CONTRADICTED = 0.02  # on average, at most, in maps that are right
-# An image counts as few measurements; deviations of focals are so many times the errors (`make calibration`).
-_CAUTION = 1.7
-_LEAST_STD = 0.002  # of a focal: no lens is quite as models of it are
+_CAUTION = 1.7  # images count as few measurements: deviations are so many times the errors (`make calibration`)
+# Of a focal: no lens is quite as models of it are; another map may learn better than one that seems to know.
+_LEAST_STD, _LEAST_HANDED_ON = 0.002, 0.005
 
 
 # Standard deviations for webcams, phones and depth cameras: of the log focal; of the radial terms, in tangents of the
@@ -169,8 +170,8 @@ class Intrinsics:
     ``std`` comes from the observations, with the lens free, and is cautious; ``rival_std`` from another focal that
     explains them as well. ``contradicted`` is the mean share of what keyframes see that contradicts the map.
     ``lens`` is plain until distortion is known. ``prior_std`` is that of the prior (of the log focal), infinite for
-    a mere guess; ``guess_std`` that of a network's guess, infinite for the usual one. ``measured`` is a given focal as
-    measured from the images alone (value, relative std), None until they determine it. ``center_prior``: standard
+    a mere guess; ``guess_std`` that of a network's or another map's guess, infinite for the usual one. ``measured``: a
+    given focal as the images alone say (value, relative std), None until they determine it. ``center_prior``: standard
     deviation of the lens's center, radii. ``rolling``: seconds from pixel to pixel, across and down, in which an image
     is read out; ``rolling_std`` comes from not knowing that better. ``known``: std and lens before the map.
     ``focal_only``: what was given is not the lens, so it is estimated though the focal may be held.
@@ -193,8 +194,11 @@ class Intrinsics:
     focal_only: bool = False
 
     def handed_on(self) -> Intrinsics:
-        """What another map begins with."""
-        return replace(self, prior=self.prior if self.given else self.focal, known=(self.std, self.lens))
+        """What another map begins with: it knows the focal as well as this one does."""
+        new = replace(self, known=(self.std, self.lens))
+        if not self.given:
+            new.prior, new.guess_std = self.focal, min(self.guess_std, max(self.total_std, _LEAST_HANDED_ON))
+        return new
 
     def forgotten(self) -> Intrinsics:
         """As before the map, without anything that it estimated."""
@@ -231,7 +235,7 @@ class Intrinsics:
         """Relative standard deviation, from all causes, 0 if the focal is held; its variance grows with doubt."""
         if self.fixed or not math.isfinite(self.std):
             return 0.0 if self.fixed else math.inf
-        given = self.prior_std**-2.0  # not cautious, unlike what was seen beyond it
+        given = min(self.prior_std, self.guess_std, FOCAL_PRIOR) ** -2.0  # not cautious, unlike what was seen beyond it
         std = (given + max(max(self.std, 1e-9) ** -2.0 - given, 0.0) * _CAUTION**2) ** -0.5
         doubt = math.sqrt(max(1.0, self.contradicted / _CONTRADICTED))
         return math.hypot(_LEAST_STD, doubt * math.hypot(std, self.rolling_std / _CAUTION, self.rival_std))

@@ -319,13 +319,24 @@ def merge_maps(target: SparseMap, source: SparseMap, target_S_source: Similarity
         seen, pruned = (Tracks(ids[tracks.ids], tracks.pixels) for tracks in (view.seen, view.pruned))
         target.views.append(SparseView(view.camera, w_T_c, seen, pruned, first_id))
     target.merge(matches[:, 0], ids[matches[:, 1]])
+    target.landmarks.bar(ids[source.landmarks.barred])
     return Merged(first_view, target.landmarks.resolved(ids))
 
 
 def _keep_surer(kept: Intrinsics, other: Intrinsics) -> None:
-    """Adopt another estimate of the same focal if it is more certain; a given focal stays."""
-    if kept.fixed or not (other.fixed or other.total_std < kept.total_std):
+    """Adopt another estimate of the same focal if it is more certain; a given focal stays.
+
+    The vaguer prior stays: a narrow one may come from images that are in the map now, and would count them twice.
+    """
+    if kept.fixed:
         return
-    kept.focal, kept.prior, kept.std, kept.fixed = other.focal, other.prior, other.std, other.fixed
+    surer = other.fixed or other.total_std < kept.total_std
+    vaguest = max(other if surer else kept, kept, other, key=lambda one: one.guess_std)
+    kept.prior, kept.guess_std = vaguest.prior, vaguest.guess_std
+    if any(other.rolling) if surer else not any(kept.rolling):
+        kept.rolling, kept.rolling_std = other.rolling, other.rolling_std
+    if not surer:
+        return
+    kept.focal, kept.std, kept.fixed = other.focal, other.std, other.fixed
     kept.lens, kept.rival_std, kept.contradicted = other.lens, other.rival_std, other.contradicted
     kept.focal_only = other.focal_only

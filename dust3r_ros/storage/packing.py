@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import DTypeLike
 
+from dust3r_ros.io.manifest import inflated
 from dust3r_ros.types import Array, Array32, Image
 
 _LARGEST = 60000.0  # below the largest float16
@@ -163,11 +164,4 @@ def unpack_map(blob: bytes, height: int, width: int, scale: float = 1.0) -> Arra
 
 
 def _inflated(blob: bytes) -> bytes:
-    inflater = zlib.decompressobj()
-    try:
-        data = inflater.decompress(blob, _MOST)
-    except zlib.error as error:
-        raise ValueError(f"it is damaged ({error})") from error
-    if not inflater.eof:
-        raise ValueError(f"it is damaged (cut off, or more than {_MOST >> 20} MiB)")
-    return data
+    return inflated(blob, "it is", _MOST)

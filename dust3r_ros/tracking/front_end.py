@@ -145,7 +145,11 @@ class FrontEnd:
         self._guess: Array | None = None  # the robot's prediction of the next pose
 
     def forget(self) -> None:
-        """Another map, or another time: forget what was known, and the images, whose stamps may come again."""
+        """Another map, or another time: forget what was known, and the images, whose stamps may come again.
+
+        Images may also be of another size then.
+        """
+        self._size = self._undistortion = None
         self._map = self._new = self._earlier = self._newest = None
         self._images = RecentImages(_KEPT_IMAGES)
         self._lose()
@@ -261,7 +265,7 @@ class FrontEnd:
         """Update the positions of followed landmarks; queue the others to be found in the next images."""
         before, self._map = self._map, snapshot
         if snapshot.rectified != (before.rectified if before else None):
-            self._undistortion, self._images = None, RecentImages(_KEPT_IMAGES)
+            self._undistortion, self._images, self._keyframe = None, RecentImages(_KEPT_IMAGES), None
         another = before is None or before.epoch != snapshot.epoch
         if another:
             self._handed.clear()  # their landmarks are those of another map
@@ -286,7 +290,9 @@ class FrontEnd:
             kept &= np.isin(np.arange(len(own)), at)
         self._corners = Corners(own.ids, own.pixels - strayed, points, anchors, placed).select(kept)
         self._waiting = new.select(~np.isin(new.ids, self._corners.ids))
-        self._source, self._keyframe = (self._images.at(at) for at in (snapshot.stamp_ns, snapshot.anchored_ns))
+        self._source = self._images.at(snapshot.stamp_ns)
+        if before is None or snapshot.anchored_ns != before.anchored_ns or self._keyframe is None:
+            self._keyframe = self._images.at(snapshot.anchored_ns)  # later it may be thinned out
         if before is None and self._source is not None:
             images = self._images.until(snapshot.stamp_ns)
             self._earlier = LookBack(snapshot, new.select(new.placed), images, middle, self._config)

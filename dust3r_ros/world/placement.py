@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from dust3r_ros.geometry.rigid import is_rotation
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.types import Array, Frame, StampedPose
 from dust3r_ros.world.evidence import block_std
 
 _FIRST, _MOST = 64, 2048  # most frames kept: the first ones, and every n-th of the rest
-_ORTHOGONAL = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +86,8 @@ def _stacked(said: Sequence[Array | None], shape: tuple[int, ...]) -> Array:
 def _pose(o_T_c: Array | None) -> Array | None:
     if o_T_c is None or np.shape(o_T_c) != (4, 4) or not np.isfinite(o_T_c).all():
         return None
-    R = np.asarray(o_T_c, dtype=np.float64)[:3, :3]
-    rigid = np.abs(R @ R.T - np.eye(3)).max() < _ORTHOGONAL and np.linalg.det(R) > 0
-    return np.asarray(o_T_c, dtype=np.float64) if rigid else None
+    T = np.asarray(o_T_c, dtype=np.float64)
+    return T if is_rotation(T[:3, :3]) else None
 
 
 def _direction(up: Array | None) -> Array | None:

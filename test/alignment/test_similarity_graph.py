@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from dust3r_ros.alignment import moments as mo
 from dust3r_ros.alignment import similarity_graph as sg
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.geometry.similarity import weighted_similarity
+from dust3r_ros.geometry.similarity import rms_apart
 from dust3r_ros.types import Array
 
 
@@ -63,8 +63,7 @@ def apply(S: Array, points: Array) -> Array:
 
 
 def centres_apart(S: Array, truth: Array) -> float:
-    fit = weighted_similarity(S[:, :3, 3], truth[:, :3, 3])
-    return float(np.sqrt(np.mean(np.sum((fit.apply(S[:, :3, 3]) - truth[:, :3, 3]) ** 2, axis=1))))
+    return rms_apart(S[:, :3, 3], truth[:, :3, 3])
 
 
 def shaken(S: Array, size: float, seed: int = 0) -> Array:

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from dust3r_ros.backends import flow as flow_module
 from dust3r_ros.backends import two_view
 from dust3r_ros.backends.flow import Flow, depth_from_flow, grid
-from dust3r_ros.backends.two_view import FlowStore
+from dust3r_ros.backends.two_view import PackedFlow
 from dust3r_ros.geometry.pinhole import center_of, project, unproject
 from dust3r_ros.geometry.rigid import pose, transform
 from dust3r_ros.types import Array
@@ -30,49 +30,22 @@ def flow(seed: int) -> Flow:
 
 
 def test_flow_comes_out_as_it_went_in() -> None:
-    store, given = FlowStore(), flow(0)
-    assert store.get((1, 2)) is None and (1, 2) not in store
-    store.put((1, 2), given)
-    found = store.get((1, 2))
+    given = flow(0)
+    packed = PackedFlow.of(given)
+    found = packed.flow
     np.testing.assert_allclose(found.target, given.target, atol=1 / 64 + 1e-4)
     np.testing.assert_allclose(found.error[1:], given.error[1:], atol=1 / 128 + 1e-6)
     assert np.isinf(found.error[0]).all() and found.target.dtype == found.error.dtype == np.float32
-    assert (2, 1) not in store and store.size == BYTES
+    assert packed.size == BYTES
 
 
 def test_targets_out_of_reach_and_large_errors_are_not_believed() -> None:
-    store, given = FlowStore(), flow(0)
+    given = flow(0)
     given.error[:] = 0.5
     given.target[3, 4], given.error[5, 6], given.target[7, 8] = (-5000, 3), 4.5, (1e9, 0)
-    store.put((0, 1), given)
-    found = store.get((0, 1))
+    found = PackedFlow.of(given).flow
     assert np.isinf(found.error[[3, 5, 7], [4, 6, 8]]).all() and np.isinf(found.error).sum() == 3
     assert np.isfinite(found.target).all()
-
-
-def test_the_longest_unused_go_first_and_one_always_stays() -> None:
-    store = FlowStore(budget=3 * BYTES)
-    for at in range(3):
-        store.put((at, 9), flow(at))
-    store.get((0, 9))
-    store.put((3, 9), flow(3))
-    assert [(at, 9) in store for at in range(4)] == [True, False, True, True] and store.size == 3 * BYTES
-    store.put((3, 9), flow(4))
-    assert len(store) == 3, "one put again takes no more room"
-    tiny = FlowStore(budget=1)
-    tiny.put((0, 1), flow(0))
-    tiny.put((1, 0), flow(1))
-    assert (0, 1) not in tiny and tiny.get((1, 0)) is not None and tiny.size == BYTES
-
-
-def test_forgetting_a_view_and_all() -> None:
-    store = FlowStore()
-    for pair in ((0, 1), (1, 0), (1, 2), (2, 3)):
-        store.put(pair, flow(0))
-    store.forget(1)
-    assert (2, 3) in store and len(store) == 1 and store.size == BYTES
-    store.clear()
-    assert len(store) == 0 and store.size == 0
 
 
 def test_a_compiler_changes_nothing_in_kept_flows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,9 +55,7 @@ def test_a_compiler_changes_nothing_in_kept_flows(monkeypatch: pytest.MonkeyPatc
     kept = []
     for library in (two_view.LIBRARY, None):
         monkeypatch.setattr(two_view, "LIBRARY", library)
-        store = FlowStore()
-        store.put((0, 1), given)
-        kept.append(store.get((0, 1)))
+        kept.append(PackedFlow.of(given).flow)
     np.testing.assert_array_equal(kept[0].target, kept[1].target)
     np.testing.assert_array_equal(kept[0].error, kept[1].error)
 

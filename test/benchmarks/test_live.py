@@ -46,13 +46,6 @@ def kill() -> Iterator[ModuleType]:
 
 
 @pytest.fixture(scope="module")
-def player() -> Iterator[ModuleType]:
-    pytest.importorskip("rosbags", reason="rosbags is not installed")
-    pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
-    yield from _module("live_player")
-
-
-@pytest.fixture(scope="module")
 def replayed() -> Iterator[ModuleType]:
     pytest.importorskip("rosbags", reason="rosbags is not installed")
     pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
@@ -212,12 +205,6 @@ def test_figures_of_a_run_that_was_killed(kill: ModuleType, tmp_path: Path) -> N
     assert kill.Killer(tmp_path / "map.db", 2).figures(heard, 8000 * MS) == {
         "silence": None, "continued": 0, "gone": None,
     }  # fmt: skip
-
-
-def test_a_recording_goes_to_and_fro(player: ModuleType) -> None:
-    images = [("/c", 100 + 10 * k, bytearray()) for k in range(3)]
-    went = [(after, image[1]) for after, image in player.schedule(images, 2.0, 3)]
-    assert went == list(zip(range(0, 180, 20), [100, 110, 120, 120, 110, 100, 100, 110, 120], strict=True))
 
 
 def test_a_replay_is_compared_byte_for_byte(replayed: ModuleType, tmp_path: Path) -> None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from dust3r_ros import __version__
@@ -26,6 +31,53 @@ def test_a_row_says_what_was_measured_and_what_was_not(targets: ModuleType) -> N
     }  # fmt: skip
     assert targets.target("frames", "51 of 51", "all", True)["measured"] == "51 of 51"
     assert targets.target("ATE", None, "<= 1", None)["measured"] == "not measured"
+
+
+def test_deviations_are_counted_below_one_and_two(targets: ModuleType) -> None:
+    assert targets.z_cells(np.array([0.5, 1.5, 1.9, 2.5])) == ("25%", "75%", "2.5")
+
+
+def test_the_processor_is_used_by_processes_below_and_by_ended_ones(targets: ModuleType) -> None:
+    work = "import time\nwhile time.process_time() < 0.3: pass\n"
+    both = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {work!r}])\nprint('x', flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", both], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        found, ours = targets.processor_s(process.pid), targets.processor_s(os.getpid())
+        process.communicate(b"\n")
+    assert found.keys() == {process.pid} and ours.keys() >= {process.pid, os.getpid()}
+    own, ended = found[process.pid]
+    assert own < ended and 0.25 < ended < 1.0
+    assert targets.processor_s(process.pid) == {}
+
+
+@dataclass
+class Row:
+    name: str
+
+
+def test_cases_are_measured_told_and_left(
+    targets: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*options: str) -> list[Row]:
+        monkeypatch.setattr(sys, "argv", ["rooms.py", "--out", str(tmp_path / "out"), *options])
+        arguments = targets.case_options(None, "rooms").parse_args()
+        return targets.run_cases(
+            arguments,
+            ("a", "b"),
+            lambda names: map(Row, names),
+            lambda row: f"done: {row.name}",
+            lambda rows, about: f"| {len(rows)} of {about['version']} |",
+            plot=lambda rows, path: path.write_text(rows[0].name),
+        )
+
+    assert run("--cases", "list") == [] and capsys.readouterr().out == "a\nb\n" and not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="there is no case 'c'; there are a, b"):
+        run("--cases", "c")
+    assert run("--cases", "b") == [Row("b")]
+    assert capsys.readouterr().out == f"done: b\n| 1 of {__version__} |\n"
+    assert [row.name for row in run()] == ["a", "b"] and (tmp_path / "out/rooms.png").read_text() == "a"
+    report = json.loads((tmp_path / "out/rooms.json").read_text())
+    assert report["rows"] == [{"name": "a"}, {"name": "b"}] and report["machine"]["cores"]
 
 
 def test_the_version_stands_beside_the_machine(targets: ModuleType) -> None:
@@ -62,5 +114,6 @@ def test_users_see_a_line_of_our_errors_and_a_trace_of_others(
     assert said(lambda: failing(InputError("there is no room")))() == 1
     assert said(lambda: failing(TimeoutError("too late")))() == 1
     assert capsys.readouterr().err == "rooms: error: there is no room\nrooms: error: too late\n"
+    assert targets.errors_said("rooms", code=2)(lambda: failing(InputError("there is no room")))() == 2
     with pytest.raises(KeyError):
         said(lambda: failing(KeyError("x")))()

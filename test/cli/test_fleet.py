@@ -317,12 +317,14 @@ def test_options_are_those_of_dust3r_map_for_any_recording() -> None:
 
 
 @needs_ray
-def test_maps_of_one_place_are_joined_and_only_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_maps_of_one_place_are_joined_and_only_once(
+    address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recordings, out = tmp_path / "days", tmp_path / "out"
     for name, frames in (("monday", slice(0, 16)), ("tuesday", slice(6, 22))):
         write_folder(cut(walk("orbit", 24), frames), recordings / name)
     write_folder(walk("corridor", 16), recordings / "corridor")
-    asked = [recordings / "*", "--out", out, "--workers", 2, "--join", *FAST, "--set", "dense=false"]
+    asked = [recordings / "*", "--out", out, "--address", address, "--join", *FAST, "--set", "dense=false"]
     assert called(*asked) == 0
     said = capsys.readouterr().out
     assert "one map of monday, tuesday" in said and "1 recordings stay alone" in said

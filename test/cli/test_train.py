@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,10 +28,6 @@ from dust3r_ros.cli.train import _parser, main
 from dust3r_ros.network import load_checkpoint
 from dust3r_ros.training import session
 
-ROOT = Path(__file__).resolve().parents[2]
-SMALL = Path(train_small.__file__)
-
-
 Begin = Callable[..., Training]
 
 
@@ -50,8 +43,8 @@ def begin() -> Iterator[Begin]:
     """Begins a training in a process of its own, which is gone after the test."""
     begun: list[Training] = []
 
-    def one(*options: object, **environment: object) -> Training:
-        begun.append(Training(*options, **environment))
+    def one(*options: object, **more: Any) -> Training:
+        begun.append(Training(*options, **more))
         return begun[-1]
 
     yield one
@@ -223,21 +216,13 @@ def test_a_killed_worker_ends_the_run_with_a_sentence(
     assert "Traceback" not in words and len(words.strip().splitlines()) == 1
 
 
-def test_a_full_disk_never_leaves_half_a_state(recipe: Path, tmp_path: Path) -> None:
+def test_a_full_disk_never_leaves_half_a_state(recipe: Path, tmp_path: Path, begin: Begin) -> None:
     """No file may grow beyond 300 kB, as if the disk was full: states cannot be written, the first ones neither."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
-
     out = tmp_path / "run"
-    places = os.pathsep.join((str(ROOT), str(SMALL.parent)))
-    done = subprocess.run(
-        [sys.executable, str(SMALL), "--config", str(recipe), "--out", str(out), "--workers", "0", "--quiet"],
-        env={**os.environ, "PYTHONPATH": places}, preexec_fn=limit, capture_output=True, text=True, timeout=120,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 1 and "cannot be written" in done.stderr.splitlines()[-1], done.stderr
-    assert "training continues from memory" in done.stderr and "Traceback" not in done.stderr
+    training = begin("--config", recipe, "--out", out, "--workers", 0, "--quiet", largest=300_000)
+    code, _, words = training.end()
+    assert code == 1 and "cannot be written" in words.splitlines()[-1], words
+    assert "training continues from memory" in words and "Traceback" not in words
     assert steps(out) == 12 and list((out / "state").iterdir()) == [] and not (out / "model").exists()
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from movers import together, walk_among
+from movers import walk_among
 from sequences import SMALL
 
 from dust3r_ros.geometry.resize import Resize
@@ -16,7 +16,7 @@ from dust3r_ros.scenes.sequence import RenderedSequence, look_at
 from dust3r_ros.scenes.solids import Box, Lamp
 from dust3r_ros.scenes.surfaces import Panel
 from dust3r_ros.scenes.textures import brick, fabric, noise, planks, poster, texture, tiles
-from dust3r_ros.scenes.world import World, build
+from dust3r_ros.scenes.world import World, build, together
 
 CONFIG = replace(SMALL, working_size=240)
 FAR = 1000.0  # metres; all else is within 30

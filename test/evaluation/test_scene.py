@@ -39,6 +39,13 @@ def test_a_scene_is_read(folder: Path) -> None:
     assert scene.depth(200_000_000) is None  # the nearest is 0.1 s away
 
 
+def test_the_true_pose_of_an_image_is_the_nearest_in_time(folder: Path) -> None:
+    scene = read_scene(folder)
+    for stamp_ns, x in ((100_000_000, 1), (110_000_000, 1), (191_000_000, 2)):
+        assert scene.pose(stamp_ns)[0, 3] == x
+    assert scene.pose(110_000_001) is None and scene.pose(150_000_000) is None, "more than 10 ms away"
+
+
 def test_a_scene_without_depth_has_none(folder: Path) -> None:
     (folder / "depth.txt").unlink()
     assert read_scene(folder).depth(100_000_000) is None

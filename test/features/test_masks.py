@@ -16,7 +16,7 @@ from dust3r_ros.depth.depth_maps import DepthMaps
 from dust3r_ros.errors import InputError
 from dust3r_ros.features.features import extract
 from dust3r_ros.features.junctions import find_junctions
-from dust3r_ros.features.masks import MARGIN_PX, DarkBorder, ImageMask, check_mask, grown, without
+from dust3r_ros.features.masks import MARGIN_PX, DarkBorder, EgoMask, ImageMask, check_mask, grown, without
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.mapping.camera_stream import CameraStream
@@ -43,6 +43,13 @@ def left_half() -> np.ndarray:
 
 def made(config: MapperConfig = SMALL) -> CameraStream:
     return CameraStream("camera", 0, WIDTH, HEIGHT, config)
+
+
+def seen(stream: CameraStream, image: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """The tracked image, which becomes the last one."""
+    gray = stream.gray(image)
+    stream.see(gray, mask)
+    return gray
 
 
 @pytest.mark.parametrize(
@@ -85,7 +92,7 @@ def test_a_mask_grows_by_the_part_asked_for() -> None:
 
 def test_no_feature_no_corner_and_no_junction_comes_from_under_a_mask() -> None:
     stream = made(replace(SMALL, tracking_size=640))
-    gray = stream.gray(noise(), left_half())
+    gray = seen(stream, noise(), left_half())
     edge = WIDTH // 2 + MARGIN_PX - 3  # corners are refined by a pixel or two
     center = (WIDTH - 1) / 2
     features = stream.features(gray)
@@ -110,7 +117,7 @@ def test_selected_junctions_keep_their_arms() -> None:
 
 def test_a_mask_is_made_up_for_by_weaker_features_elsewhere() -> None:
     plain, half = noise(), made(replace(SMALL, tracking_size=640))
-    gray = half.gray(plain, left_half())
+    gray = seen(half, plain, left_half())
     assert len(extract(gray, 100).pixels) > 60
     mask = ImageMask.of(left_half(), (WIDTH, HEIGHT), half.resize)
     assert len(extract(gray, 100, mask).pixels) > 60
@@ -118,14 +125,14 @@ def test_a_mask_is_made_up_for_by_weaker_features_elsewhere() -> None:
 
 def test_corners_that_come_under_the_mask_of_a_later_image_are_dropped() -> None:
     stream, image = made(), noise()
-    stream.follow(stream.gray(image))
+    stream.follow(seen(stream, image))
     corners = stream.corners(200, np.zeros((0, 2)))
     stream.anchor(0, Tracks(np.arange(len(corners)), corners))
     moved = np.roll(image, 4, axis=1)
-    followed = stream.follow(stream.gray(moved, left_half()))
+    followed = stream.follow(seen(stream, moved, left_half()))
     assert 20 < len(followed.ids) < len(corners)
     assert followed.pixels[:, 0].min() > MARGIN_PX - 1
-    again = stream.follow(stream.gray(np.roll(image, 6, axis=1)))
+    again = stream.follow(seen(stream, np.roll(image, 6, axis=1)))
     assert set(again.ids) <= set(followed.ids), "what was dropped does not come back"
 
 
@@ -288,3 +295,92 @@ def test_the_outline_of_a_black_border_does_no_harm() -> None:
     assert len(mapper.trajectory()) == 14 and trajectory_error(mapper, sequence) < 0.01
     under, apart = depth_under(mapper, np.repeat(255 * circle()[None].astype(np.uint8), 14, axis=0), sequence)
     assert under == 0 and apart > 5000
+
+
+def passing(k: int, step: int = 9) -> np.ndarray:
+    """(H, W) image k of a camera that moves sideways along a picture."""
+    rng = np.random.default_rng(2)
+    coarse = rng.integers(0, 255, (HEIGHT // 4, 200)).astype(np.uint8)
+    wide = np.asarray(cv2.resize(coarse, (800, HEIGHT), interpolation=cv2.INTER_CUBIC), np.uint8)
+    return wide[:, step * k : step * k + WIDTH].copy()
+
+
+def hood() -> np.ndarray:
+    """(H, W) the lowest quarter of the image."""
+    row, _ = np.mgrid[:HEIGHT, :WIDTH]
+    return np.asarray(row >= 3 * HEIGHT // 4)
+
+
+def with_hood(image: np.ndarray, k: int) -> np.ndarray:
+    shown = image.copy()
+    shown[hood()] = noise(7)[..., 1][hood()]
+    return np.clip(shown + np.random.default_rng(k).normal(0, 2, shown.shape), 0, 255).astype(np.uint8)
+
+
+def test_what_stays_while_the_world_moves_is_carried_along() -> None:
+    ego = EgoMask()
+    found = [ego.update(with_hood(passing(k), k)) for k in range(16)]
+    assert found[3] is None, "not at once"
+    assert found[-1] is not None
+    assert (found[-1] & hood()).sum() > 0.9 * hood().sum() and (found[-1] & ~hood()).mean() < 0.05
+
+
+def test_what_a_camera_carried_may_go() -> None:
+    ego = EgoMask()
+    for k in range(12):
+        ego.update(with_hood(passing(k), k))
+    assert ego.update(with_hood(passing(12), 12)) is not None
+    left = [ego.update(passing(k)) for k in range(13, 33)]
+    assert left[-1] is None
+
+
+@pytest.mark.parametrize("what", ["world", "rest", "visitor", "ahead", "plain"])
+def test_nothing_else_is_carried_along(what: str) -> None:
+    """Not a world that moves, nor one that stands still, even if something passes by; nor what lies straight ahead."""
+    ego, still = EgoMask(), noise(3)[..., 0]
+    for k in range(24):
+        image = still.copy()
+        if what == "world":
+            image = passing(k)
+        elif what == "visitor":
+            image[30:150, 6 * k : 6 * k + 60] = passing(k)[30:150, :60]
+        elif what == "ahead":
+            closer = cv2.getRotationMatrix2D((WIDTH / 2 + 2 * np.sin(k), HEIGHT / 2), 0, 1.03**k)
+            image = np.asarray(cv2.warpAffine(noise(3)[..., 0], closer, (WIDTH, HEIGHT)), np.uint8)
+        elif what == "plain":
+            image[:] = 90 + 5 * k
+        noisy = image + np.random.default_rng(k).normal(0, 2, image.shape)
+        assert ego.update(np.clip(noisy, 0, 255).astype(np.uint8)) is None
+
+
+def dashcam() -> tuple[RenderedSequence, np.ndarray]:
+    """A walk with a hood in the lowest quarter of each image, and masks (N, H, W) of it."""
+    sequence = cut(walk("orbit", 24), 24)
+    images, masks = sequence.images.copy(), np.zeros(sequence.images.shape[:3], np.uint8)
+    below = 3 * sequence.height // 4
+    paint = np.random.default_rng(3).integers(0, 255, (sequence.height - below, sequence.width, 3)).astype(np.uint8)
+    images[:, below:], masks[:, below:] = cv2.blur(paint, (3, 3)), 255
+    return replace(sequence, images=images), masks
+
+
+def test_a_hood_in_every_image_is_left_out_of_the_map() -> None:
+    """Also of the images from before it was known to be one."""
+    sequence, masks = dashcam()
+    mapper = run(sequence, np.zeros_like(masks), SMALL)
+    assert len(mapper.trajectory()) == len(sequence.images)
+    assert trajectory_error(mapper, sequence) < 0.01
+    assert abs(mapper.cameras["camera"].focal / sequence.focal - 1) < 0.02
+    under, apart = depth_under(mapper, masks, sequence)
+    assert under < 0.02 * apart
+
+
+def test_images_beside_the_sequence_teach_a_camera_nothing() -> None:
+    """One that is refused, and one that is only located: the black border, and what is carried along, stay known."""
+    stream, black = made(), np.repeat(circle()[..., None], 3, axis=2)
+    seen(stream, np.where(black, 0, np.maximum(noise(), 30)))
+    known = stream.mask
+    with stream.aside():
+        stream.gray(np.maximum(noise(1), 30))
+    assert known is not None and stream.mask is known
+    seen(stream, np.where(black, 0, np.maximum(noise(2), 30)))
+    assert stream.mask is not None and (stream.mask.working & known.working).sum() > 0.95 * known.working.sum()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -130,6 +132,30 @@ def test_an_error_is_that_of_its_own_request(network: Network) -> None:
     assert_same(fine, alone(network, good, [(0, 1)]), 1e-4)
 
 
+def test_networks_that_cannot_begin_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an actor answers crosses processes on its way."""
+
+    def get(calls: Sequence[Coroutine[object, object, object]], timeout: float) -> list[object]:
+        return [pickle.loads(pickle.dumps(asyncio.run(call))) for call in calls]
+
+    def remote(**room: float) -> Callable[[type], object]:
+        def begun(kind: type, config: MapperConfig, one_thread: bool) -> object:
+            actor = kind(config, False)  # this process keeps its threads
+            return SimpleNamespace(begin=SimpleNamespace(remote=actor.begin))
+
+        return lambda kind: SimpleNamespace(remote=partial(begun, kind))
+
+    resources = {"CPU": 2.0}
+    ray = SimpleNamespace(
+        get=get, remote=remote, exceptions=SimpleNamespace(RayError=KeyError), cluster_resources=lambda: resources
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(CheckpointError, match="'nothing' does not exist"):
+        begin_pool(Cluster(networks=1), MapperConfig(backend="dust3r", checkpoint="nothing", device="cpu"))
+    with pytest.raises(BackendError, match="leave the cluster none for recordings"):
+        begin_pool(Cluster(networks=2), MINI)
+
+
 @needs_ray
 def test_a_network_that_ends_is_begun_again_and_has_its_views_sent_again(network: Network) -> None:
     cluster = Cluster(workers=1, networks=1)
@@ -139,10 +165,6 @@ def test_a_network_that_ends_is_begun_again_and_has_its_views_sent_again(network
     with connected(cluster):
         import ray
 
-        with pytest.raises(CheckpointError, match="'nothing' does not exist"):
-            begin_pool(cluster, MapperConfig(backend="dust3r", checkpoint="nothing", device="cpu"))
-        with pytest.raises(BackendError, match="leave the cluster none for recordings"):
-            begin_pool(Cluster(networks=2), MINI)
         pool = begin_pool(cluster, MINI)
         assert pool.image_size == network.image_size
         shared = pool.network("walk")

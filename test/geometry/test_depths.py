@@ -58,12 +58,6 @@ def test_monocular_depth_is_z_where_something_is_known() -> None:
     assert depth.dtype == confidence.dtype == np.float32
 
 
-def test_more_confidence_may_be_asked_for() -> None:
-    prediction = pair()
-    depth, _ = monocular_depth(prediction, min_confidence=3.0)
-    np.testing.assert_array_equal(depth > 0, prediction.confidence_first > 3.0)
-
-
 def test_two_images_of_different_size_are_not_one_image_twice() -> None:
     with pytest.raises(GeometryError, match="same image twice"):
         monocular_depth(pair(width=WIDTH + 1))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from threads import unlimited
 
-from dust3r_ros.geometry.processes import MOST_NICE, THREADS, Aside, each, thread_pool
+from dust3r_ros.geometry.processes import MOST_NICE, THREADS, Aside, each, memory_held, thread_pool
 
 CODE = """
 import numpy as np, scipy.linalg
@@ -36,6 +36,13 @@ def test_blas_has_the_threads_of_the_environment_and_then_one():
 @pytest.mark.parametrize("count", [0, 1, 5, 8 * THREADS + 1, 500])
 def test_results_come_in_order(count: int) -> None:
     assert each(lambda item: item**2, list(range(count))) == [item**2 for item in range(count)]
+
+
+def test_memory_is_counted_now_and_at_most() -> None:
+    before, large = memory_held(), np.ones(8 << 20)
+    held, most = memory_held(), memory_held("VmHWM")
+    assert 0.9 * large.nbytes < held - before < 1.5 * large.nbytes and held <= most < 8 * held
+    assert memory_held("nothing") >= most - large.nbytes, "the most, where the system does not say"
 
 
 def test_many_items_are_few_tasks_and_the_pool_stays() -> None:

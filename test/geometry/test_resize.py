@@ -80,6 +80,7 @@ def test_an_image_that_fits_stays_as_it_is() -> None:
     image = np.random.default_rng(0).integers(0, 256, (384, 512, 3), dtype=np.uint8)
     resize = Resize.fit(512, 384, 512)
     np.testing.assert_array_equal(resize.apply(image), image)
+    assert not np.shares_memory(resize.apply(image), image), "the caller may use it again"
     np.testing.assert_array_equal(resize.apply(image[:, ::-1]), image[:, ::-1])
     assert resize.focal_to_working(400.0) == 400.0
 

@@ -14,6 +14,7 @@ from dust3r_ros.geometry.rigid import (
     interpolate,
     invert,
     is_rigid,
+    is_rotation,
     pose,
     quaternion,
     transform,
@@ -107,4 +108,6 @@ def test_a_rigid_motion_is_known_from_others(seed: int) -> None:
         other = a_T_b.copy()
         other[at] = value
         assert not is_rigid(other)
+    R = a_T_b[:3, :3]
+    assert is_rotation(R) and is_rotation(1.004 * R, 1e-2) and not is_rotation(1.004 * R) and not is_rotation(-R)
     assert not is_rigid(a_T_b * [[1], [1], [1], [2]]) and not is_rigid(np.diag([1.0, 1.0, -1.0, 1.0]))

@@ -8,7 +8,13 @@ from scipy.spatial.transform import Rotation
 
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.rigid import angle_deg
-from dust3r_ros.geometry.similarity import Similarity, robust_similarity, similarity_of_poses, weighted_similarity
+from dust3r_ros.geometry.similarity import (
+    Similarity,
+    rms_apart,
+    robust_similarity,
+    similarity_of_poses,
+    weighted_similarity,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 estimators = pytest.mark.parametrize("estimate", [weighted_similarity, robust_similarity])
@@ -81,6 +87,14 @@ def test_without_scale() -> None:
     found = weighted_similarity(source, 3 * source + [1, 2, 3], with_scale=False)
     assert found.scale == 1.0
     np.testing.assert_allclose(found.rotation, np.eye(3), atol=1e-12)
+
+
+def test_points_are_apart_what_no_similarity_explains() -> None:
+    true = np.array([[1.0, 1, 0], [1, -1, 0], [-1, 1, 0], [-1, -1, 0]])
+    found = 3.0 * (true + np.outer([0.1, -0.1, -0.1, 0.1], [0, 0, 1])) + 7.0
+    scale = 2.0 / 2.01  # of the best similarity: the saddle makes ``found`` a little larger
+    assert rms_apart(found, true) == pytest.approx(np.sqrt(2 * (1 - scale) ** 2 + (0.1 * scale) ** 2))
+    assert rms_apart((5.0 * true).tolist(), true.tolist()) < 1e-12
 
 
 def test_no_neighbour_is_better() -> None:

@@ -8,7 +8,7 @@ from plain_box import CORNERS, FOCAL, GROUP, HEIGHT, WIDTH, picture, pixels_of, 
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.features.features import Features, matched
-from dust3r_ros.geometry.similarity import weighted_similarity
+from dust3r_ros.geometry.similarity import rms_apart
 from dust3r_ros.mapping.association import JunctionLinks, Linker, coverage
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.mapper import Mapper
@@ -70,6 +70,13 @@ def test_an_image_is_linked_without_becoming_a_view(sparse: SparseMap, stream: C
     old = np.array([at[landmark] for landmark in found.ids.tolist()]) - stream.centred(np.zeros(2))
     same = corner_of(old, 20.0) == corner_of(found.pixels - stream.centred(np.zeros(2)), 29.0)
     assert len(found.ids) >= 5 and same.mean() > 0.8
+
+
+def test_nothing_is_linked_in_tiny_images(sparse: SparseMap) -> None:
+    links, tiny = JunctionLinks(sparse), CameraStream("tiny", 0, 1, 1, MapperConfig())
+    for index in range(2):
+        sparse.add(0, no_tracks(), None)
+        assert links.add(index, tiny, np.zeros((1, 1), np.uint8), before(index)) == 0
 
 
 def test_only_the_last_views_are_known(sparse: SparseMap, stream: CameraStream) -> None:
@@ -241,6 +248,5 @@ def test_plain_boxes_are_mapped(focal: float) -> None:
     found = np.array([pose.w_T_c[:3, 3] for pose in poses])
     true = np.array([views[pose.stamp_ns // 100_000_000][:3, 3] for pose in poses])
     assert len(poses) == 12
-    error = np.linalg.norm(weighted_similarity(found, true).apply(found) - true, axis=1)
-    assert np.sqrt(np.mean(error**2)) < 0.04, "of two metres"
+    assert rms_apart(found, true) < 0.04, "of two metres"
     assert mapper.cameras["camera"].focal == pytest.approx(FOCAL, rel=0.1)

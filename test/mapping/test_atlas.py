@@ -11,7 +11,7 @@ from oracle import Oracle
 from scoring import alignment, path_length
 from sequences import SMALL, walk
 
-from dust3r_ros.geometry.similarity import weighted_similarity
+from dust3r_ros.geometry.similarity import rms_apart
 from dust3r_ros.mapping.loop_closing import Meetings
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.scenes.sequence import RenderedSequence
@@ -63,9 +63,7 @@ def check(mapper: Mapper, sequence: RenderedSequence, frame_of: dict[int, int], 
     poses = mapper.trajectory()
     truth = np.stack([sequence.w_T_c[frame_of[pose.stamp_ns]][:3, 3] for pose in poses])
     found = np.stack([pose.w_T_c[:3, 3] for pose in poses])
-    fit = weighted_similarity(found, truth)
-    error = np.sqrt(np.mean(np.sum((fit.apply(found) - truth) ** 2, axis=1)))
-    assert error < limit * path_length(sequence)
+    assert rms_apart(found, truth) < limit * path_length(sequence)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pinhole import pixel_grid
-from dust3r_ros.mapping.camera_stream import CameraStream, check_image
+from dust3r_ros.mapping.camera_stream import Cameras, CameraStream, check_image
 from dust3r_ros.tracking import Tracks, no_tracks
 
 
@@ -114,6 +114,14 @@ def test_corners_are_followed_as_offsets() -> None:
 def test_what_is_no_image(image: object, found: str) -> None:
     with pytest.raises(InputError, match=found):
         check_image(image, "front")
+
+
+@pytest.mark.parametrize("std, known", [(0.0, np.inf), (0.1, 0.1)])
+def test_a_guess_of_which_no_deviation_is_known_is_the_usual_one(std: float, known: float) -> None:
+    cameras = Cameras(MapperConfig())
+    cameras.give("front", 320, 240, 280.0, std, guess=True)
+    intrinsics = cameras.open("front", 320, 240)[1]
+    assert not intrinsics.given and intrinsics.prior == intrinsics.focal and intrinsics.guess_std == known
 
 
 def test_an_image_passes_as_it_is() -> None:

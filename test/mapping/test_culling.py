@@ -9,7 +9,7 @@ import pytest
 from branches import branch
 from merging import feature_matches
 from scipy.spatial import cKDTree
-from wandering import config, forgetful, there_and_back, wander, ways
+from wandering import config, forgetful, live, there_and_back, wander, ways
 
 from dust3r_ros.cloud.cloud import map_cloud, thin
 from dust3r_ros.evaluation.errors import trajectory_errors
@@ -71,6 +71,15 @@ def test_only_what_is_redundant_leaves(sparse: Walked) -> None:
     same_poses(mapper, before)
     assert mapper.cameras["camera"].focal == cameras["camera"].focal
     assert culled(mapper) == (), "nothing is left to cull: what was lost counts"
+
+
+def test_what_ties_a_rig_is_not_dropped_either(sparse: Walked) -> None:
+    mapper = branch(sparse.mapper)
+    names = [keyframe.index for keyframe in mapper.keyframes]
+    mapper.submap.placement._reported[5] = 4, np.eye(4)
+    mapper.drop(names[4:7])
+    assert [keyframe.index for keyframe in mapper.keyframes] == [*names[:6], *names[7:]]
+    assert mapper.submap.placement.ties == {4, 5}
 
 
 def test_everything_goes_by_the_new_numbers(sparse: Walked) -> None:
@@ -156,11 +165,8 @@ def as_saved(mapper: Mapper, path: Path) -> None:
 
 
 def test_a_live_map_is_culled_at_rest() -> None:
-    mapper = Mapper(config(dense=False))
-    mapper.go_live(False)
-    there, back = ways()
+    mapper, truth = branch(live())
     with forgetful():
-        truth = wander(mapper, there) + wander(mapper, back, len(there), back=True)
         while mapper.due not in ("", CULL):
             mapper.work(mapper.due)
     assert mapper.due == CULL
@@ -172,7 +178,7 @@ def test_a_live_map_is_culled_at_rest() -> None:
     assert mapper.follow([late]) == 1, "found beside a keyframe that is gone"
     found = {pose.stamp_ns: pose.w_T_c for pose in mapper.trajectory()}
     np.testing.assert_allclose(found[late.stamp_ns], keyframes[removed[0]].w_T_c, atol=1e-9)
-    wander(mapper, there, first=200)
+    wander(mapper, ways()[0], first=200)
     assert mapper.counts.lost == 0
     mapper.finish()
     assert trajectory_errors(truth, mapper.trajectory()).ate < 0.01
@@ -220,17 +226,12 @@ def feature_matches_of(older, newer) -> tuple[np.ndarray, np.ndarray]:  # type: 
 
 def test_where_nothing_is_redundant_nothing_changes() -> None:
     """Wide steps: bit by bit the map that comes without culling."""
-    sequence = ways()[0]
-    made = []
-    for never in (False, True):
-        mapper = Mapper(config(dense=False))
-        wander(mapper, sequence)
-        if never:
-            with forgetful():
-                mapper.finish()
-        else:
-            mapper.finish()
-        made.append(mapper)
+    mapper = Mapper(config(dense=False))
+    wander(mapper, ways()[0])
+    made = branch(mapper), mapper
+    made[0].finish()
+    with forgetful():
+        made[1].finish()
     assert [k.index for k in made[0].keyframes] == [k.index for k in made[1].keyframes]
     for a, b in zip(made[0].keyframes, made[1].keyframes, strict=True):
         assert np.array_equal(a.w_T_c, b.w_T_c)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from branches import branch
 from scoring import alignment, play, trajectory_error
 
 from dust3r_ros.config import MapperConfig
@@ -23,16 +24,25 @@ def sequence() -> RenderedSequence:
     return render_sequence("orbit", frames=24, width=320, height=240)
 
 
+@pytest.fixture(scope="module")
 def mapped(sequence: RenderedSequence) -> Mapper:
-    """A map before its last adjustment."""
+    """A map before its last adjustment, which others go on from."""
     mapper = Mapper(replace(MapperConfig(), dense=False, focal=sequence.focal))
     play(mapper, sequence)
     return mapper
 
 
 @pytest.fixture(scope="module")
-def builder(sequence: RenderedSequence) -> MapBuilder:
-    found = mapped(sequence).submap
+def finished(mapped: Mapper) -> Mapper:
+    """After it."""
+    mapper = branch(mapped)
+    mapper.finish()
+    return mapper
+
+
+@pytest.fixture(scope="module")
+def builder(mapped: Mapper) -> MapBuilder:
+    found = branch(mapped.submap)
     assert isinstance(found, MapBuilder) and len(found.posed()) >= 6
     return found
 
@@ -134,24 +144,24 @@ def test_frames_are_posed_by_the_patches_of_keyframes(builder: MapBuilder, seque
     sparse.restore(snapshot)
 
 
-def test_frames_between_keyframes_are_as_exact(sequence: RenderedSequence, monkeypatch: pytest.MonkeyPatch) -> None:
-    errors = []
-    for _ in range(2):
-        mapper = mapped(sequence)
-        mapper.finish()
+def test_frames_between_keyframes_are_as_exact(
+    sequence: RenderedSequence, mapped: Mapper, finished: Mapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KeypointAdjustment, "poses", lambda _, frames: [None] * len(frames))
+    without = branch(mapped)
+    without.finish()
+    for mapper in (finished, without):
         assert len(mapper.keyframes) < len(sequence.images) == len(mapper.trajectory())
-        errors.append(trajectory_error(mapper, sequence))
-        monkeypatch.setattr(KeypointAdjustment, "poses", lambda _, frames: [None] * len(frames))
-    assert errors[0] < 0.9 * errors[1]
+    assert trajectory_error(finished, sequence) < 0.9 * trajectory_error(without, sequence)
 
 
-def test_a_finished_map_is_more_exact(sequence: RenderedSequence, monkeypatch: pytest.MonkeyPatch) -> None:
-    errors = []
-    for _ in range(2):
-        mapper = mapped(sequence)
-        mapper.finish()
-        errors.append(float(np.sqrt(np.mean(alignment(mapper.keyframes, sequence)[1] ** 2))))
-        monkeypatch.setattr(
-            KeypointAdjustment, "_found", lambda _, seen, *rest: (seen.offset, np.full(len(seen.view), np.nan))
-        )
+def test_a_finished_map_is_more_exact(
+    sequence: RenderedSequence, mapped: Mapper, finished: Mapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        KeypointAdjustment, "_found", lambda _, seen, *rest: (seen.offset, np.full(len(seen.view), np.nan))
+    )
+    without = branch(mapped)
+    without.finish()
+    errors = [float(np.sqrt(np.mean(alignment(m.keyframes, sequence)[1] ** 2))) for m in (finished, without)]
     assert errors[0] < 0.8 * errors[1]

@@ -692,3 +692,23 @@ def test_a_bent_image_of_which_nobody_told(known: RenderedSequence) -> None:
     assert trajectory_error(run.mapper, sequence) < 0.003
     error, part = depth_error(replace(run, sequence=sequence))
     assert error < 0.05 and part > 0.3
+
+
+def test_what_is_handed_in_and_out_is_not_the_map_itself() -> None:
+    """One buffer for all images, scaled poses and drawing on a keyframe change nothing."""
+    sequence = cut(walk("orbit", ORBIT_FRAMES), 12)
+    config = replace(SPARSE, focal=sequence.focal, working_size=sequence.width)
+    own, shared, buffer = Mapper(config), Mapper(config), np.zeros_like(sequence.images[0])
+    for stamp, image in zip(sequence.stamps_ns.tolist(), sequence.images, strict=True):
+        own.process(stamp, "camera", image)
+        buffer[:] = image
+        update = shared.process(stamp, "camera", buffer)
+        for w_T_c in (update.w_T_c, *(keyframe.w_T_c for keyframe in (*update.changed, *shared.keyframes))):
+            if w_T_c is not None:
+                w_T_c[:3, 3] *= 3
+        for keyframe in shared.keyframes:
+            with pytest.raises(ValueError, match="read-only"):
+                keyframe.image[:] = 0
+    for one, other in zip(own.keyframes, shared.keyframes, strict=True):
+        np.testing.assert_array_equal(one.w_T_c, other.w_T_c)
+        np.testing.assert_array_equal(one.image, other.image)

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from movers import MovingSequence, person, walk_among
+from movers import MovingSequence, walk_among
 from plain import bled, plain_walk
 from scoring import frame_of, play, trajectory_error
 from sequences import SMALL
@@ -23,6 +23,7 @@ from dust3r_ros.mapping.motion_evidence import Evidence, SparseShot, compare
 from dust3r_ros.mapping.moving_objects import Movers, region
 from dust3r_ros.scenes.rooms import room
 from dust3r_ros.scenes.sequence import look_at, walk
+from dust3r_ros.scenes.world import person
 
 WIDTH, HEIGHT, FRAMES = 160, 120, 12
 

@@ -97,7 +97,7 @@ def test_it_ends_with_the_process_that_made_it(made, tmp_path):
     """Even where that one is killed and can say nothing."""
     code = (
         "import time\nfrom sums import Sums\nfrom dust3r_ros.mapping.process import RemoteObject\n"
-        "made = RemoteObject(Sums, (0.0,), print, print)\nprint(made.pid, flush=True)\ntime.sleep(100)\n"
+        "made = RemoteObject(Sums, (0.0,), lambda *_: None, print)\nprint(made.pid, flush=True)\ntime.sleep(100)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from branches import branch
 from synthetic import arc, sparse_of
-from wandering import config, forgetful, there_and_back, wander, ways
+from wandering import config, forgetful, live, wander, ways
 
 from dust3r_ros.backends import make_backend
 from dust3r_ros.config import MapperConfig
@@ -184,17 +184,10 @@ def test_frames_stay_where_they_are() -> None:
 # Landmarks
 
 
-def walked() -> Mapper:
-    """A live map with redundant keyframes."""
-    mapper = Mapper(config(dense=False))
-    mapper.go_live(False)
-    there_and_back(mapper)
-    return mapper
-
-
 @pytest.fixture(scope="module")
 def grown() -> Mapper:
-    return walked()
+    """A live map with redundant keyframes."""
+    return live()[0]
 
 
 def worked(mapper: Mapper, after_cull: Callable[[], object]) -> int:

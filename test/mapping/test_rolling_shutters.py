@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from branches import branch
+from growing import grow
 from rolling import rolling_walk
 from scoring import trajectory_error
 
@@ -12,6 +16,8 @@ from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.mapping.rolling_shutters import RollingShutters
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.sparse.rolling_shutter import Motions
+from dust3r_ros.storage.journal import MapJournal
+from dust3r_ros.storage.saved_map import load_state
 from dust3r_ros.tracking import join
 
 READOUT = 0.03
@@ -22,18 +28,27 @@ def sequence() -> RenderedSequence:
     return rolling_walk(READOUT)
 
 
-def mapped(sequence: RenderedSequence) -> Mapper:
-    mapper = Mapper(MapperConfig(dense=False))
-    for stamp_ns, image in zip(sequence.stamps_ns.tolist(), sequence.images, strict=True):
-        mapper.process(stamp_ns, "camera", image)
-    mapper.finish()
-    assert len(mapper.trajectory()) == len(sequence.images)
-    return mapper
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("grown") / "map.db"
 
 
 @pytest.fixture(scope="module")
-def found(sequence: RenderedSequence) -> Mapper:
-    return mapped(sequence)
+def maps(sequence: RenderedSequence, file: Path) -> tuple[Mapper, Mapper]:
+    """A map that grew in a file before it was finished, and after."""
+    mapper = Mapper(MapperConfig(dense=False))
+    with MapJournal(file, {}) as journal:
+        grow(mapper, journal, sequence, range(len(sequence)))
+        before = branch(mapper)
+        mapper.finish()
+        journal.update(mapper.live)
+    assert len(mapper.trajectory()) == len(sequence.images)
+    return before, mapper
+
+
+@pytest.fixture(scope="module")
+def found(maps: tuple[Mapper, Mapper]) -> Mapper:
+    return maps[1]
 
 
 def focal_error(mapper: Mapper, sequence: RenderedSequence) -> float:
@@ -41,10 +56,12 @@ def focal_error(mapper: Mapper, sequence: RenderedSequence) -> float:
 
 
 def test_focal_and_poses_are_several_times_as_exact_as_if_all_were_read_at_once(
-    sequence: RenderedSequence, found: Mapper, monkeypatch: pytest.MonkeyPatch
+    sequence: RenderedSequence, maps: tuple[Mapper, Mapper], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RollingShutters, "take_out", lambda *_: False)
-    before = mapped(sequence)
+    before, found = maps
+    before.finish()
+    assert len(before.trajectory()) == len(sequence.images)
     assert before.cameras["camera"].readout == (0.0, 0.0)
     across, down = found.cameras["camera"].readout
     assert across == 0.0 and down == pytest.approx(READOUT, rel=0.15)
@@ -61,6 +78,29 @@ def test_images_of_keyframes_are_as_if_read_at_once(sequence: RenderedSequence, 
         before, after = (np.abs(image.astype(float) - images[2])[8:-8, 8:-8].mean() for image in images[:2])
         closer.append(after / before)
     assert np.median(closer) < 0.5 and max(closer) < 0.9
+
+
+def test_images_that_were_corrected_are_in_the_file(found: Mapper, file: Path) -> None:
+    """Which had them before, as the camera showed them."""
+    assert found.cameras["camera"].readout[1] > 0.02
+    for saved, record in zip(load_state(file).submaps[0].keyframes, found.submap.state.records, strict=True):
+        np.testing.assert_array_equal(saved.image, record.image)
+
+
+def test_a_readout_is_taken_out_of_a_map_that_is_continued(
+    sequence: RenderedSequence, found: Mapper, file: Path
+) -> None:
+    """Also of images that are new, though too few to measure it."""
+    mapper = Mapper(MapperConfig(dense=False))
+    mapper.resume(load_state(file))
+    readout, old = mapper.cameras["camera"].readout, len(mapper.keyframes)
+    for stamp_ns, image in zip(sequence.stamps_ns[8:12].tolist(), sequence.images[8:12], strict=True):
+        mapper.process(stamp_ns, "camera", image)
+    mapper.finish()
+    assert mapper.cameras["camera"].readout == readout != (0.0, 0.0)
+    assert focal_error(mapper, sequence) < 1.5 * focal_error(found, sequence) + 0.002
+    rolling = mapper.submap.state.sparse.intrinsics[0].rolling
+    assert all(record.rolling in (rolling, (0.0, 0.0)) for record in mapper.submap.state.records[old:])
 
 
 def test_a_finished_map_is_finished_again_as_it_was(sequence: RenderedSequence, found: Mapper) -> None:

@@ -158,9 +158,25 @@ def test_the_frames_of_another_map() -> None:
     log.add_keyframe(0, LEFT, seen(2))
     other.add_keyframe(0, RIGHT, seen(1))
     other.add(0, RIGHT, seen(3), found(0.25))
-    log.absorb(other, 1)
+    log.absorb(other, 1, np.arange(9))
     assert [(pose.stamp_ns, pose.camera) for pose in log.trajectory()] == [(1, "right"), (2, "left"), (3, "right")]
     assert places(log) == [5.0, 0.0, 5.25]
+
+
+def test_frames_of_both_maps_are_found_again() -> None:
+    """By corners as the landmarks are called by now, and without their drift."""
+    keyframes = Keyframes(0.0, 5.0)
+    log, other = FrameLog(keyframes), FrameLog(Keyframes(0.0))
+    log.add_keyframe(0, LEFT, seen(1))
+    log.add(0, LEFT, seen(2), found(0.5))
+    other.add_keyframe(0, LEFT, seen(3))
+    other.add(0, LEFT, seen(2), found(0.7))  # it is here
+    other.add(0, LEFT, seen(4), found(0.25))
+    log.absorb(other, 1, np.arange(10, 19))
+    assert set(np.concatenate(log.landmark_ids()).tolist()) == {0, 1, 10, 11}
+    keyframes.answers = [found(0.6), found(5.5)]
+    log.find_again()
+    assert places(log) == [0.0, 0.6, 5.0, 5.5]
 
 
 def test_another_unit_for_frames_of_keyframes_that_see_nothing_too() -> None:

@@ -272,13 +272,65 @@ def test_an_imu_tells_what_is_up(robot):
         message.linear_acceleration.z = 9.81
         r.send("/imu", message)
     bad = Imu(header=header(400 * MS, "imu"))
-    bad.linear_acceleration_covariance[0] = -1.0
+    bad.linear_acceleration_covariance[0] = bad.angular_velocity_covariance[0] = -1.0
     r.send("/imu", bad)
     r.heard("imu", 41)
     r.send("/camera/image_raw", image(390 * MS))
     np.testing.assert_allclose(frame_of(r.come(1)[0])[0].up, [0, -1, 0], atol=1e-6)
     (health,) = (item for item in r.inputs.health() if item.kind == "imu")
     assert (health.bad, health.reason) == (1, "/imu has no acceleration; it is not used")
+
+
+def test_a_gyroscope_alone_turns_the_camera(robot):
+    r = robot(imu_topic="/imu").start()
+    r.transform("imu", "lens", np.eye(4), static=True)
+    for k in range(30):
+        message = Imu(header=header(k * 10 * MS, "imu"))
+        message.angular_velocity.z = 1.0
+        message.linear_acceleration_covariance[0] = -1.0
+        r.send("/imu", message)
+    r.heard("imu", 30)
+    r.send("/camera/image_raw", image(200 * MS))
+    (arrival,) = r.come(1)
+    axes = arrival.turning(200 * MS).g_R_x
+    np.testing.assert_allclose(axes[:2, 0], [np.cos(0.2), np.sin(0.2)], atol=1e-6)
+    assert frame_of(arrival)[0].up is None
+    assert not [item for item in r.inputs.health() if item.bad]
+
+
+def test_depth_stamped_as_its_image_is_registered_whatever_camera_frame_says(robot):
+    """Gazebo stamps both with camera_link, whose axes are not optical."""
+    r = robot(camera_frame="optical", depth_topics=("/camera/depth",), companion_wait=5.0).start()
+    r.transform("camera_link", "optical", BODY_T_OPTICAL, static=True)
+    depth = np.full((HEIGHT, WIDTH), 2.0, np.float32)
+    r.send("/camera/depth", plane(MS, depth, "32FC1", "/camera_link"))
+    r.heard("depth")
+    r.send("/camera/image_raw", image(MS, "camera_link"))
+    frame, missing = frame_of(r.come(1)[0])
+    assert missing == () and frame.points is None
+    np.testing.assert_array_equal(frame.depth, depth)
+
+
+@pytest.mark.parametrize("shared, owner", [("camera", "a"), ("b_optical_frame", "b")])
+def test_cameras_with_one_frame_id_are_not_taken_for_one(robot, monkeypatch, capfd, shared, owner):
+    """As usb_cam and v4l2_camera stamp by default; the one listed first may be heard last."""
+    monkeypatch.setattr(inputs_module, "WATCH_S", 0.05)
+    r = robot(image_topics=("/a/image", "/b/image"), companion_wait=0.0).start()
+    r.transform("base", shared, pose(np.eye(3), [0.0, 0.1, 0]), static=True)
+    r.send("/b/image", image(MS, shared))
+    r.come(1)
+    assert r.inputs.optical_frame("b") == shared and r.inputs.problems == ()
+    r.send("/a/image", image(2 * MS, shared))
+    r.send("/b/image", image(3 * MS, shared))
+    frames = {arrival.camera: arrival.frame_id for arrival in r.come(3)}
+    other = "b" if owner == "a" else "a"
+    assert frames == {owner: shared, other: f"{other}_optical_frame"}
+    assert {name: r.inputs.optical_frame(name) for name in "ab"} == frames
+    assert r.inputs.rig() == {}, "nothing is known of where the other camera is"
+    (problem,) = r.inputs.problems
+    assert f"camera '{other}' has the frame_id '{shared}'" in problem and f"'{other}_optical_frame'" in problem
+    said = []
+    r.until(lambda: said.append(capfd.readouterr().err) or problem in "".join(said), "it is logged")
 
 
 def test_the_rig_of_static_tf(robot):

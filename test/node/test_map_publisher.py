@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 from true_map import room_walk, true_keyframes
 
 from dust3r_ros.config import NodeConfig
 from dust3r_ros.node.conversions import stamp_to_ns
 from dust3r_ros.node.map_changes import Changed
-from dust3r_ros.node.map_publisher import GridMap
+from dust3r_ros.node.map_publisher import MAP_TOPICS, GridMap, MapPublisher
+from dust3r_ros.types import MapUpdate, TrackingState
 
 STAMP_NS = 3_000_000_005
 
@@ -27,3 +32,33 @@ def test_the_grid_of_a_map_that_began_anew_is_one_unknown_cell() -> None:
     assert grid.message(Changed(whole=True), STAMP_NS, "map") is None
     again = grid.message(Changed(keyframes, whole=True), STAMP_NS, "map")
     assert again is not None and np.array_equal(again.data, shown.data)
+
+
+def test_a_grid_that_is_cut_says_which_resolution_fits() -> None:
+    keyframes = true_keyframes(room_walk())
+    away = np.eye(4)
+    away[0, 3] = 300.0
+    far = [replace(keyframe, index=100 + keyframe.index, w_T_c=away @ keyframe.w_T_c) for keyframe in keyframes]
+    said: list[str] = []
+    sent: list[Any] = []
+    topics = dict.fromkeys(MAP_TOPICS, SimpleNamespace(is_activated=False))
+    topics["grid"] = SimpleNamespace(is_activated=True, get_subscription_count=lambda: 1, publish=sent.append)
+    live = {"map_stride": 2, "min_confidence": 1.5, "map_max_points": 10**6}
+    publisher = MapPublisher(topics, NodeConfig(), live.__getitem__, "camera", said.append)
+    mapper: Any = SimpleNamespace(keyframes=[], config=SimpleNamespace(fusion=False, dense=True), edges=())
+
+    def show(changed: list[Any]) -> None:
+        mapper.keyframes += changed
+        publisher.note(MapUpdate(STAMP_NS, "camera", TrackingState.TRACKING, np.eye(4), changed=tuple(changed)))
+        while publisher._pending("grid"):
+            publisher.publish(mapper, STAMP_NS)
+            if publisher._job is not None:
+                publisher._job.result()
+
+    show(keyframes)
+    assert publisher.problem == "" and said == [] and len(sent) >= 1
+    show(far)
+    assert max(sent[-1].info.width, sent[-1].info.height) <= 4000
+    assert said and "cells of 0.05, at most 4000 x 4000 are made; a resolution of 0.08" in said[0]
+    assert publisher.problem.endswith(" fits (grid_resolution)") and len(said) == 1, "once"
+    publisher.close()

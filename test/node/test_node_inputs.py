@@ -49,6 +49,9 @@ def test_a_stamp_that_jumps_back_can_be_ignored(start_node, sequence):
     assert stamp_to_ns(status.header.stamp) == int(sequence.stamps_ns[9])
     bench.play(sequence, first=10, last=12)
     bench.handled(12, rejected=5)
+    assert bench.recorder.call(Trigger, "reset", Trigger.Request()).success
+    bench.play(sequence, last=5)
+    assert bench.handled(5).message == ""
 
 
 def test_a_full_queue_drops_images_and_counts_them(start_node, sequence):
@@ -148,6 +151,20 @@ def test_a_stamp_that_jumps_back_starts_a_new_map(bench, sequence):
     status = bench.handled(5)
     assert stamp_to_ns(status.header.stamp) == int(sequence.stamps_ns[4])
     assert "jump back" in bench.node.log
+
+
+def test_poses_go_on_when_a_bag_starts_again_while_images_of_the_last_round_wait(start_node, sequence):
+    """Their results come later, with stamps that are ahead of all that follow."""
+    bench = start_node(dense=False, focal=sequence.focal)
+    bench.play(sequence)
+    bench.play(sequence, last=20)
+
+    def of_the_second_round() -> int:
+        stamps = [stamp_to_ns(message.header.stamp) for message in bench.recorder.all["pose"]]
+        begins = [k for k in range(1, len(stamps)) if stamps[k] < stamps[k - 1]]
+        return len(stamps) - begins[-1] if begins else 0
+
+    bench.recorder.wait(lambda: of_the_second_round() >= 3, 150, "poses of the second round come")
 
 
 def test_pause_resume_and_reset(bench, sequence):

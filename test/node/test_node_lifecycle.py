@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,38 +42,59 @@ def set_parameter(recorder, name, value):
     return result
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_node_with_its_results_written(start_node, tmp_path, sequence, number):
-    out = tmp_path / "out"
-    bench = start_node(output_dir=str(out), dense=False, focal=sequence.focal)
-    bench.play(sequence, last=12)
-    bench.handled(12)
+def ask(bench, path):
+    """Ask for a map that the back end, which stands still, cannot write before it goes on a moment later."""
+    pid, saver = back_end(bench), bench.recorder.node.create_client(SaveMap, "/dust3r/save_map")
+    os.kill(pid, signal.SIGSTOP)
+    assert saver.wait_for_service(20)
+    answer = saver.call_async(SaveMap.Request(path=str(path)))
+    time.sleep(0.5)
+    threading.Timer(1.0, os.kill, (pid, signal.SIGCONT)).start()
+    return answer
+
+
+def answered(bench, answer, path):
+    bench.recorder.wait(answer.done, 20, "the answer comes")
+    assert answer.result().success and path.is_file()
+
+
+def ended(bench, number, out):
+    """The node ends by a signal, with its results written."""
     assert bench.node.stop(number) == 0, bench.node.log
     assert {path.name for path in out.iterdir()} == set(FILES)
     assert json.loads((out / "summary.json").read_text())["frames"] == 12
     assert "Traceback" not in bench.node.log
 
 
-@pytest.mark.parametrize("end", ["cleanup", "signal"])
-def test_who_asked_before_the_end_gets_an_answer(start_node, tmp_path, sequence, end):
-    bench = start_node(dense=False, focal=sequence.focal)
+def test_who_asked_before_the_end_gets_an_answer(start_node, tmp_path, sequence):
+    """Before it is cleaned up, and, configured again, before it ends by SIGINT."""
+    out, first, second = tmp_path / "out", tmp_path / "first.db", tmp_path / "second.db"
+    bench = start_node(output_dir=str(out), dense=False, focal=sequence.focal)
     recorder = bench.recorder
     bench.play(sequence, last=12)
     bench.handled(12)
-    os.kill(back_end(bench), signal.SIGSTOP)
-    pid, saver = back_end(bench), recorder.node.create_client(SaveMap, "/dust3r/save_map")
-    assert saver.wait_for_service(20)
-    answer = saver.call_async(SaveMap.Request(path=str(tmp_path / "map.db")))
-    time.sleep(0.5)
-    threading.Timer(1.0, os.kill, (pid, signal.SIGCONT)).start()
-    if end == "signal":
-        assert bench.node.stop(signal.SIGINT) == 0, bench.node.log
-    else:
-        assert change(recorder, Transition.TRANSITION_DEACTIVATE)
-        assert change(recorder, Transition.TRANSITION_CLEANUP)
-    recorder.wait(answer.done, 20, "the answer comes")
-    assert answer.result().success and (tmp_path / "map.db").is_file()
-    assert "Traceback" not in bench.node.log
+    answer = ask(bench, first)
+    assert change(recorder, Transition.TRANSITION_DEACTIVATE)
+    assert change(recorder, Transition.TRANSITION_CLEANUP)
+    answered(bench, answer, first)
+
+    bench.parted()
+    shutil.rmtree(out)
+    assert change(recorder, Transition.TRANSITION_CONFIGURE)
+    assert change(recorder, Transition.TRANSITION_ACTIVATE)
+    bench.play(sequence, last=12)
+    recorder.clear()
+    bench.handled(12)
+    answer = ask(bench, second)
+    ended(bench, signal.SIGINT, out)
+    answered(bench, answer, second)
+
+
+def test_sigterm_ends_the_node_with_its_results_written(start_node, tmp_path, sequence):
+    bench = start_node(output_dir=str(tmp_path / "out"), dense=False, focal=sequence.focal)
+    bench.play(sequence, last=12)
+    bench.handled(12)
+    ended(bench, signal.SIGTERM, tmp_path / "out")
 
 
 def test_the_whole_lifecycle_by_service(start_node, tmp_path, sequence):

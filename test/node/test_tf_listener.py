@@ -137,6 +137,12 @@ def test_without_odometry_it_is_map_to_camera_with_the_stamp_of_the_image(world)
     assert output.problems == ()
 
 
+def test_frames_with_a_leading_slash_are_sent_without(world):
+    world.output(map_frame="/world").frame(tracked(some_pose(1)), "lens", None, False)
+    world.output(base_frame="/base").frame(tracked(some_pose(1)), "lens", some_pose(2), False)
+    assert [names(sent) for sent in world.said("/tf", 2)] == [("world", "lens"), ("map", "base")]
+
+
 def test_inverted_the_map_hangs_below_the_camera(world):
     w_T_c, output = some_pose(1), world.output()
     world.values["invert_tf"] = True
@@ -172,6 +178,18 @@ def test_a_camera_that_is_fixed_keeps_its_parent_and_the_map_gets_above_all(worl
     output.frame(tracked(w_T_c, 6 * SECOND), "lens", None, False)
     assert "is not published" in output.problems[0] and "odom_frame" in output.problems[0]
     assert len(world.said("/tf", 1)) == 1, "there is odometry after all, and nobody said which frame is its"
+
+
+def test_cameras_below_one_link_move_it_once_per_stamp(world):
+    world.say("link", "left", some_pose(2), static=True)
+    world.say("link", "right", some_pose(3), static=True)
+    output = world.output()
+    for frame, second in (("left", 5), ("right", 5), ("left", 6), ("left", 7), ("right", 6), ("right", 8)):
+        output.frame(tracked(some_pose(second), second * SECOND), frame, None, False)
+    sent = world.said("/tf", 4)
+    assert [stamp_to_ns(item.header.stamp) // SECOND for item in sent] == [5, 6, 7, 8]
+    assert {names(item) for item in sent} == {("map", "link")}
+    np.testing.assert_allclose(rigid_of(sent[0]) @ some_pose(2), some_pose(5), atol=1e-12)
 
 
 def test_a_parent_that_is_no_longer_told_does_not_count(world, monkeypatch):
@@ -339,8 +357,8 @@ def test_a_camera_of_a_rig_has_one_parent_and_stands_in_for_the_first(world):
 def test_inverted_the_map_is_the_child_of_one_camera(world):
     output = world.output()
     world.values["invert_tf"] = True
-    for frame in ("left", "right", "left"):
-        output.frame(tracked(some_pose(1)), frame, None, False)
+    for k, frame in enumerate(("left", "right", "left")):
+        output.frame(tracked(some_pose(1), (5 + k) * SECOND), frame, None, False)
     assert {names(sent) for sent in world.said("/tf", 2)} == {("left", "map")}
 
 

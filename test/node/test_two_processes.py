@@ -42,8 +42,9 @@ def bench(without_file):
 
 @pytest.fixture(scope="module")
 def with_file(start, tmp_path_factory):
+    """A process of its own, as a user's: its back end takes its time to start."""
     path = tmp_path_factory.mktemp("map") / "map.db"
-    return start(map_db=str(path)), path
+    return start(map_db=str(path), program=("-u", "-m", "dust3r_ros.node.main")), path
 
 
 @pytest.fixture

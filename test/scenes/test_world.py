@@ -13,7 +13,7 @@ from dust3r_ros.scenes.sequence import look_at
 from dust3r_ros.scenes.solids import Globe, Lamp, box_panels
 from dust3r_ros.scenes.surfaces import Surface
 from dust3r_ros.scenes.textures import Pattern, poster, tiles
-from dust3r_ros.scenes.world import World, build
+from dust3r_ros.scenes.world import World, build, person, together
 
 LOW, HIGH = np.array([-2.0, -1.5, 0.0]), np.array([2.0, 1.5, 2.5])
 BALL = Globe(np.array([1.0, 0.2, 1.2]), 0.3, tiles)
@@ -81,6 +81,18 @@ def test_outside_of_the_world_there_is_nothing(world: World) -> None:
 def test_impossible_cameras_are_refused(world: World, width: int, height: int, focal: float, supersample: int) -> None:
     with pytest.raises(InputError, match="positive"):
         world.render(np.eye(4), width, height, focal, supersample)
+
+
+def test_somebody_stands_where_a_world_is_moved_to(world: World) -> None:
+    """1.7 m high, before the wall; what was there is not moved."""
+    view, place = look_at(np.array([-1.5, -1.0, 0.9]), np.array([1.5, -1.0, 0.9])), np.array([0.5, -1.0, 0.0])
+    empty = world.render(view, 80, 90, 40.0).depth
+    seen = together(world, person().shifted(place)).render(view, 80, 90, 40.0).depth
+    nearer = seen < empty - 1e-4
+    assert seen[nearer].min() == pytest.approx(2.0 - 0.24, abs=0.01)
+    rows = np.flatnonzero(nearer.any(axis=1))
+    assert (rows[-1] - rows[0] + 1) * 2.0 / 40.0 == pytest.approx(1.7, abs=0.3)
+    assert np.array_equal(seen[~nearer], empty[~nearer])
 
 
 def test_rooms_are_decided_by_their_seed() -> None:

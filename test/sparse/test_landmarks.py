@@ -36,6 +36,22 @@ def test_numbers_go_on_and_positions_survive_growth() -> None:
     assert np.isnan(landmarks.positions[700:]).all()
 
 
+def test_what_is_merged_with_a_barred_landmark_has_no_position() -> None:
+    landmarks = Landmarks()
+    landmarks.new(5)
+    landmarks.positions[[1, 2, 4]] = 1.0
+    landmarks.bar(np.array([0, 3]))
+    landmarks.merge(np.array([0, 2]), np.array([1, 3]))
+    assert np.isfinite(landmarks.positions[:, 0]).tolist() == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("known", [{"prior_std": 0.1}, {"guess_std": 0.1}])
+def test_what_was_known_before_the_images_is_no_surer_through_them(known: dict[str, float]) -> None:
+    assert Intrinsics(300.0, 300.0, 0.1, **known).total_std == pytest.approx(0.1, rel=1e-3)
+    assert Intrinsics(300.0, 300.0, 0.35).total_std == pytest.approx(0.35, rel=1e-3), "the usual prior"
+    assert Intrinsics(300.0, 300.0, 0.01).total_std == pytest.approx(np.hypot(0.01 / 1.7, 0.002), rel=1e-3)
+
+
 def test_the_older_stays_and_takes_a_position() -> None:
     landmarks = Landmarks()
     landmarks.new(4)

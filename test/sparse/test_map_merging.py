@@ -271,6 +271,34 @@ def test_of_two_focals_the_more_certain_one_stays() -> None:
     assert target.intrinsics[0].rival_std == target.intrinsics[0].contradicted == 0.0
 
 
+def test_a_prior_from_one_of_the_maps_does_not_count_in_both() -> None:
+    first = Intrinsics(300.0, 320.0, 0.02)
+    second = replace(first.handed_on(), focal=301.0, std=0.01)
+    for kept, other in ((first, second), (second, first)):
+        target = two_cameras((kept, kept))
+        merge_maps(target, two_cameras((other, other)), Similarity.identity(), np.zeros((0, 2), int))
+        joined = target.intrinsics[0]
+        assert (joined.focal, joined.prior, joined.guess_std) == (301.0, 320.0, np.inf)
+
+
+@pytest.mark.parametrize("std", [0.01, 0.2])
+def test_a_readout_that_is_taken_out_of_one_of_the_maps_is_known_in_both(std: float) -> None:
+    rolled = Intrinsics(300.0, 320.0, std, rolling=(0.0, 1e-4), rolling_std=0.001)
+    once = Intrinsics(300.0, 320.0, 0.1)
+    for pair in ((rolled, once), (once, rolled)):
+        target = two_cameras((pair[0],) * 2)
+        merge_maps(target, two_cameras((pair[1],) * 2), Similarity.identity(), np.zeros((0, 2), int))
+        assert (target.intrinsics[0].rolling, target.intrinsics[0].rolling_std) == ((0.0, 1e-4), 0.001)
+
+
+def test_what_is_barred_stays_so() -> None:
+    two = halves()
+    barred = np.arange(20)
+    two.source.landmarks.bar(barred)
+    ids = merged(two).ids
+    assert two.target.landmarks.is_barred(ids[barred]).all() and np.isnan(two.target.points[ids[barred]]).all()
+
+
 def test_cameras_that_are_not_there() -> None:
     focal = Intrinsics(300.0, 300.0, 0.1)
     target, source = two_cameras((focal, focal)), two_cameras((focal, focal))

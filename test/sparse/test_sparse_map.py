@@ -279,6 +279,10 @@ def test_a_map_that_starts_over_keeps_what_was_known_before_it() -> None:
     bent = Lens(320.0, 0.1)
     known = Intrinsics(300.0, 310.0, 0.02, lens=bent).handed_on()
     assert known.prior == 300.0 and known.known == (0.02, bent)
+    assert known.guess_std == Intrinsics(300.0, 310.0, 0.02).total_std, "it is as sure as it was"
+    assert Intrinsics(300.0, 310.0, 1e-4).handed_on().guess_std == 0.005, "but may learn better"
+    assert Intrinsics(300.0, 310.0, 0.1, guess_std=0.04).handed_on().guess_std == 0.04
+    assert np.isinf(Intrinsics(300.0, 310.0, 0.02, prior_std=0.1).handed_on().guess_std), "it has its given prior"
     sparse = SparseMap(1.0)
     sparse.intrinsics = [known, Intrinsics(300.0, 310.0, 0.02, lens=bent), Intrinsics(9.0, 9.0, fixed=True, lens=bent)]
     known.lens = Lens(320.0, 0.4)

@@ -15,12 +15,11 @@ import pytest
 from branches import branch
 from growing import DENSE, LATER_NS, grow, resumed
 from oracle import Oracle
-from rolling import rolling_walk
-from sequences import SMALL, walk
+from sequences import walk
 
 from dust3r_ros.errors import InputError, MapFileError, OutputError
 from dust3r_ros.geometry.rigid import angle_deg, pose
-from dust3r_ros.geometry.similarity import Similarity, weighted_similarity
+from dust3r_ros.geometry.similarity import Similarity, rms_apart
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.storage.changes import Changes
@@ -87,8 +86,7 @@ def error(mapper: Mapper, sequence: RenderedSequence, frame_of: dict[int, int]) 
     poses = mapper.trajectory()
     found = np.stack([at.w_T_c[:3, 3] for at in poses])
     true = np.stack([sequence.w_T_c[frame_of[at.stamp_ns]][:3, 3] for at in poses])
-    away = weighted_similarity(found, true).apply(found) - true
-    return float(np.sqrt(np.mean(np.sum(away**2, axis=1))))
+    return rms_apart(found, true)
 
 
 class TestGrowing:
@@ -424,19 +422,3 @@ def test_a_map_goes_on_in_another_file(grown: Grown, sequence: RenderedSequence,
         equal(tmp_path / "other.db", mapper)
     assert len(load_state(tmp_path / "other.db").submaps[0].frames) == FIRST + 3
     assert grown.path.read_bytes() == before
-
-
-def test_images_that_were_corrected_are_in_the_file(tmp_path: Path) -> None:
-    """At the end a rolling shutter is taken out of them; depth is of the corrected ones."""
-    walked, path = rolling_walk(0.03), tmp_path / "map.db"
-    mapper = Mapper(replace(SMALL, working_size=320, tracking_size=320, keyframe_motion_young=0.04, dense=False))
-    journal = MapJournal(path, {})
-    for index in range(36):
-        mapper.process(int(walked.stamps_ns[index]), "camera", walked.images[index])
-        journal.update(mapper.live, None)
-    mapper.finish()
-    journal.update(mapper.live, None)
-    journal.close()
-    assert mapper.cameras["camera"].readout[1] > 0.02
-    for saved, record in zip(load_state(path).submaps[0].keyframes, mapper.submap.state.records, strict=True):
-        np.testing.assert_array_equal(saved.image, record.image)

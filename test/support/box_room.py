@@ -9,7 +9,7 @@ import numpy as np
 
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid, rays, unproject
 from dust3r_ros.geometry.rigid import invert, pose, transform
-from dust3r_ros.geometry.similarity import weighted_similarity
+from dust3r_ros.geometry.similarity import rms_apart
 from dust3r_ros.scenes.sequence import look_at
 from dust3r_ros.types import Array, Array32, PairPrediction
 
@@ -78,9 +78,7 @@ class BoxRoom:
 
     def ate(self, w_T_c: Array) -> float:
         """Root mean square distance, metres, of poses of the first keyframes after the best similarity."""
-        found, true = w_T_c[:, :3, 3], self.w_T_c[: len(w_T_c), :3, 3]
-        away = weighted_similarity(found, true).apply(found) - true
-        return float(np.sqrt(np.mean(np.sum(away**2, axis=1))))
+        return rms_apart(w_T_c[:, :3, 3], self.w_T_c[: len(w_T_c), :3, 3])
 
 
 def with_neighbours(index: int, count: int = 3) -> list[tuple[int, int]]:

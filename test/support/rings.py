@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, transform
-from dust3r_ros.geometry.similarity import weighted_similarity
+from dust3r_ros.geometry.similarity import rms_apart
 from dust3r_ros.mapping.loop_adjustment import LoopGap, WideLoop
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.sparse_map import SparseMap
@@ -37,8 +37,7 @@ class Ring:
     def ate(self) -> float:
         """Of the positions, after a similarity."""
         found, true = (np.stack(poses)[:, :3, 3] for poses in ([v.w_T_c for v in self.sparse.views], self.w_T_c))
-        off = weighted_similarity(found, true).apply(found) - true
-        return float(np.sqrt((off**2).sum(axis=1).mean()))
+        return rms_apart(found, true)
 
 
 def ring(keyframes: int, drift: float = 2e-4, noise_px: float = 0.25, seed: int = 0, alike: int | None = None) -> Ring:

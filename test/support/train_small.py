@@ -1,37 +1,39 @@
 """dust3r-train on the room of the tests, as a process of its own, which a test may kill.
 
-``Training`` forks it from a process that has loaded torch once. As a script it starts like any other:
-python train_small.py [dust3r-train's options]; $BROKEN: indices that cannot be read, with commas
+``Training`` forks it from a process that has loaded torch once; $BROKEN: indices that cannot be read, with commas.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from forks import forked
 from small_worlds import NoisyRoom
 
 from dust3r_ros.cli import train
 from dust3r_ros.training.recipe import Recipe
 from dust3r_ros.training.views import PairSource
 
-_FORKS = multiprocessing.get_context("forkserver")
 # With what torch's optimisers load when the first one is made.
-_FORKS.set_forkserver_preload(["dust3r_ros.training.session", "torch._dynamo", "matplotlib.backends.backend_agg"])
+_PRELOAD = "dust3r_ros.training.session", "torch._dynamo", "matplotlib.backends.backend_agg"
 
 
 class Training:
-    """A process of dust3r-train with these options and additional environment variables."""
+    """A process of dust3r-train with these options and additional environment variables.
 
-    def __init__(self, *options: object, **environment: object) -> None:
+    ``largest``: bytes beyond which no file grows.
+    """
+
+    def __init__(self, *options: object, largest: int | None = None, **environment: object) -> None:
         self._said = Path(tempfile.mkdtemp())
         variables = {name: str(value) for name, value in environment.items()}
-        self._process = _FORKS.Process(target=_run, args=([str(option) for option in options], variables, self._said))
-        self._process.start()
+        self._process = forked(_PRELOAD, _run, [str(option) for option in options], variables, self._said, largest)
 
     @property
     def pid(self) -> int:
@@ -72,20 +74,14 @@ def sources(
     return [NoisyRoom(broken=broken), NoisyRoom("second room", 25)]
 
 
-def _run(options: list[str], environment: dict[str, str], said: Path) -> None:
+def _run(options: list[str], environment: dict[str, str], said: Path, largest: int | None) -> None:
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(said / name, os.O_CREAT | os.O_WRONLY), number)
     os.environ.update(environment)
+    if largest is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     multiprocessing.set_start_method(None, force=True)  # Python's own for what it starts, as in any other process
-    sys.exit(_train(options))
-
-
-def _train(options: list[str]) -> int:
     from dust3r_ros.training import session
 
     session.open_sources = sources
-    return train.main(options)
-
-
-if __name__ == "__main__":
-    sys.exit(_train(sys.argv[1:]))
+    sys.exit(train.main(options))

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from pathlib import Path
 
+from forked_node import BACK_END
 from messages import image_message
 
 
@@ -12,7 +13,9 @@ def back_end(bench):
     for task in Path(f"/proc/{bench.node.process.pid}/task").iterdir():
         with suppress(FileNotFoundError, ProcessLookupError):  # threads and processes end meanwhile
             for child in (task / "children").read_text().split():
-                if b"dust3r_ros.mapping.process" in Path(f"/proc/{child}/cmdline").read_bytes():
+                process = Path("/proc", child)
+                words = (process / "cmdline").read_bytes().split(b"\0")
+                if b"dust3r_ros.mapping.process" in words or (process / "comm").read_text().strip() == BACK_END:
                     found.append(int(child))
     assert len(found) < 2, "there is never more than one"
     return found[0] if found else None

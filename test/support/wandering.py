@@ -64,3 +64,11 @@ def there_and_back(mapper: Mapper) -> list[StampedPose]:
     there, back = ways()
     with forgetful():
         return wander(mapper, there) + wander(mapper, back, len(there), back=True)
+
+
+@lru_cache(maxsize=1)
+def live() -> tuple[Mapper, list[StampedPose]]:
+    """A live map that went there and back, which others go on from, and the true poses of its frames."""
+    mapper = Mapper(config(dense=False))
+    mapper.go_live(False)
+    return mapper, there_and_back(mapper)

@@ -159,6 +159,30 @@ def test_another_map_begins_without_what_was_followed(sequence):
     assert track(front, sequence, 4, 5)[0].w_T_c is None
 
 
+def test_another_map_may_be_of_images_of_another_size(sequence):
+    front = FrontEnd(CONFIG)
+    track(front, sequence, 0, 1)
+    assert not front.track(int(sequence.stamps_ns[1]), sequence.images[1][:, :-8]).usable
+    front.forget()
+    assert front.track(int(sequence.stamps_ns[1]), sequence.images[1][:, :-8]).usable
+
+
+def test_the_keyframe_of_a_camera_at_rest_stays(sequence):
+    """However long it lasts: corners are realigned with it, or they drift."""
+    front = FrontEnd(CONFIG)
+    track(front, sequence, 0, 1)
+    front.take(snapshot(sequence, 0))
+    kept, step = front._keyframe, int(sequence.stamps_ns[1] - sequence.stamps_ns[0])
+    assert kept is not None
+    for k in range(1, 120):
+        stamp = int(sequence.stamps_ns[0]) + k * step
+        front.track(stamp, sequence.images[0])
+        front.hand_over(stamp)
+        if k % 10 == 0:
+            front.take(replace(snapshot(sequence, 0), stamp_ns=stamp))
+    assert front._keyframe is kept
+
+
 def test_images_of_an_earlier_time_are_not_those_between_a_snapshot_and_now(sequence):
     """A bag that is played again: the same stamps, and of what they showed then nothing is left."""
     front = FrontEnd(CONFIG)

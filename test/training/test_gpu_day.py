@@ -61,8 +61,8 @@ def bare(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without checks and measuring, which have tests of their own."""
+def quick(monkeypatch: pytest.MonkeyPatch, undrawn: None, quick_worlds: None) -> None:
+    """Without checks, measuring, pictures and materials, which have tests of their own."""
     monkeypatch.setattr(day, "CHECKS", {})
     monkeypatch.setattr(day, "inference", lambda *_: {})
     monkeypatch.setattr(day, "choose", lambda recipe, device, workers, *_: day.Choice.of(None, recipe, device, 0))

@@ -12,9 +12,9 @@ from scipy.sparse.csgraph import connected_components
 
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.geometry.processes import each
+from dust3r_ros.geometry.rigid import is_rotation
 from dust3r_ros.types import Array, Array32, PairPrediction
 
-_MAX_SHEAR = 1e-3  # how far a given rotation may be from orthogonal
 _NAMED = 8  # largest number of images listed in a message
 
 
@@ -67,10 +67,9 @@ def given_poses(poses: ArrayLike | None, images: int) -> Array | None:
         if not np.isfinite(w_T_c).all():
             raise InputError(f"the pose of image {image} is not finite; unknown poses must be NaN throughout")
         R, last = w_T_c[:3, :3], w_T_c[3]
-        determinant = float(np.linalg.det(R))
-        if np.abs(R @ R.T - np.eye(3)).max() > _MAX_SHEAR or determinant < 0 or not np.allclose(last, [0, 0, 0, 1]):
+        if not is_rotation(R) or not np.allclose(last, [0, 0, 0, 1]):
             raise InputError(
-                f"the pose of image {image} is not a rigid motion: rotation with determinant {determinant:.4g}, "
+                f"the pose of image {image} is not a rigid motion: rotation with determinant {np.linalg.det(R):.4g}, "
                 f"last row {last.tolist()}"
             )
     return T

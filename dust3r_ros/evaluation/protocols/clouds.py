@@ -122,14 +122,13 @@ def dtu_errors(
     *,
     observed: ObservedVolume | None = None,
     plane: ArrayLike | None = None,
-    limit: float = DTU_LIMIT,
     spacing: float = DTU_SPACING,
 ) -> CloudErrors:
     """Accuracy, completeness and overall in mm by the protocol of DTU; clouds (M, 3), (N, 3) in mm in DTU's frame.
 
     The cloud is thinned to ``spacing`` (0: not thinned). Accuracy counts its points inside ``observed``; completeness
-    counts reference points above the ground ``plane`` (4,), those with n x + d > 0. Distances of ``limit`` and more are
-    outliers and left out. None omits a restriction. Aanaes et al., "Large-scale data for multiple-view stereopsis",
+    counts reference points above the ground ``plane`` (4,), those with n x + d > 0. Distances of ``DTU_LIMIT`` and more
+    are outliers and left out. None omits a restriction. Aanaes et al., "Large-scale data for multiple-view stereopsis",
     IJCV 2016, section 4; Jensen et al., CVPR 2014. Raises ``InputError`` for invalid arguments, ``GeometryError`` where
     nothing is left to judge.
     """
@@ -141,7 +140,8 @@ def dtu_errors(
     for name, kept in (("points in the observed volume", judged), ("reference points above the plane", above)):
         if not kept.any():
             raise GeometryError(f"0 of {len(kept)} {name}; both clouds must be in the same frame and unit")
-    return _summary(distances(cloud[judged], true, limit=limit), distances(true[above], cloud, limit=limit), limit)
+    there, back = (distances(*each, limit=DTU_LIMIT) for each in ((cloud[judged], true), (true[above], cloud)))
+    return _summary(there, back, DTU_LIMIT)
 
 
 def thinned(points: ArrayLike, spacing: float, seed: int = 0) -> Array:

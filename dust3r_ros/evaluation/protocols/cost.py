@@ -13,8 +13,9 @@ import numpy as np
 
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.errors import InputError
+from dust3r_ros.evaluation.datasets.recording import Recording
 from dust3r_ros.evaluation.protocols.predictor import Predictor
-from dust3r_ros.evaluation.protocols.recordings import Recording, select
+from dust3r_ros.evaluation.protocols.recordings import select
 from dust3r_ros.evaluation.protocols.rows import Row, guarded, row
 from dust3r_ros.products.results import peak_memory_mb
 

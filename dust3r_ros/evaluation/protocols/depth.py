@@ -10,9 +10,10 @@ from dust3r_ros.alignment import Part
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.backends.mono import InverseView, MonoBackend
 from dust3r_ros.errors import GeometryError, InputError
+from dust3r_ros.evaluation.datasets.recording import Recording, View
 from dust3r_ros.evaluation.protocols.cost import Cost
 from dust3r_ros.evaluation.protocols.predictor import Predictor, aligned_parts
-from dust3r_ros.evaluation.protocols.recordings import RecordedView, Recording, WorkingView, select
+from dust3r_ros.evaluation.protocols.recordings import WorkingView, select
 from dust3r_ros.evaluation.protocols.rows import DepthPair, Row, depth_columns, guarded, row
 from dust3r_ros.geometry.depths import monocular_depth, multi_view_depth
 from dust3r_ros.types import Array32
@@ -57,7 +58,6 @@ def run_multi_view_depth(
     every: int = 20,
     size: int = 512,
     known_focals: bool = False,
-    max_depth: float = np.inf,
 ) -> Iterator[Row]:
     """One row per recording: Rel, delta 1.25 and tau 1.03 of key views, each aligned with its source views.
 
@@ -80,14 +80,14 @@ def run_multi_view_depth(
                 with cost.timed():
                     views = predictor.take(select(recording, [key, *around]).views)
                     depth = _key_depth(predictor, known_poses)
-                pairs.append(_at_truth(views[0], truth, depth, max_depth))
+                pairs.append(_at_truth(views[0], truth, depth))
             columns = depth_columns(_with_truth(recording, pairs), median_aligned=not known_poses)
             return row(recording, protocol, backend.name, **columns, sources=sources, seconds=cost.seconds)
 
         yield guarded(recording, protocol, backend.name, measure)
 
 
-def _single_depth(predictor: Predictor, view: RecordedView) -> Array32:
+def _single_depth(predictor: Predictor, view: View) -> Array32:
     """(H, W) of a view alone, 0 = none, in any unit. Raises ``InputError`` for a backend that has none."""
     backend = predictor.backend
     if backend.uses_poses and not isinstance(backend, MonoBackend):
@@ -132,7 +132,7 @@ def parts_of(predictor: Predictor, known_poses: bool) -> list[Part]:
     return aligned_parts(pairs, predictor.views, poses)
 
 
-def _at_truth(view: WorkingView, truth: Array32, depth: Array32, max_depth: float) -> DepthPair:
+def _at_truth(view: WorkingView, truth: Array32, depth: Array32, max_depth: float = np.inf) -> DepthPair:
     judged = np.where(np.isfinite(truth) & (truth <= max_depth), truth, np.float32(0))
     return judged, view.at_truth(depth, truth.shape)
 

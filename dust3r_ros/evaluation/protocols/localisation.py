@@ -13,11 +13,12 @@ from numpy.typing import ArrayLike
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError, InputError
+from dust3r_ros.evaluation.datasets.recording import Recording, View
 from dust3r_ros.evaluation.protocols import rows
 from dust3r_ros.evaluation.protocols.cost import Cost
 from dust3r_ros.evaluation.protocols.mapping import map_recording
 from dust3r_ros.evaluation.protocols.predictor import Predictor, confident, drawn, own_focals, pose_by_pnp
-from dust3r_ros.evaluation.protocols.recordings import RecordedView, Recording, WorkingView, working
+from dust3r_ros.evaluation.protocols.recordings import WorkingView, working
 from dust3r_ros.evaluation.protocols.relative_pose import rotation_angles
 from dust3r_ros.evaluation.protocols.rows import Row, guarded, row
 from dust3r_ros.features.features import extract
@@ -298,14 +299,14 @@ def _check_parts(database: Recording, queries: Recording) -> None:
             )
 
 
-def _asked(queries: Recording) -> list[RecordedView]:
+def _asked(queries: Recording) -> list[View]:
     asked = [view for view in queries.views if view.w_T_c is not None]
     if not asked:
         raise InputError(f"no view of '{queries.name}' has a true pose to be compared with")
     return asked
 
 
-def _locate(view: RecordedView, images: Database, predictor: Predictor, retrieved: int, seed: int) -> Array | None:
+def _locate(view: View, images: Database, predictor: Predictor, retrieved: int, seed: int) -> Array | None:
     query = predictor.take([view])[0]
     points, pixels = [np.zeros((0, 3))], [np.zeros((0, 2))]
     for index in images.retrieval.best(query.image, retrieved):
@@ -322,7 +323,7 @@ def _locate(view: RecordedView, images: Database, predictor: Predictor, retrieve
         return None
 
 
-def _find(mapper: Any, view: RecordedView, truth_S_map: Similarity) -> Array | None:
+def _find(mapper: Any, view: View, truth_S_map: Similarity) -> Array | None:
     try:
         return truth_S_map.pose(mapper.localize(view.camera, view.image()).w_T_c)
     except GeometryError:

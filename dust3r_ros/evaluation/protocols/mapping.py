@@ -12,9 +12,10 @@ import numpy as np
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError, InputError
+from dust3r_ros.evaluation.datasets.recording import Recording, View
 from dust3r_ros.evaluation.errors import MIN_MATCHES, TrajectoryErrors, trajectory_errors
 from dust3r_ros.evaluation.protocols.cost import Cost
-from dust3r_ros.evaluation.protocols.recordings import RecordedView, Recording, true_poses
+from dust3r_ros.evaluation.protocols.recordings import true_poses
 from dust3r_ros.geometry.similarity import Similarity, similarity_of_poses
 from dust3r_ros.session.session import Session
 from dust3r_ros.types import Array32, Frame, Keyframe, StampedPose
@@ -70,7 +71,7 @@ class Mapped:
             raise GeometryError(f"the camera of '{self.recording.name}' stands still; it must move to give a scale")
         return similarity_of_poses(found, known)
 
-    def keyframes(self) -> Iterator[tuple[Keyframe, RecordedView]]:
+    def keyframes(self) -> Iterator[tuple[Keyframe, View]]:
         """The map's keyframes, each with its view."""
         views = {(view.stamp_ns, view.camera): view for view in self.recording.views}
         for keyframe in self.session.mapper.keyframes:
@@ -117,7 +118,7 @@ def map_recording(
     return Mapped(recording, config, session, system, cost, frames, refused, reason, *peaks)
 
 
-def _give_focal(session: Session, view: RecordedView, frame: Frame) -> None:
+def _give_focal(session: Session, view: View, frame: Frame) -> None:
     """Give the mean of the view's fx and fy as the focal of its camera, once, where known."""
     if view.K is None or view.camera in session.mapper.cameras:
         return

@@ -8,11 +8,12 @@ from typing import Any
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError, GeometryError, InputError
+from dust3r_ros.evaluation.datasets.recording import Recording
 from dust3r_ros.evaluation.errors import resample
 from dust3r_ros.evaluation.protocols.cost import rate
 from dust3r_ros.evaluation.protocols.mapping import Mapped, map_recording
 from dust3r_ros.evaluation.protocols.reconstruction import map_cloud_row
-from dust3r_ros.evaluation.protocols.recordings import Recording, true_poses
+from dust3r_ros.evaluation.protocols.recordings import true_poses
 from dust3r_ros.evaluation.protocols.rows import (
     Row,
     depth_columns,

@@ -10,7 +10,8 @@ import numpy as np
 from dust3r_ros.alignment import Part, align_parts
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.errors import GeometryError, InputError
-from dust3r_ros.evaluation.protocols.recordings import RecordedView, WorkingView, working
+from dust3r_ros.evaluation.datasets.recording import View as RecordedView
+from dust3r_ros.evaluation.protocols.recordings import WorkingView, working
 from dust3r_ros.geometry.focal import estimate_focal, pooled_focal
 from dust3r_ros.geometry.pinhole import center_of
 from dust3r_ros.geometry.pose import PnpResult, solve_pnp

@@ -13,11 +13,12 @@ from dust3r_ros.backends.base import Backend
 from dust3r_ros.cloud.cloud import map_cloud
 from dust3r_ros.cloud.fusion import fuse_map
 from dust3r_ros.errors import GeometryError, InputError
+from dust3r_ros.evaluation.datasets.recording import Recording, View
 from dust3r_ros.evaluation.protocols.clouds import ObservedVolume, cloud_errors, dtu_errors, refine_alignment
 from dust3r_ros.evaluation.protocols.cost import Cost
 from dust3r_ros.evaluation.protocols.depth import parts_of
 from dust3r_ros.evaluation.protocols.predictor import Predictor, drawn
-from dust3r_ros.evaluation.protocols.recordings import RecordedView, Recording, select
+from dust3r_ros.evaluation.protocols.recordings import select
 from dust3r_ros.evaluation.protocols.rows import Row, guarded, row
 from dust3r_ros.geometry.depths import multi_view_depth
 from dust3r_ros.geometry.lens import ray_slopes
@@ -25,7 +26,7 @@ from dust3r_ros.geometry.pinhole import pixel_grid, rays
 from dust3r_ros.geometry.rigid import transform
 from dust3r_ros.geometry.similarity import Similarity, weighted_similarity
 from dust3r_ros.products.ply import read_ply
-from dust3r_ros.types import Array, Calibration
+from dust3r_ros.types import Array
 
 if TYPE_CHECKING:
     from dust3r_ros.evaluation.protocols.mapping import Mapped
@@ -61,7 +62,7 @@ def reference_of(recording: Recording) -> Reference:
 
     For ``run_reconstruction``'s ``reference``. Raises ``InputError`` without points.
     """
-    files = getattr(recording, "truth", {})
+    files = recording.truth
     if "points" not in files:
         raise InputError(f"'{recording.name}' has no measured points to compare with")
     return read_reference(files["points"], files.get("observed"), files.get("plane"))
@@ -151,7 +152,7 @@ def map_cloud_row(mapped: Mapped, icp: bool = False) -> Row:
     return row(mapped.recording, "map_cloud" + icp * "_icp", mapped.system, keyframes=len(keyframes), **values)
 
 
-def true_cloud(views: Sequence[RecordedView], most: int = _POINTS, seed: int = 0) -> Array:
+def true_cloud(views: Sequence[View], most: int = _POINTS, seed: int = 0) -> Array:
     """(N, 3) points in the frame of the true poses, of the true depth of at most 40 evenly spaced views.
 
     Views without pose, intrinsics or depth give none. Raises ``InputError`` where nothing is left.
@@ -165,7 +166,7 @@ def true_cloud(views: Sequence[RecordedView], most: int = _POINTS, seed: int = 0
     return points
 
 
-def _points_of(view: RecordedView, most: int, seed: int) -> Array:
+def _points_of(view: View, most: int, seed: int) -> Array:
     depth = view.depth()
     if depth is None or view.K is None or view.w_T_c is None:
         return np.zeros((0, 3))
@@ -175,7 +176,7 @@ def _points_of(view: RecordedView, most: int, seed: int) -> Array:
     height, width = view.image().shape[:2]
     scale = np.array([width / depth.shape[1], height / depth.shape[0]])  # a depth map may differ in size from the image
     pixels = (np.stack([columns, rows], axis=-1) + 0.5) * scale - 0.5
-    lens: Calibration | None = getattr(view, "calibration", None)  # of raw images; a map takes it out
+    lens = view.calibration  # of raw images; a map takes it out
     slopes = (pixels - view.K[:2, 2]) / [view.K[0, 0], view.K[1, 1]] if lens is None else ray_slopes(lens, pixels)
     z = depth[rows, columns].astype(np.float64)[:, None]
     return transform(view.w_T_c, np.concatenate([slopes * z, z], axis=1))
@@ -203,7 +204,7 @@ def _cloud(predictor: Predictor, chosen: Recording, known_poses: bool) -> tuple[
 
 def _compared(
     recording: Recording,
-    views: Sequence[RecordedView],
+    views: Sequence[View],
     cloud: Array,
     icp: bool,
     reference: Callable[[Recording], Reference] | None = None,

@@ -1,14 +1,14 @@
-"""A recorded sequence as runners need it, and its images as a backend takes them."""
+"""Recordings divided as runners need them, and their images as a backend takes them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
 from dust3r_ros.errors import InputError
+from dust3r_ros.evaluation.datasets.recording import Recording, View
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.types import Array, Array32, Image, StampedPose
@@ -16,124 +16,33 @@ from dust3r_ros.types import Array, Array32, Image, StampedPose
 _GAP_NS = 1_000_000_000
 
 
-class RecordedView(Protocol):
-    """One image; ``K`` (3, 3) in native pixels and ``w_T_c`` (4, 4) are None where unknown."""
-
-    @property
-    def stamp_ns(self) -> int: ...
-
-    @property
-    def camera(self) -> str: ...
-
-    @property
-    def K(self) -> Array | None: ...  # noqa: N802
-
-    @property
-    def w_T_c(self) -> Array | None: ...  # noqa: N802
-
-    def image(self) -> Image:
-        """(H, W, 3) RGB uint8."""
-
-    def depth(self) -> Array32 | None:
-        """(h, w) float32 metres (z), 0 = none, over the same field of view as the image."""
-
-
-class Recording(Protocol):
-    """One sequence of a data set. ``metric``: poses are in metres; ``ordered``: a video, not loose images."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def dataset(self) -> str: ...
-
-    @property
-    def views(self) -> Sequence[RecordedView]: ...
-
-    @property
-    def metric(self) -> bool: ...
-
-    @property
-    def ordered(self) -> bool: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Selection:
-    """Some views of a recording, as a recording."""
-
-    name: str
-    dataset: str
-    views: Sequence[RecordedView]
-    metric: bool
-    ordered: bool
-
-
-def select(recording: Recording, indices: Sequence[int]) -> Selection:
+def select(recording: Recording, indices: Sequence[int]) -> Recording:
     """The views at ``indices``, in that order."""
-    views = [recording.views[index] for index in indices]
-    return Selection(recording.name, recording.dataset, views, recording.metric, recording.ordered)
+    return replace(recording, views=tuple(recording.views[index] for index in indices))
 
 
-@dataclass(frozen=True, eq=False)
-class _Shifted:
-    """A view at another time."""
-
-    view: RecordedView
-    stamp_ns: int
-
-    @property
-    def camera(self) -> str:
-        return self.view.camera
-
-    @property
-    def K(self) -> Array | None:  # noqa: N802
-        return self.view.K
-
-    @property
-    def w_T_c(self) -> Array | None:  # noqa: N802
-        return self.view.w_T_c
-
-    def image(self) -> Image:
-        return self.view.image()
-
-    def depth(self) -> Array32 | None:
-        return self.view.depth()
-
-
-def in_a_row(parts: Sequence[Sequence[RecordedView]]) -> list[RecordedView]:
+def in_a_row(parts: Sequence[Sequence[View]]) -> list[View]:
     """The views of all parts, each part starting a second after the previous one: stamps of recordings overlap."""
-    views: list[RecordedView] = []
+    views: list[View] = []
     for part in parts:
         if not part:
             continue
         begin, end = min(v.stamp_ns for v in part), max((v.stamp_ns for v in views), default=None)
         shift = 0 if end is None else end + _GAP_NS - begin
-        views += [_Shifted(view, view.stamp_ns + shift) for view in part]
+        views += [replace(view, stamp_ns=view.stamp_ns + shift) for view in part]
     return views
 
 
-class SplitRecording(Recording, Protocol):
-    """A recording of ``scene`` that is in the "train", "val" or "test" part of its data set ("": neither)."""
-
-    @property
-    def split(self) -> str: ...
-
-    @property
-    def scene(self) -> str: ...
-
-
-def localisation_scenes(
-    recordings: Iterable[SplitRecording], most: int | None = None
-) -> list[tuple[Selection, Selection]]:
+def localisation_scenes(recordings: Iterable[Recording], most: int | None = None) -> list[tuple[Recording, Recording]]:
     """(database, queries) of each scene: all its "train" recordings, and all its "test" recordings.
 
     Either is without views where the scene lacks it. ``most``: end with so many scenes that have both.
     """
-    scenes: dict[tuple[str, str], dict[str, list[SplitRecording]]] = {}
+    scenes: dict[tuple[str, str], dict[str, list[Recording]]] = {}
     for recording in recordings:
         parts = scenes.setdefault((recording.dataset, recording.scene or recording.name), {"train": [], "test": []})
         parts.setdefault(recording.split, []).append(recording)
-    found: list[tuple[Selection, Selection]] = []
+    found: list[tuple[Recording, Recording]] = []
     whole = 0
     for (dataset, scene), parts in scenes.items():
         if whole == most:
@@ -144,9 +53,9 @@ def localisation_scenes(
     return found
 
 
-def _joined(name: str, dataset: str, parts: Sequence[SplitRecording]) -> Selection:
-    views = in_a_row([recording.views for recording in parts])
-    return Selection(name, dataset, views, all(recording.metric for recording in parts), False)
+def _joined(name: str, dataset: str, parts: Sequence[Recording]) -> Recording:
+    views = tuple(in_a_row([recording.views for recording in parts]))
+    return Recording(name, dataset, views, all(recording.metric for recording in parts), ordered=False)
 
 
 def true_poses(recording: Recording, camera: str | None = None) -> list[StampedPose]:
@@ -162,7 +71,7 @@ def true_poses(recording: Recording, camera: str | None = None) -> list[StampedP
 class WorkingView:
     """A view at working resolution: RGB ``image``, ``focal`` (None: not known) and ``center`` in its pixels."""
 
-    view: RecordedView
+    view: View
     image: Image
     resize: Resize
     focal: float | None
@@ -194,7 +103,7 @@ class WorkingView:
         return _taken(depth, at)
 
 
-def working(view: RecordedView, size: int, known_focal: bool = True, centred: bool | None = None) -> WorkingView:
+def working(view: View, size: int, known_focal: bool = True, centred: bool | None = None) -> WorkingView:
     """A view with its long edge at ``size`` pixels, both edges multiples of 16. Raises ``InputError``.
 
     ``centred`` (None: as ``known_focal``): the crop is centred on the principal point of a view that has intrinsics, to

@@ -10,9 +10,10 @@ from itertools import islice
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError
+from dust3r_ros.evaluation.datasets.recording import Recording
 from dust3r_ros.evaluation.protocols import cost, depth, localisation, of_map, reconstruction, relative_pose
 from dust3r_ros.evaluation.protocols.reconstruction import reference_of
-from dust3r_ros.evaluation.protocols.recordings import SplitRecording, localisation_scenes
+from dust3r_ros.evaluation.protocols.recordings import localisation_scenes
 from dust3r_ros.evaluation.protocols.rows import Row
 
 
@@ -25,7 +26,7 @@ class Asked:
     both parts.
     """
 
-    recordings: Iterable[SplitRecording]
+    recordings: Iterable[Recording]
     config: MapperConfig
     backend: Backend
     size: int = 512
@@ -34,7 +35,7 @@ class Asked:
     scenes: int | None = None
 
     @property
-    def chosen(self) -> Iterator[SplitRecording]:
+    def chosen(self) -> Iterator[Recording]:
         """The first ``scenes`` recordings, read one after the other."""
         return islice(self.recordings, self.scenes)
 
@@ -89,7 +90,7 @@ def _several_views(asked: Asked, known_poses: bool) -> Iterator[Row]:
 def _reconstructed(asked: Asked, known_poses: bool) -> Iterator[Row]:
     """The truth is the measured points (DTU) where a recording names them, else the true depth of its views."""
     for recording in asked.chosen:
-        measured = "points" in getattr(recording, "truth", {})
+        measured = "points" in recording.truth
         yield from reconstruction.run_reconstruction(
             [recording], asked.backend, size=asked.size, known_poses=known_poses, known_focals=known_poses,
             reference=reference_of if measured else None,

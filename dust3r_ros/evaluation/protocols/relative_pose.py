@@ -12,10 +12,11 @@ from numpy.typing import ArrayLike
 
 from dust3r_ros.backends.base import Backend
 from dust3r_ros.errors import ConfigError, GeometryError, InputError
+from dust3r_ros.evaluation.datasets.recording import Recording
 from dust3r_ros.evaluation.protocols import rows
 from dust3r_ros.evaluation.protocols.cost import Cost
 from dust3r_ros.evaluation.protocols.predictor import Predictor, aligned_parts, own_focals, pose_by_pnp
-from dust3r_ros.evaluation.protocols.recordings import Recording, WorkingView, select
+from dust3r_ros.evaluation.protocols.recordings import WorkingView, select
 from dust3r_ros.evaluation.protocols.rows import Row, guarded, row
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.types import Array, PairPrediction
@@ -102,7 +103,6 @@ def run_relative_pose(
     *,
     method: str = "alignment",
     views: int = 10,
-    draws: int = 1,
     size: int = 512,
     known_focals: bool = False,
     seed: int = 0,
@@ -121,25 +121,19 @@ def run_relative_pose(
         rng = np.random.default_rng([seed, zlib.crc32(recording.name.encode())])
 
         def measure(recording: Recording = recording, rng: np.random.Generator = rng) -> Row:
-            return _scene(recording, predictor, method, views, draws, rng)
+            return _scene(recording, predictor, method, views, rng)
 
         yield guarded(recording, PROTOCOL.format(method), backend.name, measure)
 
 
-def _scene(
-    recording: Recording, predictor: Predictor, method: str, count: int, draws: int, rng: np.random.Generator
-) -> Row:
+def _scene(recording: Recording, predictor: Predictor, method: str, count: int, rng: np.random.Generator) -> Row:
     posed = [index for index, view in enumerate(recording.views) if view.w_T_c is not None]
     if len(posed) < 2:
         raise InputError(f"'{recording.name}' has {len(posed)} views with a true pose; at least 2 are needed")
-    cost, errors, missing = Cost(), [], 0
-    for _ in range(draws):
-        chosen = sorted(rng.choice(posed, min(count, len(posed)), replace=False).tolist())
-        with cost.timed():
-            found = _poses(predictor, select(recording, chosen), method)
-        pairs, missed = _errors(predictor.views, found)
-        errors += pairs
-        missing += missed
+    cost, chosen = Cost(), sorted(rng.choice(posed, min(count, len(posed)), replace=False).tolist())
+    with cost.timed():
+        found = _poses(predictor, select(recording, chosen), method)
+    errors, missing = _errors(predictor.views, found)
     if not errors:
         raise GeometryError(f"all views of '{recording.name}' that were drawn coincide")
     turn, axis, direction = np.array(errors).T

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dust3r_ros.errors import GeometryError, InputError
+from dust3r_ros.evaluation.datasets.recording import Recording
 from dust3r_ros.evaluation.errors import depth_errors, mean_errors
-from dust3r_ros.evaluation.protocols.recordings import Recording
+from dust3r_ros.geometry.rigid import is_rotation
 from dust3r_ros.types import Array, Array32
-
-_MAX_SHEAR = 1e-3  # how far a rotation may be from orthogonal: poses read from text are rounded
 
 
 def poses(name: str, w_T_c: ArrayLike, at_least: int = 1) -> Array:
@@ -27,11 +26,9 @@ def poses(name: str, w_T_c: ArrayLike, at_least: int = 1) -> Array:
     for index, one in enumerate(T):
         if not np.isfinite(one).all():
             raise InputError(f"{name}: number {index} is not finite")
-        R = one[:3, :3]
-        if np.abs(R @ R.T - np.eye(3)).max() > _MAX_SHEAR or np.linalg.det(R) < 0:
-            raise InputError(
-                f"{name}: number {index} is not a rigid motion; its rotation has determinant {np.linalg.det(R):.4g}"
-            )
+        if not is_rotation(one[:3, :3]):
+            found = np.linalg.det(one[:3, :3])
+            raise InputError(f"{name}: number {index} is not a rigid motion; its rotation has determinant {found:.4g}")
     return T
 
 
@@ -130,8 +127,8 @@ def row(recording: Recording, protocol: str, system: str, **values: Any) -> Row:
     """A row: data set, scene, protocol and system (the backend), the split if the data set has some, then ``values``;
     values that are not finite become None."""
     start: Row = {"dataset": recording.dataset, "scene": recording.name, "protocol": protocol, "system": system}
-    if split := getattr(recording, "split", ""):
-        start["split"] = split
+    if recording.split:
+        start["split"] = recording.split
     return start | {name: _plain(value) for name, value in values.items()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -29,30 +29,29 @@ class Table:
         if self.lead:
             lines += [self.lead, ""]
         if self.rows:
-            rules = ["---" if column < self.texts else "---:" for column in range(len(self.head))]
-            lines += [_line(self.head), _line(rules), *(_line(row) for row in self.rows), ""]
+            lines += [*table_lines(self.head, self.rows, range(self.texts)), ""]
         lines += [*(f"- {note}" for note in self.notes), *([""] if self.notes else [])]
         return "\n".join(lines)
 
     def html(self) -> str:
         """With a heading; every text is escaped."""
+        from dust3r_ros.products.report import html_table  # loads OpenCV, which tables in Markdown do without
+
         parts = [f"<h2>{escape(self.title)}</h2>", f"<p>{escape(self.lead)}</p>" if self.lead else ""]
         if self.rows:
-            head = "".join(f"<th{self._kind(column)}>{escape(name)}</th>" for column, name in enumerate(self.head))
-            parts.append(f'<div class="wide"><table><tr>{head}</tr>')
-            for row in self.rows:
-                cells = (f"<td{self._kind(column)}>{escape(str(cell))}</td>" for column, cell in enumerate(row))
-                parts.append(f"<tr>{''.join(cells)}</tr>")
-            parts.append("</table></div>")
+            parts.append(f'<div class="wide">{html_table(self.head, self.rows, self.texts)}</div>')
         if self.notes:
             parts.append("<ul>" + "".join(f"<li>{escape(note)}</li>" for note in self.notes) + "</ul>")
         return "\n".join(part for part in parts if part)
 
-    def _kind(self, column: int) -> str:
-        return "" if column < self.texts else ' class="number"'
+
+def table_lines(head: Sequence[str], rows: Iterable[Sequence[object]], texts: Collection[int] = (0,)) -> list[str]:
+    """The lines of a table in Markdown, which no text breaks; columns ``texts`` are words, the others figures."""
+    rules = ["---" if column in texts else "---:" for column in range(len(head))]
+    return [_line(head), _line(rules), *map(_line, rows)]
 
 
-def _line(cells: Sequence[str]) -> str:
+def _line(cells: Sequence[object]) -> str:
     return "| " + " | ".join(" ".join(str(cell).replace("|", "\\|").split()) for cell in cells) + " |"
 
 

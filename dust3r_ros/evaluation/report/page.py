@@ -25,18 +25,13 @@ from dust3r_ros.evaluation.report.published import (
 )
 from dust3r_ros.evaluation.report.run_file import Row, RunFile
 from dust3r_ros.io.files import replace_between, write_text
+from dust3r_ros.products.report import html_page
 
 _WIDEST = 1000  # pixels of a picture on the page
 _BEGIN, END = "<!-- evaluation: begin, made by {} -->", "<!-- evaluation: end -->"
 _STYLE = """
-:root { color-scheme: light dark; --line: #8884; --muted: #778; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1300px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-p.lead { color: var(--muted); } .wide { overflow-x: auto; } img { width: 100%; height: auto; border-radius: 6px; }
-table { border-collapse: collapse; } td, th { text-align: left; padding: .2rem .8rem .2rem 0;
-border-bottom: 1px solid var(--line); vertical-align: top; white-space: nowrap; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-th.number { white-space: normal; vertical-align: bottom; }
+body { max-width: 1300px; } .wide { overflow-x: auto; }
+td, th { white-space: nowrap; } th.number { white-space: normal; vertical-align: bottom; }
 """
 
 
@@ -105,18 +100,13 @@ def html(run: RunFile, pictures: Mapping[str, Path] | None = None, comparison: C
     tables = [changes_table(comparison)] if comparison else []
     tables += tables_of(run)
     parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8"><title>Evaluation of dust3r_ros</title>',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<style>{_STYLE}</style></head><body>",
         f'<h1>Evaluation of dust3r_ros</h1><p class="lead">{escape(run_line(run.about))}</p>',
         *(_bold(table.html()) for table in tables),
         *(_picture(title, path) for title, path in (pictures or {}).items()),
         Table("Configuration", ("parameter", "value"), _pairs(run.about.get("configuration")), texts=2).html(),
         Table("Hardware", ("what", "value"), _pairs(run.about.get("hardware")), texts=2).html(),
-        "</body></html>",
     ]
-    return "\n".join(parts) + "\n"
+    return html_page("Evaluation of dust3r_ros", _STYLE, parts)
 
 
 def _bold(text: str) -> str:

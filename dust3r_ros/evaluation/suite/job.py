@@ -13,8 +13,6 @@ from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
-import numpy as np
-
 from dust3r_ros.backends import fitted, make_backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError, InputError
@@ -31,12 +29,7 @@ from dust3r_ros.layouts.reading import image_reader
 from dust3r_ros.products.results import peak_memory_mb
 from dust3r_ros.types import Array32, StampedPose
 
-# Fields of a scene's result that go into its row unchanged.
-_FIGURES = (
-    "frames", "tracked", "keyframes", "pairs", "seconds", "processor_seconds", "frames_per_second", "density", "ate",
-    "ate_percent", "rpe", "rpe_deg", "focal", "focal_error", "depth_rel", "depth_delta", "depth_rel_median",
-    "depth_delta_median", "note",
-)  # fmt: skip
+_NAMED = ("scene", "backend", "metric")  # fields of a scene's result that its row has by other names
 
 
 def names_of(path: Path, system: str) -> Row:
@@ -61,7 +54,8 @@ def measure(
     run = run_scene(scene, _configured(config, system), max_frames=max_frames)
     memory = peak_memory_mb()  # of mapping only
     found = run.result.to_json()
-    row |= {name: _plain(found[name]) for name in _FIGURES} | {"peak_memory_mb": round(memory, 1)}
+    row |= {name: _plain(value) for name, value in found.items() if name not in _NAMED}
+    row |= {"peak_memory_mb": round(memory, 1)}
     if system == POSES:
         return row | {"density": None, "depth_rel": None, "depth_delta": None}
     predicting = run.stopwatch.total("predict")
@@ -155,7 +149,6 @@ _OF_POSES = ("multiview_pose_pnp", "multiview_pose_alignment")
 _OF_DEPTH = ("multi_view_depth", "reconstruction")
 _PLACES = ("localisation", "localisation_in_map")
 _QUERIES = 2  # every second frame
-_TOLERANCE_NS = 10_000_000
 _MANY = 200  # frames; longer scenes are for maps
 
 
@@ -205,13 +198,9 @@ def measure_protocol(path: Path, protocol: str, config: MapperConfig, max_frames
 
 def recording_of(path: Path, scene: Scene, max_frames: int | None = None) -> Recording:
     """A scene as protocols take it: every image with its pose (nearest within 10 ms), K and depth."""
-    stamps = np.array([pose.stamp_ns for pose in scene.truth])
     views = []
     for stamp_ns, file in sorted(image_files(path).items())[:max_frames]:
-        nearest = int(np.argmin(np.abs(stamps - stamp_ns)))
-        posed = abs(int(stamps[nearest]) - stamp_ns) <= _TOLERANCE_NS
-        pose = scene.truth[nearest].w_T_c if posed else None
-        depth = _depth_reader(scene, stamp_ns)
+        pose, depth = scene.pose(stamp_ns), _depth_reader(scene, stamp_ns)
         views.append(View(stamp_ns, "camera", scene.K, pose, image_reader(file), depth, name=file.name))
     names: Mapping[str, str] = names_of(path, "")
     return Recording(path.name, names["dataset"], tuple(views), metric=scene.metric, scene=path.name)

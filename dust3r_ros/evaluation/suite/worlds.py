@@ -19,15 +19,14 @@ from dust3r_ros.io.files import make_folder
 from dust3r_ros.scenes.export import write_folder
 from dust3r_ros.scenes.rooms import corridor, room
 from dust3r_ros.scenes.sequence import FOCAL_PER_WIDTH, RenderedSequence, look_at, render_path, stamps, walk
-from dust3r_ros.scenes.solids import Box, Globe, Lamp, Pillar, Solid, box_panels
+from dust3r_ros.scenes.solids import Box, Lamp, Pillar, Solid, box_panels
 from dust3r_ros.scenes.surfaces import Surface
 from dust3r_ros.scenes.textures import brick, decorated, fabric, plaster, poster, tiles
-from dust3r_ros.scenes.world import World, build
+from dust3r_ros.scenes.world import World, build, person, together
 from dust3r_ros.types import Array, Array32, Image, Keyframe
 
 _CUBES = 300  # per extent of the scene: the resolution of the comparison, and dense places count no more than others
 _ASKED = 20_000  # points whose nearest neighbour is sought: enough for quantiles; distant ones are slow
-_TOLERANCE_NS = 10_000_000
 
 
 def cloud_figures(run: SceneRun) -> Mapping[str, float | None]:
@@ -83,14 +82,10 @@ def covered(run: SceneRun) -> float | None:
 def true_cloud(run: SceneRun) -> Cloud | None:
     """The surface that the keyframes really saw, in the truth's world; None where there is no true depth."""
     clouds = []
-    poses = {pose.stamp_ns: pose.w_T_c for pose in run.scene.truth}
-    stamps = np.array(sorted(poses))
     for keyframe in run.mapper.keyframes:
-        nearest = int(stamps[np.argmin(np.abs(stamps - keyframe.stamp_ns))])
-        native = run.scene.depth(keyframe.stamp_ns)
-        if native is None or abs(nearest - keyframe.stamp_ns) > _TOLERANCE_NS:
-            continue
-        clouds.append(_seen(run, keyframe, native, poses[nearest]))
+        native, w_T_c = run.scene.depth(keyframe.stamp_ns), run.scene.pose(keyframe.stamp_ns)
+        if native is not None and w_T_c is not None:
+            clouds.append(_seen(run, keyframe, native, w_T_c))
     if not sum(map(len, clouds)):
         return None
     return Cloud(
@@ -147,12 +142,12 @@ def street(frames: int = 60, width: int = 400) -> RenderedSequence:
 def passer_by(frames: int = 60, width: int = 400) -> RenderedSequence:
     """Sideways through a room in which somebody walks across the view."""
     poses = walk("sweep", frames, rate_hz=RATE_HZ, laps=0.9, seed=24)
-    world, person = room(24), _person(24)
+    world, walker = room(24), person(seed=24)
     height, focal = 3 * width // 4, FOCAL_PER_WIDTH * width
     views = []
     for index, pose in enumerate(poses):
         across = -2.2 + 4.4 * index / max(1, frames - 1)
-        both = _together(world, _shifted(person, np.array([-across, 0.9, 0.0])))
+        both = together(world, walker.shifted(np.array([-across, 0.9, 0.0])))
         views.append(both.render(pose, width, height, focal))
     images, depths = np.stack([view.image for view in views]), np.stack([view.depth for view in views])
     return RenderedSequence("passer-by", stamps(frames, RATE_HZ), images, depths, poses, width, height, focal)
@@ -215,25 +210,3 @@ def _with_sky(images: Image, depths: Array32) -> Image:
     level = np.linspace(0.0, 1.0, images.shape[1])[:, None]
     sky = (_SKY_HIGH + level * (_SKY_LOW - _SKY_HIGH)).astype(np.uint8)[None, :, None, :]
     return np.where((depths > 0)[..., None], images, sky)
-
-
-def _person(seed: int) -> World:
-    """A body and a head that stand at (0, 0, 0)."""
-    solids: list[Solid] = [
-        Pillar(np.zeros(3), 0.24, 1.42, decorated(fabric), fabric),
-        Globe(np.array([0.0, 0.0, 1.56]), 0.14, plaster),
-    ]
-    return build([], solids, Lamp(np.array([0.4, -0.3, 2.55]), ambient=0.7), seed)
-
-
-def _shifted(world: World, offset: Array) -> World:
-    """The world moved by ``offset``; a surface stores its place under one of three names."""
-    moved = []
-    for surface in world.surfaces:
-        name = next(name for name in ("corner", "base", "center") if hasattr(surface, name))
-        moved.append(replace(surface, **{name: getattr(surface, name) + offset}))  # type: ignore[type-var]
-    return replace(world, surfaces=tuple(moved))
-
-
-def _together(first: World, second: World) -> World:
-    return World(first.surfaces + second.surfaces, first.textures + second.textures)

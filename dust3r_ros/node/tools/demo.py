@@ -105,17 +105,22 @@ def progress_bar(total: int, what: str) -> tqdm[Any]:
     return tqdm(total=total, desc=what, unit="frame", leave=False, mininterval=0.2 if sys.stderr.isatty() else 5.0)
 
 
-def _start(stack: ExitStack, log: Path, module: str, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start a module of this package in a process of its own, which ends with the stack; output goes to ``log``."""
-    root = str(Path(__file__).resolve().parents[3])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+def started(stack: ExitStack, log: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """Python with ``arguments`` in a process of its own, which ends with the stack; output goes to ``log``."""
     output = stack.enter_context(log.open("wb"))
     process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": path}, start_new_session=True,
+        [sys.executable, *arguments],
+        stdout=output, stderr=subprocess.STDOUT, env=environment(), start_new_session=True,
     )  # fmt: skip
     stack.callback(_end, process)
     return process
+
+
+def environment() -> dict[str, str]:
+    """Environment of processes started here: they import this package."""
+    root = str(Path(__file__).resolve().parents[3])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -144,10 +149,10 @@ def run(bag: Path, frames: int, out: Path, seconds: float, every: bool = False) 
     settings = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
     with ExitStack() as stack:
         recorder = stack.enter_context(Recorder(ESTIMATE))
-        node = _start(stack, out / "node.log", "dust3r_ros.node.main", "--ros-args", *settings)
+        node = started(stack, out / "node.log", "-m", "dust3r_ros.node.main", "--ros-args", *settings)
         recorder.wait(lambda: "status" in recorder.last or node.poll() is not None, 30, "the node starts")
-        played = str((out / PLAYED).resolve())
-        player = _start(stack, out / "player.log", "dust3r_ros.node.tools.player", str(bag.resolve()), "--log", played)
+        play = ("-m", "dust3r_ros.node.tools.player", str(bag.resolve()), "--log", str((out / PLAYED).resolve()))
+        player = started(stack, out / "player.log", *play)
         _follow(recorder, node, player, frames, out, seconds)
         player.wait(30)  # it writes its log of published images
         _await_map(recorder)

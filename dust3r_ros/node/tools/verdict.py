@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.geometry.similarity import weighted_similarity
+from dust3r_ros.geometry.similarity import rms_apart
 from dust3r_ros.io.trajectory import read_tum
+from dust3r_ros.products.report import FILES as BESIDE_REPORT
 from dust3r_ros.types import Array
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class LiveScore:
 def published(log: Path) -> list[Sent]:
     """The images in the player's log, in order."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    return [Sent((item["topic"], item["stamp"]), item["stamp"], item["published"]) for item in lines]
+    return [Sent((item["topic"], item["stamp"]), item["recorded"], item["published"]) for item in lines]
 
 
 def received(recorder: Recorder, topic: str) -> list[Got]:
@@ -167,14 +168,8 @@ def judge_live(sent: Sequence[Sent], got: Sequence[Got], out: Path) -> LiveScore
     if times is None or len(common) < 3:
         return None
     right = np.stack([truth[stamp] for stamp in common])
-    live, after = (_error(np.stack([poses[stamp] for stamp in common]), right) for poses in (came, final))
+    live, after = (rms_apart(np.stack([poses[stamp] for stamp in common]), right) for poses in (came, final))
     return LiveScore(times, live, live / max(after, 1e-9))
-
-
-def _error(found: Array, right: Array) -> float:
-    """Root mean square distance of positions (N, 3) after a similarity."""
-    residuals = weighted_similarity(found, right).apply(found) - right
-    return float(np.sqrt(np.mean(np.sum(residuals**2, axis=1))))
 
 
 def report_live(score: LiveScore) -> None:
@@ -199,16 +194,7 @@ def report_live(score: LiveScore) -> None:
 
 
 ESTIMATE = "/camera/estimated/camera_info"
-FILES = (
-    "trajectory.txt",
-    "keyframes.txt",
-    "map.ply",
-    "cameras.yaml",
-    "map.db",
-    "summary.json",
-    "preview.png",
-    "report.html",
-)
+FILES = (*BESIDE_REPORT, "report.html")
 TRAJECTORY_PERCENT = 2.0
 FOCAL_PERCENT = 5.0
 
@@ -246,11 +232,8 @@ def judge(out: Path) -> Score:
     estimate = [item for item in read_tum(out / "trajectory.txt") if item.stamp_ns in truth]
     if len(estimate) < 3 or not summary["focal"]:
         raise InputError(f"'{out}/trajectory.txt' has {len(estimate)} poses of the sequence; at least 3 are needed")
-    found = np.stack([item.w_T_c[:3, 3] for item in estimate])
-    right = np.stack([truth[item.stamp_ns] for item in estimate])
-    residuals = weighted_similarity(found, right).apply(found) - right
     return Score(
-        error=float(np.sqrt(np.mean(np.sum(residuals**2, axis=1)))),
+        error=rms_apart([item.w_T_c[:3, 3] for item in estimate], [truth[item.stamp_ns] for item in estimate]),
         length=float(np.linalg.norm(np.diff(np.stack(list(truth.values())), axis=0), axis=1).sum()),
         matched=len(estimate),
         focal=float(next(iter(summary["focal"].values()))),

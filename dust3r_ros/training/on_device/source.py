@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from queue import Full, Queue
 
 import numpy as np
 import torch
 
 from dust3r_ros.errors import InputError
+from dust3r_ros.io.frames import read_ahead
 from dust3r_ros.training.batches import PairBatch
 from dust3r_ros.training.on_device.gallery import TOGETHER, Gallery, Studio, Views, first_world
 from dust3r_ros.training.on_device.makers import Makers
@@ -175,42 +174,19 @@ class _Turns:
 
 def _ahead(made: Generator[PairBatch, None, None], device: torch.device) -> Generator[PairBatch, None, None]:
     """The same batches, made by a thread on a stream of its own while the device trains."""
-    ready: Queue[tuple[PairBatch, torch.cuda.Event] | Exception] = Queue(_AHEAD)
-    over = threading.Event()
 
-    def put(item: tuple[PairBatch, torch.cuda.Event] | Exception) -> None:
-        while not over.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return
-            except Full:
-                continue
-
-    def work() -> None:
+    def on_stream() -> Iterator[tuple[PairBatch, torch.cuda.Event]]:
         stream = torch.cuda.Stream(device, priority=-1)  # many small operations, for whose results this thread waits
-        try:
-            with torch.cuda.stream(stream):
-                while not over.is_set():
-                    batch, done = next(made), torch.cuda.Event()
-                    done.record(stream)
-                    put((batch, done))
-        except Exception as error:  # raised in the consumer
-            put(error)
+        torch.cuda.set_stream(stream)  # of the thread, which ends with it
+        for batch in made:
+            done = torch.cuda.Event()
+            done.record(stream)
+            yield batch, done
 
-    thread = threading.Thread(target=work, name="batches", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item = ready.get()
-            if isinstance(item, Exception):
-                raise item
-            batch, done = item
+    with closing(made), closing(read_ahead(on_stream(), _AHEAD)) as ready:
+        for batch, done in ready:
             here = torch.cuda.current_stream(device)
             here.wait_event(done)
             for value in batch._tensors().values():
                 value.record_stream(here)  # else its memory might be reused while it is read
             yield batch
-    finally:
-        over.set()
-        thread.join()
-        made.close()

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("evo", reason="evo (extra eval) takes maps to the truth")
 
 from oracle import Nonsense, Oracle
-from recorded import recorded, split
+from recorded import read, recorded, split
 
 from dust3r_ros.backends.two_view import TwoViewBackend
 from dust3r_ros.config import MapperConfig
@@ -75,7 +75,12 @@ def test_a_principal_point_off_the_centre_is_taken_into_account(
     whole = recorded(render_sequence("orbit", 3, 320, 240, laps=0.05, supersample=1))
     off = np.array([[0, 0, 32], [0, 0, 0], [0, 0, 0]])
     cut = [
-        replace(view, picture=view.picture[:, 32:], distances=view.distances[:, 32:] if depth else None, K=view.K - off)
+        replace(
+            view,
+            read_image=read(view.image()[:, 32:]),
+            read_depth=read(view.depth()[:, 32:]) if depth else None,
+            K=view.K - off,
+        )
         for view in whole.views
     ]
     recording = replace(whole, views=tuple(cut))

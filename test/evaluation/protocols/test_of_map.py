@@ -10,11 +10,12 @@ import pytest
 pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
 
 from oracle import Oracle
-from recorded import RecordedSequence, recorded
+from recorded import read, recorded
 from sequences import SMALL, cut
 from sequences import walk as walk_of
 
 from dust3r_ros.errors import ConfigError
+from dust3r_ros.evaluation.datasets import Recording
 from dust3r_ros.evaluation.protocols.cost import run_speed
 from dust3r_ros.evaluation.protocols.mapping import Mapped, map_recording
 from dust3r_ros.evaluation.protocols.of_map import run_mapping, trajectory_row
@@ -77,10 +78,10 @@ def test_depth_makes_the_map_metric_and_its_scale_is_judged(walk: RenderedSequen
     assert row["ate"] <= row["ate_se3"] + 1e-9 and row["ate_se3"] < 0.1
 
 
-def broken(walk: RenderedSequence) -> RecordedSequence:
+def broken(walk: RenderedSequence) -> Recording:
     whole = recorded(walk)
     views = list(whole.views)
-    views[3] = replace(views[3], picture=np.zeros((10, 10, 3), np.uint8))
+    views[3] = replace(views[3], read_image=read(np.zeros((10, 10, 3), np.uint8)))
     return replace(whole, views=tuple(views))
 
 

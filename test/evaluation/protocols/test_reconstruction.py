@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from oracle import Oracle
-from recorded import recorded
+from recorded import read, recorded
 from scipy.io import savemat
 
 from dust3r_ros.backends.two_view import TwoViewBackend
@@ -76,7 +76,7 @@ def test_a_principal_point_off_the_centre_costs_nothing_where_it_is_known() -> N
     """Images without their 16 leftmost columns see it 8 pixels off: 2.3 degrees."""
     whole = recorded(render_sequence("sweep", 3, 240, 180, rate_hz=4.0, supersample=1))
     cut = [
-        replace(view, picture=view.picture[:, 16:], distances=view.distances[:, 16:], K=view.K - off)
+        replace(view, read_image=read(view.image()[:, 16:]), read_depth=read(view.depth()[:, 16:]), K=view.K - off)
         for off in [np.array([[0, 0, 16], [0, 0, 0], [0, 0, 0]])] for view in whole.views
     ]  # fmt: skip
     known = {"size": 240, "known_poses": True, "known_focals": True}

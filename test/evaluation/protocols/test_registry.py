@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,12 @@ import pytest
 pytest.importorskip("evo", reason="evo (extra eval) aligns the trajectories")
 
 from oracle import Oracle
-from recorded import RecordedSequence, recorded
+from recorded import recorded
 
 from dust3r_ros.cloud.cloud import Cloud
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError
-from dust3r_ros.evaluation.datasets import DATASETS
+from dust3r_ros.evaluation.datasets import DATASETS, Recording
 from dust3r_ros.evaluation.protocols import localisation, relative_pose
 from dust3r_ros.evaluation.protocols.reconstruction import true_cloud
 from dust3r_ros.evaluation.protocols.registry import JUDGED, PROTOCOLS, Asked, protocol_named
@@ -34,7 +33,7 @@ def sequence() -> RenderedSequence:
 
 
 @pytest.fixture(scope="module")
-def scene(sequence: RenderedSequence) -> list[RecordedSequence]:
+def scene(sequence: RenderedSequence) -> list[Recording]:
     """A database of three views, and one query."""
     whole = recorded(sequence)
     return [
@@ -47,7 +46,7 @@ MAPS = ["map", "map_rgbd", "trajectory", "focal", "map_depth", "map_cloud", "map
 
 
 @pytest.mark.parametrize("name", [name for name in PROTOCOLS if name not in MAPS])
-def test_protocols_of_pairs_run(name: str, sequence: RenderedSequence, scene: list[RecordedSequence]) -> None:
+def test_protocols_of_pairs_run(name: str, sequence: RenderedSequence, scene: list[Recording]) -> None:
     oracle = Oracle(sequence, SIZE, noise=0.002)
     recordings = scene if name.startswith("localisation") else scene[:1]
     (row,) = PROTOCOLS[name].run(Asked(recordings, MapperConfig(), oracle))
@@ -58,10 +57,10 @@ def test_protocols_of_pairs_run(name: str, sequence: RenderedSequence, scene: li
         assert "note" not in row
 
 
-def test_protocols_of_maps_run(sequence: RenderedSequence, scene: list[RecordedSequence]) -> None:
+def test_protocols_of_maps_run(sequence: RenderedSequence, scene: list[Recording]) -> None:
     config, parts = MapperConfig(working_size=160, tracking_size=240), MAPS[2:-1]
 
-    def rows(name: str, recordings: list[RecordedSequence]) -> list[dict[str, object]]:
+    def rows(name: str, recordings: list[Recording]) -> list[dict[str, object]]:
         return list(PROTOCOLS[name].run(Asked(recordings, config, Oracle(sequence, 160), max_frames=4)))
 
     for name in ("trajectory", "localisation_in_map"):
@@ -71,7 +70,7 @@ def test_protocols_of_maps_run(sequence: RenderedSequence, scene: list[RecordedS
 
 
 def test_a_scene_without_queries_is_a_row_and_scenes_are_counted(
-    sequence: RenderedSequence, scene: list[RecordedSequence]
+    sequence: RenderedSequence, scene: list[Recording]
 ) -> None:
     """Two recordings of the room make one scene of localisation; for other protocols each counts."""
     parts = [replace(scene[0], scene="hall"), *scene, *(replace(part, scene="attic") for part in scene)]
@@ -83,19 +82,13 @@ def test_a_scene_without_queries_is_a_row_and_scenes_are_counted(
 
 
 def test_measured_points_are_the_truth_where_there_are_some(
-    sequence: RenderedSequence, scene: list[RecordedSequence], tmp_path: Path
+    sequence: RenderedSequence, scene: list[Recording], tmp_path: Path
 ) -> None:
     """DTU's protocol in millimetres, by the same name."""
-
-    @dataclass(frozen=True, eq=False)
-    class Scanned(RecordedSequence):
-        truth: Mapping[str, Path] = field(default_factory=dict)
-
     points = (1000 * true_cloud(scene[0].views)).astype(np.float32)
     write_ply(tmp_path / "points.ply", Cloud(points, np.zeros(points.shape, np.uint8), points[:, 0] * 0))
-    named = {name: getattr(scene[0], name) for name in ("name", "dataset", "views")}
     for files, known in (({"points": tmp_path / "points.ply"}, True), ({}, False)):
-        asked = Asked([Scanned(**named, truth=files)], MapperConfig(), Oracle(sequence, 256, noise=0.0), size=256)
+        asked = Asked([replace(scene[0], truth=files)], MapperConfig(), Oracle(sequence, 256, noise=0.0), size=256)
         (row,) = PROTOCOLS["reconstruction_poses"].run(asked)
         assert row["protocol"] == "reconstruction_poses" and ("overall_mm" in row) == known == ("overall_cm" not in row)
         assert row["overall_mm" if known else "overall_cm"] < (20 if known else 2)

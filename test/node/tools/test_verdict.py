@@ -1,18 +1,14 @@
 """Share, latency and gaps of poses, and what the demo says of them."""
 
 import json
-from array import array
 
 import numpy as np
 import pytest
-from rclpy.serialization import serialize_message
-from sensor_msgs.msg import Image
 
 from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.io.trajectory import write_tum
-from dust3r_ros.node.conversions import header, pose_matrix, pose_message
+from dust3r_ros.node.conversions import pose_matrix, pose_message
 from dust3r_ros.node.tools import verdict
-from dust3r_ros.node.tools.player import serialised_stamp
 from dust3r_ros.node.tools.verdict import Got, Sent, timing
 from dust3r_ros.types import StampedPose
 
@@ -75,12 +71,6 @@ def test_the_demo_judges_poses_as_they_came(tmp_path, monkeypatch, capsys):
     few = verdict.judge_live(SENT, got(SENT[::3]), tmp_path)
     assert few.wrong[0].startswith("only 35 % of the images")
     assert verdict.judge_live(SENT, got(SENT[:2]), tmp_path) is None
-
-
-def test_stamps_of_serialised_images():
-    message = Image(header=header(1_700_000_000_123_456_789, "lens"), height=1, width=1, encoding="mono8", step=1)
-    message.data = array("B", [7])
-    assert serialised_stamp(serialize_message(message)) == 1_700_000_000_123_456_789
 
 
 def test_a_pose_there_and_back():
