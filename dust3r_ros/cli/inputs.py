@@ -175,7 +175,7 @@ def calibrations(arguments: argparse.Namespace, source: FrameSource) -> Mapping[
         return source.calibrations()
     from dust3r_ros.io.camera_yaml import read_calibrations
 
-    cameras, found = list(source.recorded) or ["camera"], read_calibrations(arguments.camera_info)
+    cameras, found = list(source.recorded) or arguments.camera or ["camera"], read_calibrations(arguments.camera_info)
     if len(cameras) == len(found) == 1:
         return dict(zip(cameras, found.values(), strict=True))  # whatever its name is there
     if not found.keys() & set(cameras):

@@ -7,6 +7,7 @@ import os
 import re
 import struct
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -152,7 +153,13 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
 
 def _plain(path: Path) -> list[tuple[int, Path]]:
     images = (file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
-    return [(index * 10**9 // NOMINAL_HZ, file) for index, file in enumerate(sorted(images, key=_natural))]
+    files = list(images)
+    decimal = [re.fullmatch(r"\d+\.(\d+)", file.stem) for file in files]
+    if all(decimal) and any(len(found[1]) > 2 for found in decimal if found):  # seconds; last zeros may be left out
+        ordered = sorted(files, key=lambda file: Decimal(file.stem))
+    else:
+        ordered = sorted(files, key=_natural)
+    return [(index * 10**9 // NOMINAL_HZ, file) for index, file in enumerate(ordered)]
 
 
 def _listed(path: Path) -> list[tuple[int, Path]]:
@@ -161,7 +168,7 @@ def _listed(path: Path) -> list[tuple[int, Path]]:
         return sorted(_entries(path / "rgb.txt"))
     if (path.resolve().parent / "rgb.txt").is_file():
         here = path.resolve()
-        return sorted(entry for entry in _entries(here.parent / "rgb.txt") if entry[1].resolve().parent == here)
+        return sorted(entry for entry in _entries(here.parent / "rgb.txt") if entry[1].parent.resolve() == here)
     return []
 
 

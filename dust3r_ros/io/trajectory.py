@@ -57,10 +57,13 @@ def write_trajectories(path: str | Path, poses: Iterable[StampedPose]) -> None:
     """
     path, poses = Path(path), list(poses)
     write_tum(path, poses)
-    cameras = dict.fromkeys(pose.camera for pose in poses)
+    cameras, own = dict.fromkeys(pose.camera for pose in poses), dict[Path, str]()
     for camera in cameras if len(cameras) > 1 else ():
-        own = path.with_stem(f"{path.stem}_{camera.replace('/', '_')}")
-        write_tum(own, [pose for pose in poses if pose.camera == camera])
+        name = f"{path.stem}_{camera.replace('/', '_')}"
+        names = [name, *(f"{name}_{number}" for number in range(2, len(cameras) + 1))]
+        own[next(file for file in map(path.with_stem, names) if file not in own)] = camera
+    for file, camera in own.items():
+        write_tum(file, [pose for pose in poses if pose.camera == camera])
 
 
 def read_tum(path: str | Path) -> list[StampedPose]:
@@ -88,7 +91,7 @@ def path_length(poses: Iterable[StampedPose]) -> float:
 
 def _parsed(line: str) -> StampedPose | None:
     fields = line.replace(",", " ").split()
-    stamp_ns = stamp_from_text(fields[0])
+    stamp_ns = stamp_from_text(fields[0]) if fields else None
     try:
         numbers = np.array([float(field) for field in fields[1:]])
     except ValueError:

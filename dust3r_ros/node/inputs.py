@@ -374,7 +374,8 @@ class Inputs:
         return complaint
 
     def _take_info(self, camera: str, message: CameraInfo) -> str:
-        calibration, remark = calibration_from(message, self._cameras[camera].camera_info)
+        topics = self._cameras[camera]
+        calibration, remark = calibration_from(message, topics.camera_info, topics.image)
         if calibration is not None and self._known.get(camera) != calibration:
             self._known[camera] = calibration
             self._on_calibration(camera, calibration)

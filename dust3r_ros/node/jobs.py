@@ -25,18 +25,18 @@ from dust3r_ros.types import Calibration, Camera, Image, MapUpdate
 _A_MAP = "a saved map, such as /tmp/map.db"
 
 
-def calibration_from(message: CameraInfo, topic: str) -> tuple[Calibration | None, str]:
-    """The calibration in a CameraInfo, or None, and the reason it is not used, or "".
+def calibration_from(message: CameraInfo, topic: str, images: str = "") -> tuple[Calibration | None, str]:
+    """The calibration of topic ``images`` in a CameraInfo of ``topic``, or None, and why it is not used, or "".
 
     K[0] == 0 means an uncalibrated camera. Region of interest and binning are taken into account.
     """
-    roi = message.roi
+    roi, (k, d) = message.roi, camera_info.of_images(images, message.k, message.d, message.p)
     calibration, remark = camera_info.calibration_from(
         message.width,
         message.height,
         message.distortion_model or "plumb_bob",
-        message.d,
-        message.k,
+        d,
+        k,
         (message.binning_x, message.binning_y),
         (roi.x_offset, roi.y_offset, roi.width, roi.height),
     )

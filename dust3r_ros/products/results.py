@@ -70,12 +70,16 @@ def write_results(
         own = mapper.trajectory(sessions=mapper.run)
         counts = replace(counts, frames=counts.frames - loaded.frames, lost=counts.lost - loaded.lost, tracked=len(own))
     summary = _summary(mapper, counts, len(cloud), config, stopwatch, source, wall_seconds, scale)
-    if not map_kept:  # first: where the disk is full, all others can be made from it
-        save_map(directory / "map.db", mapper, settings or as_mapping(config))
-    write_trajectories(directory / "trajectory.txt", own)
-    write_tum(directory / "keyframes.txt", [StampedPose(k.stamp_ns, k.camera, k.w_T_c) for k in keyframes])
+    try:
+        if not map_kept:  # first: where the disk is full, all others can be made from it
+            save_map(directory / "map.db", mapper, settings or as_mapping(config))
+    finally:  # these may still fit
+        for file in directory.glob("trajectory_*.txt"):  # of an earlier run, perhaps of other cameras
+            file.unlink()
+        write_trajectories(directory / "trajectory.txt", own)
+        write_tum(directory / "keyframes.txt", [StampedPose(k.stamp_ns, k.camera, k.w_T_c) for k in keyframes])
+        write_cameras(directory / "cameras.yaml", cameras.values(), raw)
     write_ply(directory / "map.ply", cloud)
-    write_cameras(directory / "cameras.yaml", cameras.values(), raw)
     picture = directory / "preview.png"
     write_preview(
         picture,

@@ -46,6 +46,20 @@ def calibration_from(
     return Calibration(width, height, fx / across, fy / down, cx, cy, model, coefficients), ""
 
 
+def of_images(
+    topic: str, k: Sequence[float], d: Sequence[float], p: Sequence[float]
+) -> tuple[Sequence[float], Sequence[float]]:
+    """K and D of the images of a topic; of rectified ones (image_rect, image_rect_color), those in P.
+
+    One CameraInfo goes with both: K and D are of the raw image, P of the rectified one (sensor_msgs/CameraInfo).
+    """
+    parts = topic.split("/")
+    rectified = any(part.startswith("image_rect") for part in parts) or parts[-2:] == ["rect", "image"]
+    if not rectified or len(p) != 12 or not p[0] > 0:
+        return k, d
+    return (p[0], 0.0, p[2], 0.0, p[5], p[6], 0.0, 0.0, 1.0), ()
+
+
 def _region(width: int, height: int, roi: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
     """x, y, width and height of the published part of the whole image, before binning."""
     x, y, roi_width, roi_height = roi

@@ -145,6 +145,10 @@ def test_a_calibration_file_is_used(
     assert done.returncode == 0, done.stderr
     shown = json.loads((tmp_path / "out/summary.json").read_text())["cameras"]["camera"]
     assert shown["fixed"] and shown["focal"] == pytest.approx(sequence.focal)
+    named = *common, "--camera", "front", "--camera-info", tmp_path / "one.yaml"
+    assert called(capsys, *named, "--out", tmp_path / "named").returncode == 0
+    shown = json.loads((tmp_path / "named/summary.json").read_text())["cameras"]["front"]
+    assert shown["fixed"] and shown["focal"] == pytest.approx(sequence.focal)
     write_cameras(tmp_path / "two.yaml", [camera, replace(camera, name="wide")])
     done = called(capsys, *common, "--out", tmp_path / "none", "--camera-info", tmp_path / "two.yaml")
     assert done.returncode == 2 and "the cameras narrow, wide, the recording has camera" in done.stderr

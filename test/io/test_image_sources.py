@@ -128,6 +128,25 @@ def test_listing_beside_the_images(sequence: RenderedSequence, tmp_path: Path) -
     assert np.array_equal(frames[1].image, sequence.images[2])
 
 
+def test_links_to_images_keep_the_stamps_of_the_listing(sequence: RenderedSequence, tmp_path: Path) -> None:
+    save(tmp_path / "disk/a.png", sequence.images[0])
+    (tmp_path / "scene/rgb").mkdir(parents=True)
+    (tmp_path / "scene/rgb/a.png").symlink_to(tmp_path / "disk/a.png")
+    (tmp_path / "scene/rgb.txt").write_text("2.5 rgb/a.png\n")
+    assert [frame.stamp_ns for frame in open_source(tmp_path / "scene/rgb")] == [2_500_000_000]
+
+
+@pytest.mark.parametrize(
+    "names", [["102.0", "102.033", "102.067", "102.1", "102.133"], ["1.8", "1.9", "1.10"], ["frame9", "frame10"]]
+)
+def test_names_are_ordered_by_their_numbers(sequence: RenderedSequence, tmp_path: Path, names: list[str]) -> None:
+    """Seconds, of which some have fewer digits, too."""
+    for name, image in zip(names, sequence.images, strict=False):
+        save(tmp_path / f"{name}.png", image)
+    for frame, image in zip(open_source(tmp_path), sequence.images, strict=False):
+        np.testing.assert_array_equal(frame.image, image)
+
+
 def test_a_listing_of_other_images_in_the_parent_is_not_ours(sequence: RenderedSequence, tmp_path: Path) -> None:
     save(tmp_path / "walk" / "a.png", sequence.images[0])
     (tmp_path / "rgb.txt").write_text("5.0 other/a.png\n")

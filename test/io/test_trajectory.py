@@ -90,6 +90,15 @@ def test_of_several_cameras_each_has_a_file_of_its_own(tmp_path: Path) -> None:
         assert [item.stamp_ns for item in found] == [item.stamp_ns for item in poses[first::2]]
 
 
+def test_cameras_whose_names_differ_by_a_slash_have_files_of_their_own(tmp_path: Path) -> None:
+    alike = [replace(item, camera="front/left" if k % 2 else "front_left") for k, item in enumerate(some_poses())]
+    write_trajectories(tmp_path / "trajectory.txt", alike)
+    found = [read_tum(tmp_path / f"trajectory_front_left{end}.txt") for end in ("", "_2")]
+    assert [[item.stamp_ns for item in part] for part in found] == [
+        [item.stamp_ns for item in alike[first::2]] for first in (0, 1)
+    ]
+
+
 def test_an_empty_trajectory_is_a_header(tmp_path: Path) -> None:
     write_tum(tmp_path / "t.txt", [])
     assert read_tum(tmp_path / "t.txt") == []
@@ -102,6 +111,12 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "t.txt").write_text(f"# header\n0 0 0 0 0 0 0 1\n{line}\n")
     with pytest.raises(InputError, match=r"t\.txt' line 3"):
         read_tum(tmp_path / "t.txt")
+
+
+def test_a_line_of_nothing_but_commas_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(",\n")
+    with pytest.raises(InputError, match="line 1"):
+        read_tum(tmp_path / "a.txt")
 
 
 def test_real_truth_is_read(shared: Path) -> None:

@@ -149,6 +149,22 @@ def test_the_map_is_saved_where_another_file_cannot_be_written(mapped, tmp_path:
     assert len(load_map(tmp_path / "map.db").keyframes) == len(mapper.keyframes)
 
 
+def test_where_the_map_cannot_be_saved_the_trajectory_is(mapped, tmp_path: Path) -> None:
+    mapper, stopwatch = mapped
+    (tmp_path / "map.db").mkdir()
+    with pytest.raises(OutputError, match=r"map\.db"):
+        write_results(tmp_path, mapper, config=CONFIG, stopwatch=stopwatch)
+    assert len(read_tum(tmp_path / "trajectory.txt")) == len(mapper.trajectory())
+    assert (tmp_path / "cameras.yaml").is_file() and not (tmp_path / "summary.json").exists()
+
+
+def test_no_trajectory_of_an_earlier_run_stays(mapped, tmp_path: Path) -> None:
+    mapper, stopwatch = mapped
+    (tmp_path / "trajectory_rear.txt").write_text("# of the robot's other camera\n")
+    write_results(tmp_path, mapper, config=CONFIG, stopwatch=stopwatch)
+    assert [path.name for path in tmp_path.glob("trajectory*")] == ["trajectory.txt"]
+
+
 def test_with_fusion_the_cloud_is_what_keyframes_agree_on(mapped, written, tmp_path: Path, monkeypatch) -> None:
     mapper, _ = mapped
     config = replace(CONFIG, fusion=True, min_confidence=2.0)

@@ -15,7 +15,7 @@ from sequences import SMALL, walk
 
 from dust3r_ros.errors import ConfigError, InputError
 from dust3r_ros.mapping.mapper import Mapper
-from dust3r_ros.sensors.camera_info import Calibrations, calibration_from
+from dust3r_ros.sensors.camera_info import Calibrations, calibration_from, of_images
 from dust3r_ros.types import Calibration, Camera
 
 K = (500.0, 0.0, 319.5, 0.0, 501.0, 239.5, 0.0, 0.0, 1.0)
@@ -240,3 +240,21 @@ def test_any_message_is_a_calibration_or_refused(size, model, d, k, binning, roi
         assert len(str(error).splitlines()) == 1
     else:
         assert np.isfinite(focal) and 0.02 < focal / max(calibration.width, calibration.height) < 100
+
+
+@pytest.mark.parametrize(
+    ("topic", "rectified"),
+    [
+        ("/camera/image_raw", False),
+        ("/camera/image", False),
+        ("/camera/image_rect", True),
+        ("/zed/left/image_rect_color/compressed", True),
+        ("/zed/left/color/rect/image", True),
+        ("/rect/image_raw", False),
+    ],
+)
+def test_rectified_images_have_the_camera_in_p(topic: str, rectified: bool) -> None:
+    P = [450.0, 0, 310, 0, 0, 455.0, 230, 0, 0, 0, 1, 0]
+    k, d = of_images(topic, K, D, P)
+    assert (list(k), list(d)) == (([450, 0, 310, 0, 455, 230, 0, 0, 1], []) if rectified else (list(K), list(D)))
+    assert of_images(topic, K, D, [0.0] * 12) == (K, D), "a driver that leaves P out"

@@ -26,7 +26,7 @@ from dust3r_ros.io.encodings import (
     decode_mask_file,
 )
 from dust3r_ros.io.frames import FrameSource, Shot
-from dust3r_ros.sensors.camera_info import calibration_from
+from dust3r_ros.sensors.camera_info import calibration_from, of_images
 from dust3r_ros.sensors.synchronizer import Synchronizer, SynchronizerSettings
 from dust3r_ros.sensors.transform_buffer import TransformBuffer
 from dust3r_ros.types import Array, Array32, Calibration, Frame, Image
@@ -59,10 +59,13 @@ def load_depth(message: Message) -> Array32:
     return decode_depth(m.encoding, m.height, m.width, m.step, m.is_bigendian, m.data)
 
 
-def calibration_of(message: Message) -> Calibration | None:
-    """The calibration in a CameraInfo, None for an uncalibrated camera; in ROS 1 its matrices are capitals."""
+def calibration_of(message: Message, topic: str) -> Calibration | None:
+    """The calibration of the images of ``topic`` in a CameraInfo, None for an uncalibrated camera.
+
+    In ROS 1 its matrices are capitals.
+    """
     m = message.content
-    d, k = (m.d, m.k) if hasattr(m, "d") else (m.D, m.K)
+    k, d = of_images(topic, *((m.k, m.d, m.p) if hasattr(m, "d") else (m.K, m.D, m.P)))
     roi = (m.roi.x_offset, m.roi.y_offset, m.roi.width, m.roi.height)
     calibration, remark = calibration_from(m.width, m.height, m.distortion_model, d, k, (m.binning_x, m.binning_y), roi)
     if remark:
@@ -281,7 +284,8 @@ class BagSource(FrameSource):
         infos = {info for info in self._infos.values() if self._bag.kinds.get(info) == CAMERA_INFO}
         known: dict[str, Calibration] = {}
         for message in self._bag.first(infos, _INFOS):
-            calibration = calibration_of(message)
-            if calibration is not None:
-                known.setdefault(message.topic, calibration)
-        return {topic: known[info] for topic, info in self._infos.items() if info in known}
+            for topic in [topic for topic, info in self._infos.items() if info == message.topic]:
+                calibration = calibration_of(message, topic)
+                if calibration is not None:
+                    known.setdefault(topic, calibration)
+        return known
