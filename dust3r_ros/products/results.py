@@ -74,8 +74,6 @@ def write_results(
         if not map_kept:  # first: where the disk is full, all others can be made from it
             save_map(directory / "map.db", mapper, settings or as_mapping(config))
     finally:  # these may still fit
-        for file in directory.glob("trajectory_*.txt"):  # of an earlier run, perhaps of other cameras
-            file.unlink()
         write_trajectories(directory / "trajectory.txt", own)
         write_tum(directory / "keyframes.txt", [StampedPose(k.stamp_ns, k.camera, k.w_T_c) for k in keyframes])
         write_cameras(directory / "cameras.yaml", cameras.values(), raw)

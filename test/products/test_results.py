@@ -158,13 +158,6 @@ def test_where_the_map_cannot_be_saved_the_trajectory_is(mapped, tmp_path: Path)
     assert (tmp_path / "cameras.yaml").is_file() and not (tmp_path / "summary.json").exists()
 
 
-def test_no_trajectory_of_an_earlier_run_stays(mapped, tmp_path: Path) -> None:
-    mapper, stopwatch = mapped
-    (tmp_path / "trajectory_rear.txt").write_text("# of the robot's other camera\n")
-    write_results(tmp_path, mapper, config=CONFIG, stopwatch=stopwatch)
-    assert [path.name for path in tmp_path.glob("trajectory*")] == ["trajectory.txt"]
-
-
 def test_with_fusion_the_cloud_is_what_keyframes_agree_on(mapped, written, tmp_path: Path, monkeypatch) -> None:
     mapper, _ = mapped
     config = replace(CONFIG, fusion=True, min_confidence=2.0)
