@@ -28,7 +28,7 @@ def session_snapshot(session: Session, mapper: MapperConfig, node: NodeConfig) -
     world, masked_share = session.estimate, session.mapper.masked_share
     cameras = session.cameras
     counts = session.mapper.counts
-    unit = session.metres_per_unit or world.roughly
+    unit = session.metres_per_unit if session.metric else world.roughly
     return Snapshot(
         state=TrackingState.LOST if counts.keyframes else TrackingState.INITIALISING,
         backend=mapper.backend,

@@ -176,15 +176,17 @@ def _place(work: _Work) -> tuple[bool, float, tuple[str, ...]]:
     """Move the joined map; returns whether it is in metres, its unit's relative deviation, and what is odd about it."""
     mapper, first = work.mapper, None
     now = {name: w_T_k for name, w_T_k, _ in mapper.newest_keyframes(mapper.counts.keyframes)}
-    evidence: list[ScaleEvidence] = []
+    evidence, seen = list[ScaleEvidence](), set[int]()
     for member, submap in zip(work.gathered.members, work.gathered.state.submaps, strict=True):
         then = {name: k.w_T_c for name, k in zip(submap.names, submap.keyframes, strict=True) if k.w_T_c is not None}
         common = sorted(then.keys() & now.keys())
         world = work.states[member].settings.get("world", {})
-        if len(common) < 2 or (evidence and not world.get("metric")):
+        metric = bool(world.get("metric")) and member not in seen  # of the active map, the first; others slept
+        seen.add(member)
+        if len(common) < 2 or (evidence and not metric):
             continue
         there = _moved(np.stack([then[k] for k in common]), np.stack([now[k] for k in common]))
-        if world.get("metric"):
+        if metric:
             first = there if not evidence else first
             std = world.get("relative_std")
             evidence.append(ScaleEvidence(work.names[member], there.scale, _METRIC_STD if std is None else std))
@@ -194,7 +196,7 @@ def _place(work: _Work) -> tuple[bool, float, tuple[str, ...]]:
     found = combine(evidence)
     scale = found.scale if evidence else first.scale
     mapper.move(Similarity(scale, first.rotation, scale / first.scale * first.translation))
-    return bool(evidence), found.relative_std, found.reasons
+    return found.relative_std <= _METRIC_STD, found.relative_std, found.reasons
 
 
 def _moved(then: Array, now: Array) -> Similarity:

@@ -126,7 +126,7 @@ class Session:
         if state is not None:
             self.world.resume(world, mapper.keyframes)
         self.estimate = self.world.estimate([])
-        self.metres_per_unit = float(world.get("metres_per_unit", 0.0))  # of the map before it became metric
+        self.metres_per_unit = float(world.get("metres_per_unit", 0.0))  # of the last metric map, before it was
         if self.metric:
             mapper.rig.metres_per_unit = 1.0
 
@@ -171,6 +171,9 @@ class Session:
         self.world.command(factor)
         update = self._align(self.mapper.news(), asked=True)
         self.save(update)
+        if not self.metric:
+            state = self.estimate.state.value
+            raise InputError(f"factor {factor} left the map's scale {state}; set it once there are more keyframes")
         return update
 
     def set_mapping(self, mapping: bool) -> None:
@@ -364,19 +367,20 @@ class Session:
                 frame = replace(frame, depth=self.calibrations.depth(frame.camera, frame.depth))
             self.world.observe_keyframe(update.keyframe, frame)
         self.world.hear(update)
-        return update if update.keyframe is None else self._align(update)
+        return update if update.keyframe is None and not update.removed else self._align(update)
 
     def _align(self, update: MapUpdate, last: bool = False, asked: bool = False) -> MapUpdate:
         mapper, before = self.mapper, self.estimate.state
         poses = mapper.trajectory(self.world.frames)
-        self.estimate = estimate = self.world.estimate(poses, mapper.rig.baselines(), last=last)
-        if not (estimate.needed and mapper.counts.keyframes and (mapper.mapping or asked)):
-            if self.metric and not estimate.needed:
-                mapper.rig.metres_per_unit = 1.0
-            return update
-        update = self._move(update, estimate)
-        if estimate.state is not before:
-            self._log.info(f"scale {estimate.state.value}: a map unit was {estimate.scale:.4g} m")
+        estimate = self.world.estimate(poses, mapper.rig.baselines(), last=last)
+        if estimate.needed and mapper.counts.keyframes and (mapper.mapping or asked):
+            update = self._move(update, estimate)
+            if estimate.state is not before:
+                self._log.info(f"scale {estimate.state.value}: a map unit was {estimate.scale:.4g} m")
+        else:
+            self.estimate = estimate.unmoved
+        if self.metric:
+            mapper.rig.metres_per_unit = 1.0
         return update
 
     def _move(self, update: MapUpdate, estimate: WorldEstimate) -> MapUpdate:
@@ -384,8 +388,7 @@ class Session:
         moved = self.mapper.move(estimate.new_S_old)
         self.estimate = self.world.moved(estimate, moved)
         if self.metric:
-            self.metres_per_unit = (self.metres_per_unit or 1.0) * estimate.scale
-            self.mapper.rig.metres_per_unit = 1.0
+            self.metres_per_unit = estimate.scale * (self.metres_per_unit if estimate.was_metric else 1.0)
         w_T_c = None if update.w_T_c is None else estimate.new_S_old.pose(update.w_T_c)
         return replace(update, w_T_c=w_T_c, changed=moved.changed, cameras=moved.cameras)
 
@@ -440,11 +443,7 @@ def continues(map_db: str, map_start: str, load_map: str = "") -> bool:
 def keep(session: Session, config: MapperConfig, map_db: str, fresh: bool) -> str:
     """Keep ``map_db`` up to date from now on, as a new file or as the one that was loaded; returns a sentence on it."""
     make_folder(Path(map_db).absolute().parent)
-    session.keeper.keep_map(lambda anew: open_journal(map_db, config, anew), fresh)
+    # One that is not continued is kept under another name
+    session.keeper.keep_map(lambda anew: MapJournal(map_db, as_mapping(config), fresh=anew), fresh)
     session.save()
     return f"the map is kept up to date in '{map_db}'"
-
-
-def open_journal(path: str, config: MapperConfig, fresh: bool) -> MapJournal:
-    """Open the file of a growing map; an existing one that is not continued is kept under another name."""
-    return MapJournal(path, as_mapping(config), fresh=fresh)

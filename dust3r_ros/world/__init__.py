@@ -44,7 +44,7 @@ class UnitMemory:
     def __init__(self) -> None:
         self._present: dict[int, Array] = {}  # positions by keyframe
         self._anchors: dict[int, Array] = {}
-        self._std = math.inf
+        self._std, self._commanded = math.inf, False
 
     @property
     def relative_std(self) -> float:
@@ -58,11 +58,15 @@ class UnitMemory:
         for keyframe in changed:
             self._present[keyframe.index] = keyframe.w_T_c[:3, 3]
 
-    def keep(self, relative_std: float) -> None:
-        """Remember that the map's unit is now the metre, known to ``relative_std``."""
+    def keep(self, relative_std: float, commanded: bool = False) -> None:
+        """Remember that the map's unit is now the metre, known to ``relative_std`` or, exactly, by a command."""
         spread = sorted(self._present)[:: max(1, math.ceil(len(self._present) / _ANCHORS))]
         self._anchors = {index: self._present[index] for index in spread}
-        self._std = relative_std
+        self._std, self._commanded = relative_std, commanded
+
+    def forget(self) -> None:
+        """Forget the unit, not the keyframes."""
+        self._anchors, self._std, self._commanded = {}, math.inf, False
 
     @property
     def gone(self) -> bool:
@@ -77,6 +81,8 @@ class UnitMemory:
         then, now = (_spread(positions, sorted(common)) for positions in (self._anchors, self._present))
         if not (then > 0 and now > 0):
             return None
+        if self._commanded:
+            return ScaleEvidence("command", then / now, 0.0)
         return ScaleEvidence("memory", then / now, math.hypot(self._std, _BENT_STD))
 
 
@@ -105,7 +111,7 @@ class WorldEstimate:
     odometry show it; in the odometry's frame, if there is one. ``scale``: metres per current map unit, 1 while
     unknown, with the relative standard deviation ``relative_std``. ``tilt_deg``: the tilt of the map's z, known to
     ``tilt_std_deg``. ``contradictions``: which sources disagree, in words. ``needed``: whether the change is worth
-    a new version of the whole map.
+    a new version of the whole map. ``was_metric``: whether the map was moved to metres before.
     """
 
     new_S_old: Similarity
@@ -117,6 +123,13 @@ class WorldEstimate:
     tilt_std_deg: float
     contradictions: tuple[str, ...]
     needed: bool
+    was_metric: bool = False
+
+    @property
+    def unmoved(self) -> WorldEstimate:
+        """The estimate for a map that stays as it is: in metres only if it was before, however well they are known."""
+        early = self.state is ScaleState.METRIC and not self.was_metric
+        return replace(self, state=ScaleState.CONVERGING) if early else self
 
     @property
     def roughly(self) -> float:
@@ -149,7 +162,7 @@ class WorldAligner:
         self._ratios: dict[int, DepthRatio] = {}  # from the current keyframes
         self._network_ratios: dict[int, DepthRatio] = {}
         self._memory = UnitMemory()
-        self._command: float | None = None
+        self._command: float | None = None  # until it is obeyed; then the memory has it
         self._anchored = False  # whether its origin and heading are fixed, whatever odometry says
 
     @property
@@ -175,6 +188,8 @@ class WorldAligner:
     def hear(self, update: MapUpdate) -> None:
         """Follow a change of the map: call with every update, after ``observe_keyframe``."""
         self._memory.hear(update.changed, update.removed)
+        if self._memory.gone:
+            self._command = None  # of another map
         for index in update.removed:
             self._ratios.pop(index, None)
             self._network_ratios.pop(index, None)
@@ -199,6 +214,8 @@ class WorldAligner:
         """Set the scale by command: ``factor`` metres are one current map unit. Raises ``ConfigError``."""
         if not (math.isfinite(factor) and factor > 0):
             raise ConfigError(f"the scale is {factor} metres per map unit; it must be positive and finite")
+        if self._memory.gone:
+            self._memory.forget()  # the command is about this map
         self._command = float(factor)
 
     def moved(self, estimate: WorldEstimate, update: MapUpdate) -> WorldEstimate:
@@ -210,7 +227,9 @@ class WorldAligner:
         self._network_ratios.clear()
         self.hear(update)
         if estimate.state is ScaleState.METRIC:
-            self._memory.keep(estimate.relative_std)
+            self._memory.keep(estimate.relative_std, any(e.source == "command" for e in estimate.sources))
+            if self._memory.evidence() is not None:  # else there are too few keyframes to remember it by
+                self._command = None
         scale, identity = estimate.scale / factor, Similarity.identity()
         return replace(estimate, new_S_old=identity, scale=scale, tilt_deg=0.0, needed=False)
 
@@ -220,8 +239,8 @@ class WorldAligner:
 
     def state(self) -> dict[str, Any]:
         """The state to save with a map, as JSON values."""
-        known = self._memory.evidence()
-        return {"metric": known is not None, "relative_std": None if known is None else known.relative_std}
+        known, std = self._memory.evidence() is not None, math.hypot(self._memory.relative_std, _BENT_STD)
+        return {"metric": known, "relative_std": std if known else None}
 
     def resume(self, state: Mapping[str, Any], keyframes: Iterable[Keyframe]) -> None:
         """Continue a saved map with all its ``keyframes``: its origin, heading and a metric unit stay."""
@@ -264,6 +283,7 @@ class WorldAligner:
             placed.tilt_std_deg,
             tuple(contradictions),
             self._unit_is_off(found, state, memory is not None, last) or _lies_wrong(placed, state, frames),
+            memory is not None,
         )
 
     def _scale(
@@ -275,13 +295,11 @@ class WorldAligner:
             rig_scale([Baseline(*b) for b in baselines]),
             depth_scale(self._network_ratios, "network"),
         ]
-        if self._memory.gone:
-            self._command = None  # of another map
         if self._command is not None:
             evidence.append(ScaleEvidence("command", self._command, 0.0))
         found = combine([e for e in evidence if e is not None])
-        # The old scale came from the same sources: it counts only if they have become worse
-        if memory is not None and memory.relative_std < found.relative_std:
+        # The old scale came from the same sources: it counts only if they have become worse. A new command replaces it
+        if memory is not None and self._command is None and memory.relative_std < found.relative_std:
             found = combine([*found.sources, memory])
         return found
 
@@ -297,10 +315,8 @@ class WorldAligner:
         """Whether the map's unit should change; ``before``: it was moved to metres before."""
         if state is not ScaleState.METRIC:
             return False
-        off = abs(math.log(found.scale))
-        commanded = self._command is not None and abs(math.log(self._command)) > 1e-9
         limit = _OFF_AT_LAST if last else max(_OFF_STD * found.relative_std, _OFF)
-        return not before or commanded or off > limit
+        return not before or self._command is not None or abs(math.log(found.scale)) > limit
 
 
 def _state(found: CombinedScale, before: bool) -> ScaleState:

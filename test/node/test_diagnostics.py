@@ -1,5 +1,6 @@
 """Levels and values of /diagnostics, and the status that says the same."""
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -7,12 +8,15 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from dust3r_ros.msg import MappingStatus
 from rclpy.serialization import deserialize_message, serialize_message
+from sequences import SMALL, walk
 
+from dust3r_ros.config import NodeConfig
 from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.node.diagnostics import diagnostics_message
-from dust3r_ros.node.status import RigCamera, Snapshot, lens_shift, status_message, status_text
+from dust3r_ros.node.status import RigCamera, Snapshot, lens_shift, session_snapshot, status_message, status_text
 from dust3r_ros.node.topics import SILENT_S, TopicHealth
-from dust3r_ros.types import Calibration, Camera, MapCounts, TrackingState
+from dust3r_ros.session.session import Session
+from dust3r_ros.types import Calibration, Camera, Frame, MapCounts, TrackingState
 
 IMAGES = TopicHealth("/front/image_raw", "image", "front", 9, 10.0, 0.1)
 FINE = Snapshot(
@@ -138,6 +142,19 @@ def test_status_carries_the_snapshot():
     assert sent(replace(FINE, paused=True)).state == "paused"
     lossy = replace(FINE, inputs=(replace(IMAGES, lost=7), replace(IMAGES, kind="mask", lost=2)))
     assert sent(lossy).lost_in_transport == 7
+
+
+def test_a_map_of_unknown_scale_has_no_metres_per_unit_of_the_last_one():
+    sequence, config = walk("orbit", frames=12), replace(SMALL, dense=False)
+    session = Session(config, logging.getLogger("session"), on_time_jump="submap")
+    for stamp_ns, image in zip(sequence.stamps_ns.tolist(), sequence.images, strict=True):
+        session.process(Frame(stamp_ns, "camera", image))
+    session.set_scale(4.0)
+    now = session_snapshot(session, config, NodeConfig())
+    assert (now.scale_state, now.metres_per_unit) == ("metric", pytest.approx(4.0))
+    session.process(Frame(int(sequence.stamps_ns[0]), "camera", np.zeros_like(sequence.images[0])))
+    now = session_snapshot(session, config, NodeConfig())
+    assert (now.scale_state, now.metres_per_unit, now.metres_per_unit_std) == ("unknown", 0.0, 0.0)
 
 
 def test_status_carries_scale_what_was_left_out_and_files():

@@ -83,19 +83,38 @@ def test_a_room_with_the_same_table_stays_apart(maps: dict[str, Path], other: in
     assert list(join_maps({"here": maps["monday"], "there": there}, CONFIG)) == []
 
 
-def test_the_joined_map_is_in_metres_if_one_of_its_maps_is(maps: dict[str, Path], walks, tmp_path: Path) -> None:
-    """And lies where that one does, though it is not the first."""
+@pytest.mark.parametrize("std", [0.01, 0.07])
+def test_the_joined_map_is_in_metres_if_one_of_its_maps_is(
+    maps: dict[str, Path], walks, tmp_path: Path, std: float
+) -> None:
+    """And lies where that one does, though it is not the first. It says so if the unit is certain enough."""
     mapper = Mapper(CONFIG)
     mapper.resume(load_state(maps["tuesday"]))
     fit, _ = alignment([pose for pose in mapper.trajectory() if pose.stamp_ns], walks["tuesday"])
     mapper.move(fit)
-    world = {"metric": True, "relative_std": 0.01, "metres_per_unit": 1.0}
+    world = {"metric": True, "relative_std": std, "metres_per_unit": 1.0}
     save_map(tmp_path / "metric.db", mapper, {**as_mapping(CONFIG), "world": world})
     (found,) = join_maps({"monday": maps["monday"], "metric": tmp_path / "metric.db"}, CONFIG)
-    assert found.metric and found.settings["world"]["relative_std"] == pytest.approx(0.01)
+    assert found.metric == (std == 0.01)
+    assert found.settings["world"]["relative_std"] == (pytest.approx(std) if found.metric else None)
     for name, walk in (("monday", walks["monday"]), ("metric", walks["tuesday"])):
         true = [walk.w_T_c[list(walk.stamps_ns).index(pose.stamp_ns)][:3, 3] for pose in found.trajectory(name)]
         np.testing.assert_allclose([pose.w_T_c[:3, 3] for pose in found.trajectory(name)], true, atol=0.05)
+
+
+def test_a_map_left_behind_is_not_in_metres_by_its_file(maps: dict[str, Path], walks, tmp_path: Path) -> None:
+    """A file says so of the map that the camera was in last; another one in it has a unit of its own."""
+    both = gather([load_state(maps[name]) for name in ("monday", "tuesday")], ["monday", "tuesday"], CONFIG)
+    mapper = Mapper(CONFIG)
+    mapper.resume(both.state)
+    fit, _ = alignment([pose for pose in mapper.trajectory() if pose.stamp_ns], walks["monday"])
+    mapper.move(fit)
+    world = {"metric": True, "relative_std": 0.01, "metres_per_unit": 1.0}
+    save_map(tmp_path / "two.db", mapper, {**as_mapping(CONFIG), "world": world})
+    (found,) = join_maps({"two": tmp_path / "two.db", "wednesday": maps["wednesday"]}, CONFIG)
+    assert found.metric and not found.warnings
+    fit, _ = alignment(found.trajectory("wednesday"), walks["wednesday"])
+    assert fit.scale == pytest.approx(1.0, abs=0.02)
 
 
 def test_which_cameras_are_one(maps: dict[str, Path], tmp_path: Path) -> None:

@@ -8,15 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from branches import branch
+from places import around, write_map
 from scipy.spatial.transform import Rotation
 from sequences import SMALL, walk
 
 from dust3r_ros.backends import make_backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError, InputError, MapFileError
+from dust3r_ros.mapping.joining import gather
 from dust3r_ros.session.session import REORDERED_NS, Session, begin
 from dust3r_ros.storage.journal import BEFORE
-from dust3r_ros.storage.saved_map import load_map
+from dust3r_ros.storage.loading import load_state
+from dust3r_ros.storage.saved_map import load_map, save_map
 from dust3r_ros.types import Calibration, Frame, TrackingState
 
 FAST = replace(SMALL, dense=False)
@@ -233,6 +236,43 @@ def test_a_given_scale_rescales_the_map_at_once(fresh, log):
         session.mapper.distance(first, 999)
 
 
+def test_a_scale_that_is_not_obeyed_is_said(fresh, monkeypatch):
+    session = branch(fresh)
+    monkeypatch.setattr(session.world, "command", lambda factor: None)
+    with pytest.raises(InputError, match="left the map's scale unknown"):
+        session.set_scale(2.5)
+
+
+def test_odometry_makes_no_map_metric_that_cannot_be_moved(fresh, sequence, log, tmp_path):
+    """One to localise in: its unit is told instead."""
+    save_map(tmp_path / "map.db", fresh.mapper, fresh.settings())
+    config = replace(FAST, mode="localization")
+    session = Session(config, log)
+    begin(session, config, load_map=str(tmp_path / "map.db"))
+    for index in range(24):
+        session.process(with_odometry(sequence, index, O_T_W))
+    session.finish()
+    assert not session.metric and session.mapper.revision == fresh.mapper.revision
+    poses = {pose.stamp_ns: pose.w_T_c[:3, 3] for pose in fresh.mapper.trajectory()}
+    apart = np.linalg.norm(poses[int(sequence.stamps_ns[11])] - poses[int(sequence.stamps_ns[0])])
+    true = np.linalg.norm(sequence.w_T_c[11, :3, 3] - sequence.w_T_c[0, :3, 3])
+    assert session.for_files()["scale"][0] == pytest.approx(true / apart, rel=0.05)
+
+
+def test_a_map_that_is_woken_is_not_metric_by_the_other_one_s_word(log, tmp_path):
+    """The file has one in metres, where the camera was last, and one that has no scale."""
+    walks = [around(0, 1, 0), around(1, 4, 0)]
+    states = [load_state(write_map(walk, tmp_path / f"{k}.db")) for k, walk in enumerate(walks)]
+    both = gather(states, ["here", "there"], FAST).state
+    session = Session(replace(FAST, mode="localization", lost_patience_s=1.0), log)
+    session.resume(replace(both, settings={"world": {"metric": True, "relative_std": 0.01}}))
+    names = {keyframe.index for keyframe in session.mapper.keyframes}
+    for at, metric in ((0, True), (1, False), (0, True)):
+        update = feed(session, walks[at], 0, 12, (session.mapper.counts.frames + 1) * 10**9)
+        assert update.state is TrackingState.TRACKING and session.metric == metric
+        assert (names == {keyframe.index for keyframe in session.mapper.keyframes}) == metric
+
+
 def test_with_submaps_a_jump_back_lets_the_old_map_wait(sequence, log):
     session = Session(replace(FAST, focal=sequence.focal), log, on_time_jump="submap")
     feed(session, sequence, 0, 12)
@@ -433,3 +473,5 @@ def test_a_scale_is_of_one_map_and_not_of_the_next(log):
     feed(session, long, 30, 46, AFTER_NS)
     assert session.mapper.counts.keyframes > 3 and not session.metric
     assert names.isdisjoint(keyframe.index for keyframe in session.mapper.keyframes)
+    session.set_scale(2.0)
+    assert session.metric and session.metres_per_unit == pytest.approx(2.0), "a command is of the next map, too"

@@ -50,6 +50,19 @@ def test_of_another_map_it_knows_nothing(poses: Array) -> None:
     assert memory.evidence() is not None, "awake again"
 
 
+def test_a_unit_by_command_is_exact_until_it_is_forgotten(poses: Array) -> None:
+    memory = UnitMemory()
+    memory.hear(keyframes(poses, range(100)))
+    memory.keep(0.01, commanded=True)
+    found = memory.evidence()
+    assert found is not None and (found.source, found.relative_std) == ("command", 0.0)
+    memory.forget()
+    assert memory.evidence() is None and not memory.gone
+    memory.keep(0.01)
+    found = memory.evidence()
+    assert found is not None and found.source == "memory"
+
+
 def test_a_camera_at_rest_tells_no_unit() -> None:
     memory = UnitMemory()
     memory.hear(keyframes(np.tile(np.eye(4), (5, 1, 1)), range(5)))

@@ -126,6 +126,48 @@ def test_a_command_is_obeyed_once_and_for_all() -> None:
             drive.world.command(wrong)
 
 
+def test_a_command_holds_when_the_map_takes_another_unit() -> None:
+    """It was joined with another map, or its focal changed: what was measured stays as long as it was."""
+    drive = Drive(has_odometry=False)
+    drive.go(50)
+    drive.world.command(1.5)
+    drive.obey(drive.go(60))
+    for factor in (0.25, 1.03):
+        drive.poses = moved(drive.poses, Similarity(factor, np.eye(3), np.zeros(3)))
+        estimate = drive.go(drive.known + 10)
+        assert estimate.needed and estimate.state is ScaleState.METRIC
+        assert estimate.new_S_old.scale == pytest.approx(1 / factor)
+        assert [source.source for source in estimate.sources] == ["command"] and not estimate.contradictions
+        drive.obey(estimate)
+    assert not drive.go(100).needed
+    drive.world.command(3.0)
+    assert drive.go(110).scale == pytest.approx(3.0), "the newer one replaces it"
+
+
+def test_a_command_is_about_the_map_that_the_camera_is_in() -> None:
+    drive = Drive(has_odometry=False)
+    drive.go(60)
+    drive.world.command(1.5)
+    drive.obey(drive.go(70))
+    names = [keyframe.index for keyframe in drive.keyframes()]
+    others = tuple(replace(keyframe, index=1000 + keyframe.index) for keyframe in drive.keyframes())
+    drive.world.hear(replace(drive.update(removed=names), changed=others))
+    assert drive.world.estimate(drive.trajectory()).state is ScaleState.UNKNOWN
+    drive.world.command(2.5)
+    estimate = drive.world.estimate(drive.trajectory())
+    assert estimate.needed and estimate.state is ScaleState.METRIC and estimate.scale == pytest.approx(2.5)
+
+
+def test_a_map_that_is_not_moved_is_in_metres_only_if_it_was() -> None:
+    drive = Drive()
+    estimate = drive.go(80)
+    stays = estimate.unmoved
+    assert estimate.state is ScaleState.METRIC and stays.state is ScaleState.CONVERGING
+    assert stays.unit == (estimate.scale, estimate.relative_std)
+    drive.obey(estimate)
+    assert drive.go(90).unmoved.state is ScaleState.METRIC
+
+
 def test_a_command_that_odometry_contradicts_wins_and_that_is_said() -> None:
     drive = Drive()
     drive.go(100)
