@@ -52,7 +52,7 @@ from dust3r_ros.mapping.submap import CULL  # noqa: E402
 from dust3r_ros.products.exports import FORMATS, Exporter  # noqa: E402
 from dust3r_ros.scenes.rooms import room  # noqa: E402
 from dust3r_ros.scenes.sequence import render_path, walk  # noqa: E402
-from dust3r_ros.session.session import Session, begin, open_journal  # noqa: E402
+from dust3r_ros.session.session import Session, begin, keep  # noqa: E402
 from dust3r_ros.storage.journal import BEFORE  # noqa: E402
 from dust3r_ros.storage.saved_map import load_map, load_state, save_map  # noqa: E402
 from dust3r_ros.types import Array, Frame, TrackingState  # noqa: E402
@@ -240,16 +240,14 @@ def start(setup: Setup, path: Path, how: str, say: Say) -> None:
 def close_loop(setup: Setup, session: Session, path: Path, steps: range, say: Say) -> None:
     """Write a map that is about to close a loop into a file, then close it, and adjust the whole map for it."""
     LoopClosing.has_drifted = lambda _, index, linked: _is_loop(index, linked)  # type: ignore[method-assign]
-    session.keeper.keep_map(lambda fresh: open_journal(str(path), setup.config, fresh), True)
-    session.save()
+    keep(session, setup.config, str(path), fresh=True)
     say("ready")
     _feed(setup, session, steps, say)
 
 
 def cull(setup: Setup, session: Session, path: Path, steps: range, say: Say) -> None:
     """Write a map with redundant keyframes into a file, then remove them, and continue."""
-    session.keeper.keep_map(lambda fresh: open_journal(str(path), setup.config, fresh), True)
-    session.save()
+    keep(session, setup.config, str(path), fresh=True)
     say("ready")
     say(f"culled {' '.join(map(str, session.work(CULL).removed))}")
     _feed(setup, session, steps, say)

@@ -18,7 +18,7 @@ _SMEAR = 1 / 100  # of the long edge: how blurred outlines are in dense flow
 _BLACK = 8  # of 255, with the noise of a sensor and of compression
 _LEAST_BORDER, _MOST_BORDER = 0.002, 0.7  # of the image
 _COVERED = 8  # of 255: a smaller masked share of a pixel is rounding
-_LONG_EDGE, _WINDOW, _SURROUNDINGS, _CELL = 480, (9, 9), (61, 61), 16  # pixels, of images in which motion is looked for
+_LONG_EDGE, _WINDOW, _SURROUNDINGS, _CELL = 480, 9, 61, 16  # pixels, of images in which motion is looked for
 _SPREAD = 10.0  # of 255: contrast that is noise
 _CORNER = 0.0015  # the least eigenvalue of the structure tensor
 _STILL, _MOVED = 0.8**2, 2.0**2  # pixels squared
@@ -148,13 +148,15 @@ class EgoMask:
         before = np.zeros(moved.shape, bool) if self._carried is None else self._carried
         stays = (self._count >= _CERTAIN) | (before & (self._count > 0))
         whole = grown(stays | (grown(stays, _REACH) & (self._count >= _LIKELY)), _REACH)
-        whole = ~grown(~whole, _REACH) & ~moved | cv2.dilate(stays.astype(np.uint8), np.ones(_WINDOW)).astype(bool)
+        around = cv2.dilate(stays.astype(np.uint8), np.ones((_WINDOW, _WINDOW))).astype(bool)
+        whole = ~grown(~whole, _REACH) & ~moved | around
         if stays.mean() < _LEAST or whole.mean() > _MOST:
             self._carried = None
         elif np.mean(whole ^ before) >= _NEWS:
             self._carried = whole
             self.grew = np.mean(whole & ~self._ever) >= (_MORE if self._ever.any() else 0)
-            self._ever |= whole if self.grew else False
+            if self.grew:
+                self._ever |= whole
 
 
 def _evened(gray: Image) -> Array32:
@@ -162,21 +164,20 @@ def _evened(gray: Image) -> Array32:
     scale = min(1.0, _LONG_EDGE / max(gray.shape))
     small = gray if scale == 1 else cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     image = cv2.GaussianBlur(small.astype(np.float32), (3, 3), 0.8)
-    mean = cv2.blur(image, _SURROUNDINGS)
-    variance = cv2.blur(image * image, _SURROUNDINGS) - mean * mean
+    mean, squares = (cv2.blur(of, (_SURROUNDINGS, _SURROUNDINGS)) for of in (image, image * image))
+    variance = squares - mean * mean
     return np.asarray((image - mean) / (np.sqrt(variance.clip(0)) + _SPREAD), np.float32)
 
 
 def _difference(a: Array32, b: Array32) -> Array32:
     """(h, w) mean squared difference around each pixel."""
-    return np.asarray(cv2.blur((a - b) ** 2, _WINDOW), np.float32)
+    return np.asarray(cv2.blur((a - b) ** 2, (_WINDOW, _WINDOW)), np.float32)
 
 
 def _least_eigenvalue(image: Array32) -> Array32:
     """(h, w) by how much a motion of a pixel in the least favourable direction changes what is around each pixel."""
-    x, y = (cv2.Sobel(image, cv2.CV_32F, 1 - axis, axis, scale=1 / 8) for axis in (0, 1))
-    xx, xy, yy = (cv2.blur(product, _WINDOW) for product in (x * x, x * y, y * y))
-    return np.asarray((xx + yy) / 2 - np.hypot((xx - yy) / 2, xy), np.float32)
+    # Its derivatives are twice those by pixels
+    return np.asarray(cv2.cornerMinEigenVal(image, _WINDOW, ksize=3) / 4, np.float32)
 
 
 def _all_over(moved: Mask, still: Mask, corner: Mask) -> bool:

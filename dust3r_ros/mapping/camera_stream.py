@@ -72,6 +72,7 @@ class ImageGeometry:
         self.width, self.height = width, height
         self.resize = Resize.fit(width, height, config.long_edge)
         self.tracking_scale, self._tracking_size = tracked_size(width, height, config.tracking_size)
+        self._scales = np.array(self._tracking_size) / [width, height]  # not quite alike: of whole pixels
         self._center = np.array(center_of(self._tracking_size[1], self._tracking_size[0]))
         self._rectifications: list[tuple[Lens, Array32, np.ndarray]] = []
 
@@ -138,13 +139,11 @@ class ImageGeometry:
 
     def to_working(self, offsets: Array) -> Array:
         """Working pixels (N, 2) of offsets in the tracked image."""
-        scales = np.array(self._tracking_size) / [self.width, self.height]  # not quite alike: of whole pixels
-        return self.resize.to_working((self.pixels(offsets) + 0.5) / scales - 0.5)
+        return self.resize.to_working((self.pixels(offsets) + 0.5) / self._scales - 0.5)
 
     def from_working(self, pixels: Array) -> Array:
         """Offsets in the tracked image of working pixels (N, 2)."""
-        scales = np.array(self._tracking_size) / [self.width, self.height]
-        return (self.resize.to_native(pixels) + 0.5) * scales - 0.5 - self._center
+        return (self.resize.to_native(pixels) + 0.5) * self._scales - 0.5 - self._center
 
     def focal_to_working(self, focal: float) -> float:
         """Focal in the working image from one in the tracked image, pixels."""
@@ -177,7 +176,7 @@ class CameraStream(ImageGeometry):
     def go_back_to(self, gray: Image, mask: ImageMask | None) -> None:
         """An older tracked image, with its ``mask``, becomes the last one; no corners lead there."""
         self.restart()
-        self._mask = mask if self._own is None else self._own.joined(mask)
+        self._mask = self._with_own(mask)
         self._tracker.follow(gray)
 
     @property
@@ -259,7 +258,10 @@ class CameraStream(ImageGeometry):
         """A tracked image, with its ``mask`` (from ``check_mask``), becomes the last one."""
         given = None if mask is None else ImageMask.of(mask, self._tracking_size, self.resize)
         self._own = self._constant_mask((self._border.update(gray), self._ego.update(gray)))
-        self._mask = given if self._own is None else self._own.joined(given)
+        self._mask = self._with_own(given)
+
+    def _with_own(self, mask: ImageMask | None) -> ImageMask | None:
+        return mask if self._own is None else self._own.joined(mask)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -273,11 +275,13 @@ class CameraStream(ImageGeometry):
     def _constant_mask(self, found: tuple[Mask | None, ...]) -> ImageMask | None:
         """The mask of what is the same in all images: the black border, and what the camera carries along."""
         before, self._constant = self._constant, found
-        if all(one is None for one in found) or all(map(_alike, before, found)):
-            return self._own if any(one is not None for one in found) else None
-        parts = [one.astype(np.uint8) for one in found if one is not None]
-        native = [cv2.resize(one, (self.width, self.height), interpolation=cv2.INTER_NEAREST) for one in parts]
-        return ImageMask.of(np.maximum.reduce(native), self._tracking_size, self.resize)
+        if all(map(_alike, before, found)):
+            return self._own
+        native = np.zeros((self.height, self.width), np.uint8)
+        for one in found:
+            if one is not None:
+                native |= cv2.resize(one.astype(np.uint8), native.shape[::-1], interpolation=cv2.INTER_NEAREST)
+        return ImageMask.of(native, self._tracking_size, self.resize)
 
     @property
     def carries_more(self) -> bool:

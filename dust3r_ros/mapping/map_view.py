@@ -105,6 +105,10 @@ class MapView:
         self._counts = self.loaded = MapCounts()  # ``loaded``: those of the map that this run continued
         self.revision = 0  # rises when the whole map is corrected at once
 
+    def _report_live(self) -> None:
+        """Announce a switch of maps to live viewers by a new revision."""
+        self.revision += self._active.live is not None
+
     def localize(self, camera: str, image: Image) -> PnpResult:
         """Pose of an image (H, W, 3) of ``camera``; the map is unchanged. See ``localization.localize``."""
         return localize(self.submap, self._cameras, self.config, camera, image)

@@ -125,12 +125,12 @@ class Mapper(MapView):
         return CameraFrame(stamp_ns, stream, image, gray, stream.mask)
 
     def _mask_own(self, stream: CameraStream) -> tuple[int, ...]:
-        """Leave out what a camera carries along, once that is known; a young map begins again, with its keyframes.
-
-        Returns the names of keyframes that leave.
-        """
-        maps = (self._active, *self._atlas.asleep) if stream.carries_more and self.mapping else ()
-        if not any([entry.submap.mask_own(stream) for entry in maps][:1]):
+        """Leave out what a camera turns out to carry along; a young map begins again. Returns which keyframes leave."""
+        if not (stream.carries_more and self.mapping):
+            return ()
+        for entry in self._atlas.asleep:
+            entry.submap.mask_own(stream)
+        if not self.submap.mask_own(stream):
             return ()
         records, removed = self.submap.state.records, self._begin(keep=False)
         for frame in frames_of(records):
@@ -189,11 +189,10 @@ class Mapper(MapView):
 
     def _add_keyframe(self, frame: CameraFrame) -> int | None:
         """Add the frame to the map, or to a new one if the first keyframes lead to nothing; returns its index."""
-        stream = frame.stream
         if self.submap.stuck:
             self._begin(keep=False)
-            frame.tracks = stream.follow(frame.gray)
-        index = self.submap.add(frame.stamp_ns, stream, frame.working, frame.gray, frame.tracks, frame.w_T_c)
+            frame.tracks = frame.stream.follow(frame.gray)
+        index = self.submap.add(frame.stamp_ns, frame.stream, frame.working, frame.gray, frame.tracks, frame.w_T_c)
         self._take_culled()
         return index
 
@@ -205,7 +204,7 @@ class Mapper(MapView):
             joined = self._atlas.join(frame.keyframe)
         if joined is not None:
             first, ids = joined
-            self.revision += self._active.live is not None
+            self._report_live()
             self._backend.clear()
             for stream in self._cameras:
                 stream.rename(ids)
@@ -376,7 +375,7 @@ class Mapper(MapView):
 
     def _wake(self, entry: AtlasEntry) -> tuple[int, ...]:
         removed = self._active.posed_names()
-        self.revision += self._active.live is not None  # live viewers are told of another map
+        self._report_live()
         self._atlas.wake(entry)
         self._forget_views()
         return removed

@@ -48,8 +48,8 @@ class UnitMemory:
 
     @property
     def relative_std(self) -> float:
-        """Standard deviation of the unit when it was last known; infinite if it never was."""
-        return self._std
+        """Standard deviation of the unit as remembered, since when the map may have bent; infinite if never known."""
+        return math.hypot(self._std, _BENT_STD)
 
     def hear(self, changed: Iterable[Keyframe], removed: Iterable[int] = ()) -> None:
         """Update the keyframes: new or moved ones, and removed ones."""
@@ -83,7 +83,7 @@ class UnitMemory:
             return None
         if self._commanded:
             return ScaleEvidence("command", then / now, 0.0)
-        return ScaleEvidence("memory", then / now, math.hypot(self._std, _BENT_STD))
+        return ScaleEvidence("memory", then / now, self.relative_std)
 
 
 def _spread(positions: Mapping[int, Array], indices: list[int]) -> float:
@@ -239,8 +239,8 @@ class WorldAligner:
 
     def state(self) -> dict[str, Any]:
         """The state to save with a map, as JSON values."""
-        known, std = self._memory.evidence() is not None, math.hypot(self._memory.relative_std, _BENT_STD)
-        return {"metric": known, "relative_std": std if known else None}
+        known = self._memory.evidence() is not None
+        return {"metric": known, "relative_std": self._memory.relative_std if known else None}
 
     def resume(self, state: Mapping[str, Any], keyframes: Iterable[Keyframe]) -> None:
         """Continue a saved map with all its ``keyframes``: its origin, heading and a metric unit stay."""

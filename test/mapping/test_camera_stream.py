@@ -45,6 +45,16 @@ def test_sizes(width: int, height: int, tracking: int) -> None:
     assert made.tracking_scale == pytest.approx(made.long_edge / max(width, height))
 
 
+@pytest.mark.parametrize("width, height", [(752, 480), (640, 480), (1241, 376)])
+def test_the_tracked_image_shows_all_of_the_native_one(width: int, height: int) -> None:
+    """Also where its sides, of whole pixels, are not quite scaled alike."""
+    made = stream(width, height, tracking_size=640)
+    half = np.array(made.gray(noise(height, width)).shape[::-1]) / 2.0
+    corners = made.resize.to_native(made.to_working(np.stack([-half, half])))
+    np.testing.assert_allclose(corners, [[-0.5, -0.5], [width - 0.5, height - 0.5]], atol=1e-9)
+    np.testing.assert_allclose(made.from_working(made.to_working(np.stack([-half, half]))), [-half, half], atol=1e-9)
+
+
 def test_the_first_size_stays() -> None:
     made = stream()
     with pytest.raises(InputError, match=r"320x240 to 160x120"):
