@@ -137,7 +137,16 @@ class Node(Door):
 def _heard(heard: list[tuple[str, Any]]) -> Any:
     """As ``Inputs`` does: take every message in, then complete the images."""
     tf = TransformBuffer()
-    camera = CameraTopics("left", "/left/image_raw", False, "/left/camera_info", "/estimated", mask="/m", depth="/d")
+    camera = CameraTopics(
+        "left",
+        "/left/image_raw",
+        False,
+        "/left/camera_info",
+        "/estimated",
+        mask="/m",
+        depth="/d",
+        depth_info="/d/camera_info",
+    )
     inputs = SynchronizerInputs(CONFIG, [camera], tf, lambda _, message: message.header.frame_id or "left_optical")
     calibrations, frames, anchors = Calibrations("prior", 0.05), [], []
     for kind, message in heard:
@@ -153,7 +162,7 @@ def _heard(heard: list[tuple[str, Any]]) -> Any:
             if calibration is not None:
                 _tried(calibrations.know, "left", calibration)
         elif kind == "depth_info":
-            inputs.take_depth_info("left", "/d/camera_info", message)
+            inputs.take_depth_info(camera, message)
         elif kind in ("depth", "mask"):
             (inputs.take_depth if kind == "depth" else inputs.take_mask)("left", message)
         elif kind in ("imu", "odometry"):

@@ -347,7 +347,7 @@ def plot(shown: list[tuple[Row, Image]], path: Path) -> None:
         place.imshow(image)
         color = "k" if row.error <= _RIGHT else "C1" if row.error <= _BENT else "C3"
         place.set_title(f"{row.motion}, {row.pace}: {row.error:.2%}", fontsize=6.5, color=color, pad=2)
-    figure.savefig(path, dpi=100, pil_kwargs={"quality": 85})
+    figure.savefig(path, dpi=100, pil_kwargs={"quality": 70, "optimize": True})
 
 
 def _measured(numbers: list[int]) -> Iterator[tuple[Row, Image]]:

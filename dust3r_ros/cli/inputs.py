@@ -50,7 +50,7 @@ def shortfalls(replay: Replay, items: Any, source: FrameSource, session: Session
             f"{session.mapper.counts.maps} maps could not be joined; the files show the largest, map.db has all"
         )
     doubts = *session.keeper.problems, *session.estimate.contradictions, *session.mapper.doubts
-    return [*left_out, *_of_cameras(session), *doubts]
+    return [*left_out, *source.remarks, *_of_cameras(session), *doubts]
 
 
 def _of_cameras(session: Session) -> Iterator[str]:

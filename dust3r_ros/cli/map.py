@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain
+from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -157,7 +158,7 @@ def map_piece(arguments: argparse.Namespace, piece: Piece, path: Path, known: Ma
     """
     from dust3r_ros.geometry.processes import use_one_thread
     from dust3r_ros.io.frames import read_ahead
-    from dust3r_ros.io.image_sources import sizes_of, unsized
+    from dust3r_ros.io.image_sources import plain_name, sizes_of
     from dust3r_ros.session.replay import Replay
     from dust3r_ros.storage.saved_map import save_map
 
@@ -167,9 +168,9 @@ def map_piece(arguments: argparse.Namespace, piece: Piece, path: Path, known: Ma
     source.sizes.update(sizes_of(camera for camera, _ in piece.frames))
     session = _session(arguments, config_of(arguments, None), source, None, None, warnings.append)
     session.mapper.remember(known)
-    # The size of an image that was not looked at is unknown: it is listed as the first camera's.
-    wanted = {(unsized(camera), stamp_ns) for camera, stamp_ns in piece.frames}
-    frames = (frame for frame in source if (unsized(frame.camera), frame.stamp_ns) in wanted)
+    # The size and lens of an image that was not looked at are unknown: it is listed as the first camera's.
+    wanted = {(plain_name(camera), stamp_ns) for camera, stamp_ns in piece.frames}
+    frames = (frame for frame in source if (plain_name(frame.camera), frame.stamp_ns) in wanted)
     replay = Replay(session.process, read_ahead(frames))
     used = tuple((update.camera, update.stamp_ns) for update in replay)
     # A lens that is not given changes once more in the whole map, and then no depth would fit.
@@ -264,6 +265,7 @@ def _session(
     if plan is not None:
         return session
     source.sizes.update({name: (known.height, known.width) for name, known in session.mapper.cameras.items()})
+    source.focals.update({name: c.focal for name, c in session.mapper.cameras.items() if isfinite(c.focal_std)})
     for camera, calibration in inputs.calibrations(arguments, source).items():
         try:
             session.know(camera, calibration)

@@ -23,8 +23,10 @@ _SPREAD = 10.0  # of 255: contrast that is noise
 _CORNER = 0.0015  # the least eigenvalue of the structure tensor
 _STILL, _MOVED = 0.8**2, 2.0**2  # pixels squared
 _WORLD = 0.5  # of the cells with corners
-_PAST = 8  # images
-_CERTAIN, _LIKELY, _MOST_CERTAIN = 6, 2, 12  # times
+_REGION, _WITHIN = 0.5, 0.8  # of the image, and of the cells with corners in this part of it
+_MEMORY, _CERTAIN = 16, 6  # times
+_ALIKE, _SAME = 0.6, 0.9  # squared mean of gradients / mean of their squares
+_SHARP, _LESS_SHARP = 1 / 2, 1 / 6  # of what is alike: what is the same
 _LEAST, _NEWS, _MORE = 0.001, 0.002, 0.01  # of the image: corners that stay, what is worth a new mask, a larger one
 _MOST = 0.6  # of the image: more than any camera carries
 _WELL_KNOWN, _SELDOM = 20, 8  # times that the world moved; images
@@ -101,14 +103,16 @@ class EgoMask:
     """What a camera carries along: the robot's hood or gripper, dirt on the lens, text burned into the images.
 
     It shows the same in every image while the world moves. As correspondences that say "not moved", it would make poses
-    and focal length wrong, the more the straighter the camera moves. A corner stays if its surroundings differ between
-    two images by less than a small motion, in whatever direction, would change them; an edge may slide along itself.
-    Counted are images in which the world has moved, all over the image: a camera that stands still carries nothing.
+    and focal length wrong, the more the straighter the camera moves. Counted are images in which the world has moved,
+    all over the image: a camera that stands still carries nothing. What stays has gradients whose mean over these
+    images is as strong as they are, in more than one direction: an edge may slide along itself. What a camera looks or
+    goes at hardly moves either, but goes on into what moves more; what is carried ends at once.
     """
 
     def __init__(self) -> None:
-        self._past: list[Array32] = []
-        self._weakest = self._count = np.zeros((0, 0), np.float32)  # how much a motion of a pixel changes, at least
+        self._last: Array32 | None = None
+        self._weakest = self._squares = np.zeros((0, 0), np.float32)  # how much a motion of a pixel changes, at least
+        self._gradients = np.zeros((2, 0, 0), np.float32)  # means, as those of squares
         self._images = self._moves = 0
         self._carried: Mask | None = None
         self._ever = np.zeros((0, 0), bool)
@@ -123,33 +127,35 @@ class EgoMask:
         return self._carried
 
     def _look(self, image: Array32) -> None:
-        if not self._past:
+        if self._last is None:
+            self._gradients, self._squares = np.zeros((2, *image.shape), np.float32), np.zeros_like(image)
+            self._ever = np.zeros(image.shape, bool)
             self._remember(image)
-            self._count, self._ever = np.zeros_like(image), np.zeros(image.shape, bool)
             return
-        change, corner = _difference(image, self._past[-1]), self._weakest > _CORNER
+        change, corner = _difference(image, self._last), self._weakest > _CORNER
         still, moved = (change < _STILL * self._weakest) & corner, (change > _MOVED * self._weakest) & corner
         if not _all_over(moved, still, corner):
             return
-        for earlier in self._past[:-1]:
-            still &= _difference(image, earlier) < _STILL * self._weakest
-        count = np.where(still, self._count + 1, self._count - np.where(moved, 2, 1))
-        self._count = np.where(corner, count.clip(0, _MOST_CERTAIN), self._count).astype(np.float32)
         self._moves += 1
         self._remember(image)
-        self._decide(moved)
+        if self._moves >= _CERTAIN:
+            self._decide(moved)
 
     def _remember(self, image: Array32) -> None:
-        self._past = [*self._past, image][-_PAST:]
-        self._weakest = _least_eigenvalue(image)
+        self._last, self._weakest = image, _least_eigenvalue(image)
+        gradients = np.stack(
+            [cv2.Sobel(image, cv2.CV_32F, 1, 0, scale=1 / 8), cv2.Sobel(image, cv2.CV_32F, 0, 1, scale=1 / 8)]
+        )
+        part = 1 / min(self._moves + 1, _MEMORY)
+        self._gradients += part * (gradients - self._gradients)
+        self._squares += part * ((gradients**2).sum(axis=0) - self._squares)
 
     def _decide(self, moved: Mask) -> None:
-        """Which pixels are carried, after the last count: corners, and what lies between them and did not move."""
+        """Which pixels are carried: corners that stay, and what lies between them and did not move."""
         before = np.zeros(moved.shape, bool) if self._carried is None else self._carried
-        stays = (self._count >= _CERTAIN) | (before & (self._count > 0))
-        whole = grown(stays | (grown(stays, _REACH) & (self._count >= _LIKELY)), _REACH)
+        stays = self._stays(before)
         around = cv2.dilate(stays.astype(np.uint8), np.ones((_WINDOW, _WINDOW))).astype(bool)
-        whole = ~grown(~whole, _REACH) & ~moved | around
+        whole = ~grown(~grown(stays, _REACH), _REACH) & ~moved | around
         if stays.mean() < _LEAST or whole.mean() > _MOST:
             self._carried = None
         elif np.mean(whole ^ before) >= _NEWS:
@@ -157,6 +163,21 @@ class EgoMask:
             self.grew = np.mean(whole & ~self._ever) >= (_MORE if self._ever.any() else 0)
             if self.grew:
                 self._ever |= whole
+
+    def _stays(self, before: Mask) -> Mask:
+        """The corners that stay; those that were carried ``before`` need to end less sharply."""
+        alike, same = self._corners(_ALIKE), self._corners(_SAME)
+        labels = cv2.connectedComponents(grown(alike).astype(np.uint8))[1]
+        many, sure, known = (np.bincount(labels[alike & of], minlength=labels.max() + 1) for of in (True, same, before))
+        sharp = sure > np.where(2 * known > many, _LESS_SHARP, _SHARP) * many
+        return np.asarray(alike & sharp[labels])
+
+    def _corners(self, share: float) -> Mask:
+        """(h, w) where those gradients that keep a ``share`` of their squares in the mean make a corner."""
+        kept = cv2.blur((self._gradients**2).sum(axis=0), (3, 3)) > share * cv2.blur(self._squares, (3, 3))
+        x, y = self._gradients * kept
+        xx, xy, yy = (cv2.blur(of, (_WINDOW, _WINDOW)) for of in (x * x, x * y, y * y))
+        return np.asarray((xx + yy) / 2 - np.hypot((xx - yy) / 2, xy) > _CORNER)
 
 
 def _evened(gray: Image) -> Array32:
@@ -181,12 +202,22 @@ def _least_eigenvalue(image: Array32) -> Array32:
 
 
 def _all_over(moved: Mask, still: Mask, corner: Mask) -> bool:
-    """Whether in enough parts of the image in which there are corners (h, w), most of them moved."""
+    """Whether most corners (h, w) moved in enough parts of the image that have any, or everywhere in a large region.
+
+    The region is what is between the parts that moved: the world may have fewer corners than what a camera carries.
+    """
     size = max(1, corner.shape[1] // _CELL), max(1, corner.shape[0] // _CELL)
     moves, stays, there = (
         cv2.resize(flags.astype(np.float32), size, interpolation=cv2.INTER_AREA) for flags in (moved, still, corner)
     )
-    return bool(np.mean((moves > stays)[there > 0.05]) >= _WORLD) if (there > 0.05).any() else False
+    parts = there > 0.05
+    moving = (moves > stays) & parts
+    if not moving.any() or moving.sum() >= _WORLD * parts.sum():
+        return bool(moving.any())
+    region = np.zeros(parts.shape, np.uint8)
+    cv2.fillConvexPoly(region, cv2.convexHull(np.argwhere(moving)[:, ::-1].astype(np.int32)), 1)
+    inside = region > 0
+    return bool(inside.mean() >= _REGION and moving.sum() >= _WITHIN * parts[inside].sum())
 
 
 def check_mask(mask: object, image: Image, camera: str) -> Image:

@@ -51,15 +51,15 @@ SUPPORTED: tuple[str, ...] = tuple(_LAYOUTS)
 def decode_image(encoding: str, height: int, width: int, step: int, is_bigendian: bool | int, data: Any) -> Image:
     """The pixels of a sensor_msgs/Image as RGB (H, W, 3) uint8, copied.
 
-    ``data`` is any buffer of bytes; ``step`` is the length of a row in bytes; 16 bits per channel are cut to the upper
-    8. Raises ``InputError`` for an encoding that is not ``SUPPORTED``, an empty image, or too few data.
+    ``data`` is any buffer of bytes; ``step`` is the length of a row in bytes. 16 bits become 8 (``eight_bits``). Raises
+    ``InputError`` for an encoding that is not ``SUPPORTED``, an empty image, or too few data.
     """
     layout = _LAYOUTS.get(encoding)
     if layout is None:
         raise InputError(f"image encoding '{encoding}' is not supported; supported are {', '.join(SUPPORTED)}")
     rows = _rows(encoding, layout, int(height), int(width), int(step), np.frombuffer(data, np.uint8))
     if layout.depth == 16:
-        rows = rows[:, 0::2] if is_bigendian else rows[:, 1::2]
+        rows = eight_bits(np.ascontiguousarray(rows).view(">u2" if is_bigendian else "<u2"))
     pixels = np.ascontiguousarray(rows).reshape(height, width, layout.channels)
     if layout.color is None:
         return pixels.copy() if np.shares_memory(pixels, rows) else pixels
@@ -68,6 +68,31 @@ def decode_image(encoding: str, height: int, width: int, step: int, is_bigendian
     except cv2.error as error:
         what = f"image of {width}x{height} pixels, encoding '{encoding}'"
         raise InputError(f"{what}, cannot be converted: {error.err}") from error
+
+
+_SAMPLES = 20_000  # values of an image that tell its range
+_OUTSIDE = 200  # one value of so many may lie below it, and one above: dead pixels, lamps
+_FEW = 64  # a band with fewer grey levels is stretched
+_STRETCH = 4  # by so many powers of two at most: a plain wall should not be all noise
+
+
+def eight_bits(wide: np.ndarray) -> Image:
+    """Values (...) uint16 of an image as uint8: of all 16 bits the upper 8, of 10, 12 or 14 the upper 8 of these.
+
+    The bits in use follow from the image alone, so that it is the same live, in a recording and in a part of one. What
+    a thermal camera sees is often a narrow band far from 0: then 256 levels are put around that.
+    """
+    step = wide.size // _SAMPLES + 1
+    seen = np.sort(wide.reshape(-1)[:: step + (step % 3 == 0)])  # of all three colours
+    least, most = int(seen[len(seen) // _OUTSIDE]), int(seen[-1 - len(seen) // _OUTSIDE])
+    base, shift = 0, max(0, most.bit_length() - 8)
+    if (most - least) >> shift < _FEW:
+        for narrow in range(max(0, shift - _STRETCH), shift):
+            start = (least >> narrow) // 64 * 64 << narrow  # in coarse steps: it should stay from image to image
+            if start + (256 << narrow) > most:
+                base, shift = start, narrow
+                break
+    return np.minimum((np.maximum(wide, base) - base) >> shift, 255).astype(np.uint8)
 
 
 def _rows(encoding: str, layout: _Layout, height: int, width: int, step: int, data: Image) -> Image:
@@ -111,7 +136,7 @@ def decode_file(data: Any, what: str) -> Image:
 
 def _to_rgb(pixels: np.ndarray, what: str) -> Image:
     if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
+        pixels = eight_bits(pixels if pixels.ndim == 2 else pixels[..., :3])
     if pixels.dtype != np.uint8:
         raise InputError(f"{what} holds {pixels.dtype} pixels; they must be unsigned, of 8 or 16 bits")
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]

@@ -33,6 +33,11 @@ def output_error(path: str | Path, error: OSError) -> OutputError:
     return OutputError(f"'{path}' cannot be written: {reason}")
 
 
+def followed(path: str | Path) -> Path:
+    """``path``, or where it leads if it is a symbolic link: who writes to a link means that file."""
+    return Path(os.path.realpath(path) if os.path.islink(path) else path)
+
+
 def make_folder(path: str | Path) -> Path:
     """``path`` as a folder, created with its parents if missing; raises ``OutputError`` unless it can be written to."""
     try:
@@ -51,12 +56,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary name beside ``path`` to write to; it becomes ``path`` when the block ends without an error.
 
     The data are on disk before the name changes, so a crash leaves either the old file or the new one. The temporary
-    name keeps the suffix, which some writers use to choose the format. Raises ``OutputError`` for any error of the
-    file system.
+    name keeps the suffix, which some writers use to choose the format. A link stays, and the file that it leads to is
+    replaced. Raises ``OutputError`` for any error of the file system.
     """
-    path = Path(path)
+    suffix, path = Path(path).suffix, followed(path)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=suffix)
     except OSError as error:
         raise output_error(path, error) from error
     os.close(handle)
@@ -92,7 +97,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
     Raises ``OutputError`` when ``path`` exists already (unless it is an empty folder) or the file system refuses.
     """
-    path = Path(path)
+    path = followed(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise OutputError(f"'{path}' exists already; remove it or choose another name")
     make_folder(path.parent)
@@ -165,11 +170,13 @@ os.register_at_fork(after_in_child=_let_go)
 class FileLock:
     """Locks ``path``-lock from construction to ``release``; the kernel releases it when the process dies.
 
-    Not the file itself, because SQLite's own locks on that end when any handle to it is closed. A fork of the process
-    does not hold it. Raises ``OutputError`` if it is locked already, even by this process.
+    Not the file itself, because SQLite's own locks on that end when any handle to it is closed; beside the file that
+    a link leads to. A fork of the process does not hold it. Raises ``OutputError`` if it is locked already, even by
+    this process.
     """
 
     def __init__(self, path: Path) -> None:
+        path = followed(path)
         self._name = path.with_name(path.name + "-lock")
         end = time.monotonic() + _FORKED_S
         while True:

@@ -39,7 +39,9 @@ class FrameSource(ABC):
     end if no frame was left. ``len`` is the number of frames by the recording's metadata. ``between``: only frames
     from the first stamp to before the second are read; None: all. ``needs``: whether the next image of a camera is
     needed; where it is not, its frame comes with an empty one, not decoded. ``sizes``: height and width of cameras
-    that are known before, for recordings that do not name theirs. ``incomplete`` counts frames (of the current
+    that are known before, for recordings that do not name theirs; ``focals``: about their focals, pixels; ``named``: in
+    such recordings the camera by stamp, where that is known. ``remarks`` are about the recording, a sentence each.
+    ``incomplete`` counts frames (of the current
     iteration) that lack an expected companion; ``lacking`` says what the first of them lacks.
     """
 
@@ -52,6 +54,9 @@ class FrameSource(ABC):
         self.between: tuple[int, int] | None = None
         self.needs: Callable[[str], bool] = lambda camera: True
         self.sizes: dict[str, tuple[int, int]] = {}
+        self.focals: dict[str, float] = {}
+        self.named: Mapping[int, str] = {}
+        self.remarks: tuple[str, ...] = ()
 
     def wants(self, stamp_ns: int) -> bool:
         """Whether a frame with this stamp is to be read."""

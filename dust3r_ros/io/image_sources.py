@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import struct
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from functools import partial
@@ -36,16 +35,20 @@ class ImageFolder(FrameSource):
     For a folder without images but with a subfolder ``rgb``, the subfolder is read. Without rgb.txt the stamps are
     nominal: 30 Hz from 0. Images of another size than the first, or than that of a camera known before, are of another
     camera, named after it; where sizes differ by a percent, they are cropped or continued to the same, around their
-    middle. Of photographs that say so, the focal is known roughly.
+    middle. Of photographs that say so, the focal is known roughly; those of another lens than the first, or of a zoom
+    that was turned, are of another camera, too. Depth images among the images are left out.
     """
 
     def __init__(self, path: Path, camera: str = "camera") -> None:
         super().__init__(str(path))
         self._camera = camera
         self._focals: dict[str, tuple[float, float] | None] = {}
-        self._files = _listed(path) or _plain(path)
-        if not self._files and (path / "rgb").is_dir():
-            self._files = _plain(path / "rgb")
+        self._files = _listed(path)
+        for folder in (path, path / "rgb"):
+            if not self._files and folder.is_dir():
+                self._files, depth = _plain(folder)
+                if depth:
+                    self.remarks = (f"{depth} depth images in '{folder}' are left out",)
         if not self._files:
             raise InputError(f"folder '{path}' holds no images; it must hold files that end in {', '.join(SUFFIXES)}")
 
@@ -53,23 +56,48 @@ class ImageFolder(FrameSource):
         return len(self._files)
 
     def _frames(self) -> Iterator[Frame | InputError]:
+        first = self._first_lens()
         for stamp_ns, file in self._files:
             if not self.wants(stamp_ns):
                 continue
             try:
                 image = self.image(self._camera, partial(_decoded, file))
-                camera, image = fitted(self._camera, image, self.sizes)
-                if image.size and camera not in self._focals:
-                    self._focals[camera] = exif_focal(file, image.shape[1], image.shape[0])
-                yield Frame(stamp_ns, camera, image, focal=self._focals.get(camera))
+                yield self._frame(stamp_ns, file, image, first) if image.size else Frame(stamp_ns, self._camera, image)
             except InputError as error:
                 yield error
             except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
                 yield InputError(f"image '{file}' cannot be read: {getattr(error, 'strerror', None) or error}")
 
+    def _frame(self, stamp_ns: int, file: Path, image: Image, first: int) -> Frame:
+        """The frame of an image, of another camera where its lens is not the ``first``."""
+        millimetres = _equivalent(file)
+        lens = _lens(millimetres)
+        name = self._camera if lens in (0, first) else f"{self._camera}_{lens}mm"
+        camera, image = fitted(self.named.get(stamp_ns, name), image, self.sizes)
+        if camera not in self._focals:
+            height, width = image.shape[:2]
+            self._focals[camera] = _focal(millimetres, width, height) if lens else None
+        return Frame(stamp_ns, camera, image, focal=self._focals[camera])
 
+    def _first_lens(self) -> int:
+        """The lens of the camera that has the plain name: the first one, or one that fits that camera's known focal.
+
+        0 for none.
+        """
+        lenses = (_lens(equivalent) for _, file in self._files[:_LOOKED_AT] if (equivalent := _equivalent(file)))
+        known = self.focals.get(self._camera)
+        if known is None or self._camera not in self.sizes:
+            return next(lenses, 0)
+        height, width = self.sizes[self._camera]
+        off = {lens: abs(focal / known - 1) / std for lens in lenses for focal, std in [_focal(lens, width, height)]}
+        nearest = min(off, key=off.__getitem__, default=0)
+        return nearest if nearest and off[nearest] < 2.0 else 0
+
+
+_LOOKED_AT = 100  # images, for the first that says its focal
 _SAME_SIZE = 0.01  # of it: what rectifies images one by one crops each of them a little differently
 _BY_SIZE = re.compile(r"_(\d+)x(\d+)$", re.ASCII)  # ends the name of a camera that is named after its size
+_BY_LENS = re.compile(r"_\d+mm$", re.ASCII)  # or, before that, after its lens
 
 
 def fitted(name: str, image: Image, sizes: dict[str, tuple[int, int]]) -> tuple[str, Image]:
@@ -82,16 +110,20 @@ def fitted(name: str, image: Image, sizes: dict[str, tuple[int, int]]) -> tuple[
     height, width = image.shape[:2]
     for camera, (rows, columns) in sizes.items():
         same = abs(height - rows) <= _SAME_SIZE * rows and abs(width - columns) <= _SAME_SIZE * columns
-        if same and name in (camera, unsized(camera)):
+        if same and name in (camera, _unsized(camera)):
             return camera, _centred(image, rows, columns)
     camera = f"{name}_{width}x{height}" if name in sizes else name
     sizes[camera] = height, width
     return camera, image
 
 
-def unsized(camera: str) -> str:
-    """The name of a camera without its size."""
+def _unsized(camera: str) -> str:
     return _BY_SIZE.sub("", camera)
+
+
+def plain_name(camera: str) -> str:
+    """The name of a camera without its size and lens."""
+    return _BY_LENS.sub("", _unsized(camera))
 
 
 def sizes_of(cameras: Iterable[str]) -> dict[str, tuple[int, int]]:
@@ -107,23 +139,34 @@ _FOCALS_MM = (8.0, 2000.0)
 _WHOLE_STD, _CROPPED_STD = 0.08, 0.12  # focusing and corrections of the lens crop the image, too
 
 
-def exif_focal(file: Path, width: int, height: int) -> tuple[float, float] | None:
-    """Focal of a photograph, pixels, by the 35 mm equivalent in its EXIF, and its relative deviation; None: not said.
-
-    Equivalents compare diagonals (CIPA DCG-001-2020), that of the sensor with that of film. An image of a shape that
-    no sensor has is part of what the sensor saw. Needs Pillow.
-    """
+def _equivalent(file: Path) -> float:
+    """Focal of a photograph, mm, as its equivalent on 35 mm film by its EXIF; 0: not said. Needs Pillow."""
     try:
         from PIL import Image as Pillow
     except ImportError:
-        return None
+        return 0.0
     try:
         with Pillow.open(file) as opened:
+            if opened.format == "PNG" and "exif" not in opened.info:
+                return 0.0  # Pillow would decode it all to look behind the pixels
             equivalent = float(opened.getexif().get_ifd(_EXIF).get(_FOCAL_35MM, 0))
-    except (OSError, ValueError, TypeError, KeyError, SyntaxError, OverflowError, ArithmeticError, struct.error):
-        return None  # the image itself was read
-    if not _FOCALS_MM[0] <= equivalent <= _FOCALS_MM[1]:
-        return None
+    except Exception:  # Pillow lets errors of struct and others through; the image itself was read
+        return 0.0
+    return equivalent if _FOCALS_MM[0] <= equivalent <= _FOCALS_MM[1] else 0.0
+
+
+def _lens(equivalent: float) -> int:
+    """An equivalent, mm, to 6 bits, 0 for 0: of a zoom, what differs by less than 2 or 3 percent is one camera."""
+    step = 1 << max(0, round(equivalent).bit_length() - 6)
+    return round(equivalent / step) * step
+
+
+def _focal(equivalent: float, width: int, height: int) -> tuple[float, float]:
+    """Focal, pixels, of an image with that equivalent, mm, and its relative deviation.
+
+    Equivalents compare diagonals (CIPA DCG-001-2020), that of the sensor with that of film. An image of a shape that
+    no sensor has is part of what the sensor saw.
+    """
     long, short = max(width, height), min(width, height)
     whole = any(abs(long / short / shape - 1) < 2 * _SAME_SIZE for shape in _SENSORS)
     sensors = [max(long, short * shape) * math.hypot(1.0, 1 / shape) for shape in _SENSORS]
@@ -151,15 +194,33 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part.lower()) for part in parts]
 
 
-def _plain(path: Path) -> list[tuple[int, Path]]:
-    images = (file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
-    files = list(images)
+def _plain(path: Path) -> tuple[list[tuple[int, Path]], int]:
+    """The images of a folder by nominal stamp, and how many depth images lie beside them."""
+    every = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
+    images = [file for file in every if not _is_depth(file)] or every
+    stamped = [(index * 10**9 // NOMINAL_HZ, file) for index, file in enumerate(_ordered(images))]
+    return stamped, len(every) - len(images)
+
+
+def _ordered(files: list[Path]) -> list[Path]:
     decimal = [re.fullmatch(r"\d+\.(\d+)", file.stem) for file in files]
     if all(decimal) and any(len(found[1]) > 2 for found in decimal if found):  # seconds; last zeros may be left out
-        ordered = sorted(files, key=lambda file: Decimal(file.stem))
-    else:
-        ordered = sorted(files, key=_natural)
-    return [(index * 10**9 // NOMINAL_HZ, file) for index, file in enumerate(ordered)]
+        return sorted(files, key=lambda file: Decimal(file.stem))
+    return sorted(files, key=_natural)
+
+
+_PNG_GREY_16 = b"\x10\x00"  # depth and type of colour, after the size
+
+
+def _is_depth(file: Path) -> bool:
+    """Whether it is called depth, and is a PNG of 16 bits without colour."""
+    if "depth" not in file.stem.lower() or file.suffix.lower() != ".png":
+        return False
+    try:
+        with open(file, "rb") as opened:
+            return opened.read(26)[24:] == _PNG_GREY_16
+    except OSError:
+        return False
 
 
 def _listed(path: Path) -> list[tuple[int, Path]]:
@@ -225,7 +286,7 @@ class VideoFile(FrameSource):
                 image = self.image(self._camera, partial(_retrieved, capture))
                 if image is None:
                     break
-                yield Frame(last, *fitted(self._camera, image, self.sizes))
+                yield Frame(last, *fitted(self.named.get(last, self._camera), image, self.sizes))
         finally:
             capture.release()
         # The container's count may be a frame or two off; more means a truncated file.

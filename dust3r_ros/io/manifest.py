@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -43,6 +44,7 @@ class FrameEntry:
     o_T_c: Array | None = None
     up: Array | None = None
     points: Array32 | None = None
+    focal: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +139,8 @@ class ManifestWriter:
         if frame.points is not None:
             packed = zlib.compress(np.ascontiguousarray(frame.points, "<f4").tobytes())
             line["points"] = base64.b64encode(packed).decode("ascii")
+        if frame.focal is not None:
+            line["focal"] = frame.focal
         if not used:
             line["refused"] = reason or "refused"
         self._write(line)
@@ -277,6 +281,7 @@ def _entry(values: Mapping[str, Any]) -> FrameEntry:
         _odometry(values),
         _up(values),
         points,
+        _focal(values),
     )
 
 
@@ -296,6 +301,15 @@ def _up(values: Mapping[str, Any]) -> Array | None:
     if not abs(np.linalg.norm(up) - 1.0) < 1e-2:
         raise ValueError("its direction up has not length 1")
     return up
+
+
+def _focal(values: Mapping[str, Any]) -> tuple[float, float] | None:
+    if "focal" not in values:
+        return None
+    focal, std = map(float, values["focal"])
+    if not (0 < focal < math.inf and 0 < std < math.inf):
+        raise ValueError(f"its focal {focal} +- {std} is none")
+    return focal, std
 
 
 def _stamp(values: Mapping[str, Any]) -> int:

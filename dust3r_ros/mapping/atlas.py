@@ -55,9 +55,9 @@ class _Heir:
 class AtlasEntry:
     """One map of an atlas: the map itself, its frames, and the names of its keyframes, unique in the atlas."""
 
-    def __init__(self, submap: Submap, fresh_names: Iterator[int], session: int = 0) -> None:
+    def __init__(self, submap: Submap, fresh_names: Iterator[int]) -> None:
         self.submap = submap
-        self.frames = FrameLog(submap, session, submap.state.pages.put_away)
+        self.frames = FrameLog(submap, submap.state.pages.put_away)
         self.live: bool | None = None  # whether work on the whole map is done in a child; None: offline
         self.changes = 0  # how often keyframes changed
         self.removals = 0  # how often some were culled
@@ -101,6 +101,7 @@ class AtlasEntry:
         state = self.submap.state
         if keyframe is not None:
             self.name(keyframe)
+            state.records[keyframe].session = seen.session
             self.frames.add_keyframe(keyframe, stream, seen)
         else:
             self.frames.add(state.trail[-1], stream, seen, found)
@@ -117,14 +118,14 @@ class AtlasEntry:
         self._generation = self.submap.state.generation
         self.frames.find_again(_NEWEST)
 
-    def keep(self, pose: FollowedPose, stream: CameraStream) -> bool:
+    def keep(self, pose: FollowedPose, stream: CameraStream, session: int) -> bool:
         """Record a pose found elsewhere, relative to a keyframe; False if no keyframe has that name."""
         name, k_T_c, unit = pose.keyframe, pose.k_T_c, pose.unit
         while name in self._heirs:  # it was culled meanwhile
             name, k_T_c, unit = self._heirs[name].instead(k_T_c, unit)
         if name not in self.names:
             return False
-        seen = TrackedImage(pose.stamp_ns, Tracks(pose.ids, pose.pixels), pose.snapshot_ns)
+        seen = TrackedImage(pose.stamp_ns, Tracks(pose.ids, pose.pixels), pose.snapshot_ns, session=session)
         self.frames.keep(self.names.index(name), stream, seen, k_T_c, unit)
         return True
 
@@ -205,18 +206,19 @@ class Atlas:
     def __init__(self, make: Callable[[], Submap]) -> None:
         self._make = make
         self.asleep: list[AtlasEntry] = []
-        self.session = 0  # how many times the maps were continued
+        self.session = self.first_session = 0  # counts how many times maps were continued, or stamps began anew
         self.origin = ("", 0)  # their file, and its state
         self._live: bool | None = None
         self._names, self._heard_of = count(), False
-        self.active = AtlasEntry(self._make(), self._names, self.session)
+        self.active = AtlasEntry(self._make(), self._names)
 
     def restore(self, state: MapState, streams: Mapping[str, CameraStream]) -> None:
         """Restore the maps of an earlier session, which had all of ``streams``, into an empty atlas."""
-        self.session, self.origin = state.session + 1, (state.lineage, state.changes)
+        self.session = self.first_session = state.session + 1
+        self.origin = state.lineage, state.changes
         self._names = count(max((name for submap in state.submaps for name in submap.names), default=-1) + 1)
         self._heard_of = True
-        maps = [AtlasEntry(self._make(), self._names, self.session) for _ in state.submaps]
+        maps = [AtlasEntry(self._make(), self._names) for _ in state.submaps]
         for entry, saved in zip(maps, state.submaps, strict=True):
             entry.restore(saved, streams)
         if maps:
@@ -227,7 +229,7 @@ class Atlas:
         self._heard_of = self._heard_of or bool(self.asleep) or self.active.submap.initialised
         if not self._heard_of:
             self._names = count()
-        self.active = AtlasEntry(self._make(), self._names, self.session)
+        self.active = AtlasEntry(self._make(), self._names)
         self._forget_meetings()
         if self._live is not None:
             self.active.go_live(self._live)
@@ -286,9 +288,8 @@ class Atlas:
 
     def keep(self, entries: Sequence[AtlasEntry]) -> None:
         """Only these maps are left; the largest is active."""
-        self.active, self.asleep = entries[0], list(entries[1:])
-        largest = self.largest()
-        self.active, self.asleep = largest, [entry for entry in entries if entry is not largest]
+        self.active = max(entries, key=lambda entry: len(entry.submap.posed()))
+        self.asleep = [entry for entry in entries if entry is not self.active]
         self._forget_meetings()
 
     def _forget_meetings(self) -> None:
@@ -346,11 +347,11 @@ class Search:
 
     def again(self, frame: CameraFrame) -> bool:
         """Locate a frame of before in the active map, unless it is there, by more landmarks than one that goes on."""
-        active, stream = self._atlas.active, frame.stream
-        if active.frames.has(frame.stamp_ns, stream.name) or not active.submap.finder.accepts_camera(stream):
+        active, stream, known = self._atlas.active, frame.stream, (frame.stamp_ns, frame.stream.name, frame.session)
+        if active.frames.has(*known) or not active.submap.finder.accepts_camera(stream):
             return False
         stream.go_back_to(frame.gray, frame.mask)
-        near = active.frames.near(frame.stamp_ns, stream.name)
+        near = active.frames.near(*known)
         found = active.submap.finder.relocalise(stream, frame.gray, frame.working, near)
         if found is None or np.count_nonzero(found[0].inliers) < _SURELY * self._config.track_min_inliers:
             return False

@@ -34,8 +34,8 @@ class KeyframeRecord:
     (H, W) are left out by the camera's mask and because they move; None: none. ``before``: the
     keyframe at which its camera was before, None for its first; ``visit``: the count of visits when it was made.
     ``lost``: how many of the landmarks it sees lost their position when others were culled. ``gray`` (H, W): the
-    tracked image; None for a keyframe of an older session. ``rolling`` (2,): the camera's readout that is taken out of
-    what it sees and of ``image``; ``as_shown``: where ``gray`` shows what it is taken out of.
+    tracked image; None for a keyframe of an older run. ``rolling`` (2,): the camera's readout that is taken out of
+    what it sees and of ``image``; ``as_shown``: where ``gray`` shows what it is taken out of. ``session``: its stamp's.
     """
 
     stamp_ns: int
@@ -52,6 +52,7 @@ class KeyframeRecord:
     gray: Image | None = None
     rolling: tuple[float, float] = (0.0, 0.0)
     as_shown: Tracks = field(default_factory=no_tracks)
+    session: int = 0
 
     @property
     def left_out(self) -> Mask | None:

@@ -20,7 +20,10 @@ from dust3r_ros.types import Array, Image, TrackingState
 
 @dataclass(eq=False)
 class CameraFrame:
-    """One image on its way through the mapper: native or working ``image``, tracked one, results of the steps."""
+    """One image on its way through the mapper: native or working ``image``, tracked one, results of the steps.
+
+    ``session``: of its stamp, as of ``FrameLog``.
+    """
 
     stamp_ns: int
     stream: CameraStream
@@ -33,6 +36,7 @@ class CameraFrame:
     keyframe: int | None = None
     state: TrackingState = TrackingState.INITIALISING
     removed: tuple[int, ...] = ()  # names of the keyframes of a map left behind
+    session: int = 0
 
     @property
     def w_T_c(self) -> Array | None:  # noqa: N802
@@ -51,12 +55,19 @@ class TrackedImage:
     """The corners (N) followed into the image of a stamp.
 
     ``anchored_ns``: stamp of the image that they were last refreshed from. ``gray`` (H, W): the tracked image, if kept.
+    ``session``: of the stamps.
     """
 
     stamp_ns: int
     tracks: Tracks
     anchored_ns: int
     gray: Image | None = None
+    session: int = 0
+
+    @property
+    def when(self) -> tuple[int, int]:
+        """Session and stamp, which rise with time."""
+        return self.session, self.stamp_ns
 
 
 _MOST_PX = 3.0  # a larger shift is another spot
@@ -95,7 +106,7 @@ def without_drift(tracked: TrackedImage, drifts: Sequence[Drift]) -> Tracks:
     return Tracks(ids, pixels)
 
 
-_MOST_LOST = 1000
+_MOST_LOST, _MOST_POSED = 1000, 100
 
 
 class LostImages:
@@ -105,19 +116,27 @@ class LostImages:
         """``put_away`` is given each image and returns the one to keep in its place."""
         self._put_away = put_away
         self._frames: deque[CameraFrame] = deque(maxlen=_MOST_LOST)
+        self._posed: deque[CameraFrame] = deque(maxlen=_MOST_POSED)  # in a map that may be given up
 
-    def keep(self, frame: CameraFrame) -> None:
-        """Keep a frame's working image and tracked one."""
+    def keep(self, frame: CameraFrame, sure: bool) -> None:
+        """Keep a frame's working image and tracked one, if it has no pose, or only in a map that is not ``sure``."""
+        if sure:
+            self._posed.clear()
+        if frame.found is not None and (sure or frame.keyframe is not None):
+            return
         images = self._put_away(frame.working), self._put_away(frame.gray)
-        self._frames.append(CameraFrame(frame.stamp_ns, frame.stream, *images, frame.mask, state=frame.state))
+        kept = CameraFrame(frame.stamp_ns, frame.stream, *images, frame.mask, state=frame.state, session=frame.session)
+        (self._frames if frame.found is None else self._posed).append(kept)
 
     def keep_all(self, records: Iterable[KeyframeRecord]) -> None:
-        """Keep the keyframes of a map that is given up, except those of older sessions."""
-        self._frames.extend(frames_of(records))
+        """Keep the images of a map that is given up, except those of older sessions."""
+        self._frames.extend([*frames_of(records), *self._posed])
+        self._posed.clear()
 
     def clear(self) -> None:
         """Forget all: they are of another clock."""
         self._frames.clear()
+        self._posed.clear()
 
     def of_others(self, state: Reconstruction) -> bool:
         """Whether some are of cameras that wait for a map to become certain of its focal."""
@@ -129,7 +148,7 @@ class LostImages:
         ``locate`` returns whether it found the frame. ``records``: keyframes to be located as well, which are not kept.
         Returns whether there was anything to locate.
         """
-        frames = sorted([*self._frames, *frames_of(records)], key=lambda frame: frame.stamp_ns)
+        frames = sorted([*self._frames, *frames_of(records)], key=lambda frame: (frame.session, frame.stamp_ns))
         lost, untried, step = set(range(len(frames))), set(range(len(frames))), -1
         while untried:
             for at in range(len(frames))[::step]:
@@ -150,4 +169,5 @@ def frames_of(records: Iterable[KeyframeRecord]) -> Iterator[CameraFrame]:
     for record in records:
         if record.gray is not None:
             mask = record.stream.mask_of(record.masked)
-            yield CameraFrame(record.stamp_ns, record.stream, record.image, record.gray, mask)
+            images = record.image, record.gray
+            yield CameraFrame(record.stamp_ns, record.stream, *images, mask, session=record.session)

@@ -116,13 +116,17 @@ class MapView:
     def trajectory(
         self, only: Collection[tuple[int, str]] | None = None, sessions: range | None = None
     ) -> list[StampedPose]:
-        """Every tracked frame in the current map, by time; ``only``: the wanted (stamp, camera), or ``sessions``."""
+        """Every tracked frame in the current map, by session and time; ``sessions``: only those.
+
+        ``only``: (stamp, camera) of the wanted ones, as the clock is now.
+        """
+        sessions = self.run[-1:] if only is not None else sessions
         return self._active.frames.trajectory(only, sessions) if self.submap.initialised else []
 
     @property
     def run(self) -> range:
-        """The session of this run; a map that was loaded has earlier ones."""
-        return range(self._atlas.session, self._atlas.session + 1)
+        """The sessions of this run, another one whenever stamps began anew; a map that was loaded has earlier ones."""
+        return range(self._atlas.first_session, self._atlas.session + 1)
 
     @property
     def guessing_since(self) -> int | None:

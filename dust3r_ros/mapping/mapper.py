@@ -108,8 +108,8 @@ class Mapper(MapView):
         self._relocalise(frame)
         self._insert_keyframe(frame)
         self._close_loops(frame)
-        if frame.found is None and self.mapping and not self._live:
-            self._lost.keep(frame)
+        if self.mapping and not self._live:
+            self._lost.keep(frame, self.submap.state.sure)
 
     def _prepare(self, stamp_ns: int, camera: str, image: Image, mask: Image | None) -> CameraFrame:
         """Check an image and compute its tracked image."""
@@ -122,7 +122,7 @@ class Mapper(MapView):
             gray = stream.gray(image)
             self._check_order(stamp_ns, camera)
             stream.see(gray, mask)
-        return CameraFrame(stamp_ns, stream, image, gray, stream.mask)
+        return CameraFrame(stamp_ns, stream, image, gray, stream.mask, session=self._atlas.session)
 
     def _mask_own(self, stream: CameraStream) -> tuple[int, ...]:
         """Leave out what a camera turns out to carry along; a young map begins again. Returns which keyframes leave."""
@@ -252,7 +252,7 @@ class Mapper(MapView):
         Returns how many were recorded: those relative to a keyframe of the active map.
         """
         known = [pose for pose in poses if pose.camera in self._cameras]
-        kept = sum(self._active.keep(pose, self._cameras[pose.camera]) for pose in known)
+        kept = sum(self._active.keep(pose, self._cameras[pose.camera], self._atlas.session) for pose in known)
         self._counts = replace(self._counts, frames=self._counts.frames + len(known))
         if self.mapping and known:
             self._active.rest(max(pose.stamp_ns for pose in known))
@@ -328,6 +328,7 @@ class Mapper(MapView):
     def begin_anew(self) -> MapUpdate:
         """Begin another map with the next image, whatever its stamp; the current one, if it has poses, sleeps."""
         removed = self._begin(keep=self.submap.initialised)
+        self._atlas.session += 1  # stamps are of another clock
         self._last_stamp.clear()
         self._lost.clear()
         return replace(self.news(removed), state=TrackingState.INITIALISING)
@@ -420,7 +421,7 @@ class Mapper(MapView):
         # For the last adjustment, which a live map does not wait for; they would fill much memory.
         wanted = frame.keyframe is None and self.mapping and not self._live
         gray = self.pages.put_away(frame.gray) if wanted else None
-        seen = TrackedImage(frame.stamp_ns, frame.tracks, refreshed_ns, gray)
+        seen = TrackedImage(frame.stamp_ns, frame.tracks, refreshed_ns, gray, frame.session)
         self._active.remember(frame.stream, seen, frame.found, frame.keyframe)
         if self.mapping and frame.keyframe is None:
             self._active.rest(frame.stamp_ns)

@@ -99,7 +99,7 @@ class RollingShutters:
         found = {}
         for index in self._state.sparse.posed():
             record, depth = self._state.records[index], self._state.sparse.median_depth(index)
-            motion = None if record.gray is None else motions.at(record.stream.name, record.stamp_ns)
+            motion = None if record.gray is None else motions.at(record.stream.name, record.stamp_ns, record.session)
             fastest = _FASTEST * record.stream.long_edge
             if motion is not None and motion.speed(self._state.intrinsics_of(index).focal, depth) < fastest:
                 found[index] = motion

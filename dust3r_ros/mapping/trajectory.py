@@ -121,21 +121,18 @@ _KEPT, _KEPT_CORNERS = 1000, 700_000  # 12 bytes a corner
 
 
 class FrameLog:
-    """The frames of one map, in order of arrival: 128 bytes each. Methods read or change its columns."""
+    """The frames of one map, in order of arrival: 128 bytes each. Methods read or change its columns.
 
-    def __init__(
-        self, keyframes: Submap, session: int = 0, put_away: Callable[[np.ndarray], np.ndarray] = np.asarray
-    ) -> None:
-        """``session`` counts how many times the map was continued: every session has its own clock.
+    A stamp is that of a session, which has its own clock: the map was continued, or stamps began anew.
+    """
 
-        ``put_away`` is given each block of memory but the first few and returns the one to use in its place.
-        """
-        self._keyframes, self._session = keyframes, session
+    def __init__(self, keyframes: Submap, put_away: Callable[[np.ndarray], np.ndarray] = np.asarray) -> None:
+        """``put_away`` is given each block of memory but the first few and returns the one to use in its place."""
+        self._keyframes = keyframes
         self.rewritten = 0  # how many times existing frames changed
         self._rows = _Rows(put_away)
         self._names: list[str] = []  # of cameras
         self._located: Counter[int] = Counter()  # frames with a relative pose, by keyframe
-        self.cameras: set[str] = set()  # of the frames of this session
         self._seen: deque[_Seen] = deque()
         self._seen_in_keyframes: deque[_Seen] = deque(maxlen=_KEPT)
 
@@ -146,7 +143,7 @@ class FrameLog:
         """Add a frame that became keyframe ``index``; ``seen``: the corners followed into it."""
         self._forget_drifts(stream)
         self._seen_in_keyframes.append(_Seen.of(len(self), stream, seen))
-        self._append(FrameState(seen.stamp_ns, stream.name, index, np.eye(4), float("nan"), self._session))
+        self._append(FrameState(seen.stamp_ns, stream.name, index, np.eye(4), float("nan"), seen.session))
 
     def add(self, reference: int, stream: CameraStream, seen: TrackedImage, found: PnpResult | None) -> None:
         """Add another frame relative to keyframe ``reference``; ``seen`` locates it again later."""
@@ -159,7 +156,7 @@ class FrameLog:
         corners = sum(len(kept.narrow.tracks.ids) for kept in self._seen)
         while len(self._seen) > _KEPT or corners > _KEPT_CORNERS:
             corners -= len(self._seen.popleft().narrow.tracks.ids)
-        self._append(FrameState(seen.stamp_ns, stream.name, reference, r_T_f, unit, self._session))
+        self._append(FrameState(seen.stamp_ns, stream.name, reference, r_T_f, unit, seen.session))
 
     def find_again(self, newest: int = _KEPT, exactly: bool = False, motions: Motions | None = None) -> None:
         """Locate frames again after the map was rebuilt or refined: so many, or all that can be.
@@ -175,7 +172,7 @@ class FrameLog:
             known = bool(_located(row)[0]) and self._keyframes.pose(int(row["keyframe"][0])) is not None
             guess = self._poses(row)[0] if known else None
             image, motion = self._unrolled(seen, guess, motions)
-            tracks = without_drift(image, drifts.get(seen.stream.name, ()))
+            tracks = without_drift(image, drifts.get((seen.stream.name, image.session), ()))
             found = self._keyframes.finder.locate(seen.stream, tracks, guess)
             if found is not None:
                 self._move(seen.at, found.w_T_c)
@@ -186,54 +183,58 @@ class FrameLog:
                 self._move(at, w_T_c)
 
     def motions(self) -> Motions:
-        """How the cameras of this session moved at each frame."""
+        """How the cameras moved at each frame, in each session."""
         frames = {}
         for name in self._names:
-            own = self._placed_of(name)
-            rows = self._rows.take(own)
-            own, stamps = (values[rows["session"] == self._session] for values in (own, rows["stamp_ns"]))
-            order = np.argsort(stamps, kind="stable")
-            frames[name] = stamps[order], partial(self._poses_of, own[order])
+            placed = self._placed_of(name)
+            rows = self._rows.take(placed)
+            for session in np.unique(rows["session"]).tolist():
+                own, stamps = (values[rows["session"] == session] for values in (placed, rows["stamp_ns"]))
+                order = np.argsort(stamps, kind="stable")
+                frames[name, session] = stamps[order], partial(self._poses_of, own[order])
         return Motions(frames)
 
     def _poses_of(self, indices: np.ndarray, chosen: np.ndarray) -> Array:
         return self._poses(np.concatenate([self._rows[at] for at in indices[chosen].tolist()]))
 
-    def _drifts(self, motions: Motions) -> dict[str, list[Drift]]:
-        """Of the corners in keyframes of each camera; in culled ones too, which are where they were beside others."""
-        drifts: dict[str, list[Drift]] = {}
+    def _drifts(self, motions: Motions) -> dict[tuple[str, int], list[Drift]]:
+        """Of the corners in keyframes of each camera and session; in culled ones too, which are where they were beside
+        others.
+        """
+        drifts: dict[tuple[str, int], list[Drift]] = {}
         for seen in self._seen_in_keyframes:
             row = self._rows[seen.at]
             if self._keyframes.pose(int(row["keyframe"][0])) is not None:
                 w_T_c = self._poses(row)[0]
                 image, _ = self._unrolled(seen, w_T_c, motions)
                 off = self._keyframes.drift(seen.stream, w_T_c, image.tracks)
-                drifts.setdefault(seen.stream.name, []).append(Drift(image.stamp_ns, image.tracks.ids, off))
+                own = drifts.setdefault((seen.stream.name, image.session), [])
+                own.append(Drift(image.stamp_ns, image.tracks.ids, off))
         for own in drifts.values():
             own.sort(key=lambda drift: drift.stamp_ns)  # some came late
         return drifts
 
     def _unrolled(self, seen: _Seen, w_T_c: Array | None, motions: Motions) -> tuple[TrackedImage, Motion | None]:
         """An image at ``w_T_c`` (4, 4), without what a rolling shutter did to its corners; the motion of its camera."""
-        image, motion = seen.image, motions.at(seen.stream.name, seen.narrow.stamp_ns)
+        image, motion = seen.image, motions.at(seen.stream.name, seen.narrow.stamp_ns, seen.narrow.session)
         if w_T_c is not None and motion is not None:
             image = replace(image, tracks=self._keyframes.unrolled(seen.stream, w_T_c, image.tracks, motion))
         return image, motion
 
-    def has(self, stamp_ns: int, camera: str) -> bool:
-        """Whether a camera's frame of this session is here, with a pose or not."""
+    def has(self, stamp_ns: int, camera: str, session: int = 0) -> bool:
+        """Whether a camera's frame is here, with a pose or not."""
         code = self._names.index(camera) if camera in self._names else -1
 
         def wanted(block: np.ndarray) -> np.ndarray:
-            own = (block["camera"] == code) & (block["session"] == self._session)
+            own = (block["camera"] == code) & (block["session"] == session)
             return own & (block["stamp_ns"] == stamp_ns)
 
         return len(self._rows.find(wanted)) > 0
 
-    def near(self, stamp_ns: int, camera: str) -> Array | None:
-        """``w_T_c`` (4, 4) of a camera in the frame of this session with the nearest stamp; None if none has a pose."""
+    def near(self, stamp_ns: int, camera: str, session: int = 0) -> Array | None:
+        """``w_T_c`` (4, 4) of a camera in the frame of a session with the nearest stamp; None if none has a pose."""
         rows = self._rows.take(self._placed_of(camera)) if camera in self._names else np.zeros(0, _ROW)
-        rows = rows[rows["session"] == self._session]
+        rows = rows[rows["session"] == session]
         if not len(rows):
             return None
         nearest = int(np.argmin(np.abs(rows["stamp_ns"] - stamp_ns)))
@@ -248,7 +249,7 @@ class FrameLog:
             yield at, self._state(at)
 
     def restore(self, frames: Iterable[FrameState]) -> None:
-        """Add frames of earlier sessions, before any of this one; they are not located again."""
+        """Add frames of an earlier run, before any of this one; they are not located again."""
         for frame in frames:
             self._append(frame)
 
@@ -261,18 +262,16 @@ class FrameLog:
     ) -> list[StampedPose]:
         """Every frame with a pose in the current map, by session and time.
 
-        ``only``: (stamp, camera) of the wanted frames of this session; ``sessions``: only those.
+        ``only``: (stamp, camera) of the wanted ones; ``sessions``: only those.
         """
         placed = self._placed()
         stamps = None if only is None else np.array([stamp_ns for stamp_ns, _ in only], np.int64)
 
         def wanted(block: np.ndarray) -> np.ndarray:
+            found = placed(block)
             if sessions is not None:
-                return placed(block) & np.isin(block["session"], sessions)
-            if stamps is None:
-                return placed(block)
-            own = (block["session"] == self._session) & np.isin(block["stamp_ns"], stamps)
-            return own & placed(block)
+                found &= np.isin(block["session"], sessions)
+            return found if stamps is None else found & np.isin(block["stamp_ns"], stamps)
 
         rows = self._rows.take(self._rows.find(wanted))
         ranks = np.argsort(np.argsort(self._names))
@@ -338,12 +337,10 @@ class FrameLog:
 
         Frames that lie between later ones do not need them, and they would hold their landmarks.
         """
-        oldest = min((seen.narrow.stamp_ns for seen in self._seen if seen.stream is stream), default=math.inf)
-        own = [seen.narrow.stamp_ns for seen in self._seen_in_keyframes if seen.stream is stream]
-        first = max((stamp_ns for stamp_ns in own if stamp_ns < oldest), default=-math.inf)
-        needed = [
-            seen for seen in self._seen_in_keyframes if seen.stream is not stream or seen.narrow.stamp_ns >= first
-        ]
+        oldest = min((seen.narrow.when for seen in self._seen if seen.stream is stream), default=(math.inf,))
+        own = [seen.narrow.when for seen in self._seen_in_keyframes if seen.stream is stream]
+        first = max((when for when in own if when < oldest), default=(-math.inf,))
+        needed = [seen for seen in self._seen_in_keyframes if seen.stream is not stream or seen.narrow.when >= first]
         self._seen_in_keyframes = deque(needed, maxlen=_KEPT)
 
     def _move(self, at: int, w_T_c: Array | None) -> None:
@@ -366,8 +363,6 @@ class FrameLog:
     def _append(self, frame: FrameState) -> None:
         if frame.camera not in self._names:
             self._names.append(frame.camera)
-        if frame.session == self._session:
-            self.cameras.add(frame.camera)
         camera, pose = self._names.index(frame.camera), frame.keyframe_T_frame
         relative = np.full((3, 4), np.nan) if pose is None else pose[:3]
         self._rows.append(frame.stamp_ns, camera, frame.keyframe, frame.session, self.rewritten, frame.unit, relative)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -83,7 +84,10 @@ class Assembler:
         *,
         in_order: bool = True,
     ) -> None:
-        """``in_order``: release images of several cameras in the order of their stamps, waiting if necessary."""
+        """``in_order``: release images of several cameras in the order of their stamps, waiting if necessary.
+
+        Otherwise each camera's are in order, and none waits for those of another.
+        """
         self._in_order = in_order
         self._asked, self._wait_s, self._tolerance_ns, self._size = asked, wait_s, tolerance_ns, size
         self._rows = {camera: {kind: _Row() for kind in kinds[camera]} for camera in kinds}
@@ -100,11 +104,11 @@ class Assembler:
     @property
     def waiting(self) -> int:
         """Number of images held."""
-        return len(self._heap)
+        return sum(map(len, self._heaps.values()))
 
     def clear(self) -> None:
         """Discard the images held."""
-        self._heap: list[tuple[int, int, Held]] = []
+        self._heaps: dict[str, list[tuple[int, int, Held]]] = {}  # of all cameras, or one for each
         self._newest: dict[str, tuple[int, float]] = {}  # by camera: stamp, arrival
 
     def image(self, camera: str, stamp_ns: int, image: Any, now: float) -> list[Held]:
@@ -115,7 +119,8 @@ class Assembler:
             ready = self.flush()
             self.clear()
         self._newest[camera] = stamp_ns, now
-        heapq.heappush(self._heap, (stamp_ns, next(self._number), Held(camera, stamp_ns, image, now)))
+        heap = self._heaps.setdefault("" if self._in_order else camera, [])
+        heapq.heappush(heap, (stamp_ns, next(self._number), Held(camera, stamp_ns, image, now)))
         return ready + self.tick(now)
 
     def companion(self, kind: str, camera: str, stamp_ns: int, now: float) -> list[Held]:
@@ -125,26 +130,22 @@ class Assembler:
 
     def tick(self, now: float) -> list[Held]:
         """Release the images that need not wait any longer."""
-        ready = []
-        while self._heap:
-            held = self._heap[0][2]
-            crowded = len(self._heap) > self._size
-            awaited = self._awaited(held)
-            waits = bool(awaited) and now - held.arrived < self._wait_s
-            if not crowded and (waits or not self._in_turn(held, now)):
-                break
-            self.incomplete.update(awaited)
-            ready.append(heapq.heappop(self._heap)[2])
-        return ready
+        return [held for heap in self._heaps.values() for held in self._ready(heap, now)]
 
     def flush(self) -> list[Held]:
         """Release all images."""
-        ready = []
-        while self._heap:
-            held = heapq.heappop(self._heap)[2]
-            self.incomplete.update(self._awaited(held))
-            ready.append(held)
-        return ready
+        return [held for heap in self._heaps.values() for held in self._ready(heap, math.inf)]
+
+    def _ready(self, heap: list[tuple[int, int, Held]], now: float) -> Iterator[Held]:
+        """Those of one heap that need not wait any longer."""
+        while heap:
+            held = heap[0][2]
+            awaited = self._awaited(held)
+            waits = (awaited and now - held.arrived < self._wait_s) or not self._in_turn(held, now)
+            if waits and self.waiting <= self._size:
+                return
+            self.incomplete.update(awaited)
+            yield heapq.heappop(heap)[2]
 
     def _in_turn(self, held: Held, now: float) -> bool:
         """Whether no live camera can still send an image with an older stamp."""

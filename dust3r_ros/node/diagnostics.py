@@ -67,15 +67,26 @@ def _mapping(now: Snapshot, before: Snapshot) -> _Verdict:
         return _WARN, NO_MAP
     if now.rejected > before.rejected:
         return _WARN, f"{now.rejected - before.rejected} images refused: {now.message}"
-    if now.state is TrackingState.LOST:
-        return _WARN, "the camera is lost"
-    if now.state is TrackingState.BRIDGED:
-        return _WARN, "the camera is not found in the map; its pose is extended by odometry or IMU"
+    if unseen := _unseen(now):
+        return _WARN, unseen
     if now.dropped > before.dropped:
         return _WARN, f"{now.dropped - before.dropped} images dropped: they arrive faster than they can be mapped"
     if now.lag > LAGS_S:
         return _WARN, f"the map is {now.lag:.1f} s behind the camera: it gets fewer keyframes than it should"
     return _OK, now.shown_state
+
+
+_UNSEEN = {
+    TrackingState.LOST: "is lost",
+    TrackingState.BRIDGED: "is not found in the map; its pose is extended by odometry or IMU",
+}
+
+
+def _unseen(now: Snapshot) -> str:
+    """Which cameras are not found in the map; "" if all are. The node's state is that of the best one."""
+    if len(now.states) > 1:
+        return "; ".join(f"camera '{name}' {_UNSEEN[state]}" for name, state in now.states.items() if state in _UNSEEN)
+    return f"the camera {_UNSEEN[now.state]}" if now.state in _UNSEEN else ""
 
 
 def _mapping_values(now: Snapshot) -> dict[str, object]:
@@ -197,6 +208,8 @@ def _camera_values(now: Snapshot, camera: Camera) -> dict[str, object]:
         "principal point": f"{raw.cx:.1f}, {raw.cy:.1f}",
         "distortion": ", ".join(f"{value:.4g}" for value in raw.coefficients) or "none",
     }
+    if camera.name in now.states:
+        values["state"] = now.states[camera.name].value
     if camera.given:
         values["published focal (px)"] = f"{camera.given:.1f}"
         values["disagreement (sigma)"] = f"{camera.disagreement:.1f}"

@@ -10,7 +10,6 @@ from threading import RLock
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import Vector3
 from nav_msgs.msg import Odometry
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
@@ -26,6 +25,7 @@ from dust3r_ros.node.jobs import calibration_from
 from dust3r_ros.node.qos import FollowingSubscription, full_topic, image_profile, profile_of, why_silent
 from dust3r_ros.node.tf_listener import TfListener
 from dust3r_ros.node.topics import CameraTopics, TopicHealth, TopicMonitor, is_compressed
+from dust3r_ros.sensors.gravity_filter import measured
 from dust3r_ros.sensors.synchronizer import Synchronizer, SynchronizerSettings
 from dust3r_ros.sensors.transform_buffer import TransformBuffer, Unavailable
 from dust3r_ros.types import Array, Calibration
@@ -101,11 +101,11 @@ class SynchronizerInputs:
         )
         return ""
 
-    def take_depth_info(self, camera: str, topic: str, message: CameraInfo) -> str:
-        """Take in the calibration of a separate depth camera."""
-        calibration, remark = calibration_from(message, topic)
+    def take_depth_info(self, camera: CameraTopics, message: CameraInfo) -> str:
+        """Take in the calibration of the separate depth camera of ``camera``."""
+        calibration, remark = calibration_from(message, camera.depth_info, camera.depth)
         if calibration is not None:
-            self._depth_cameras[camera] = calibration
+            self._depth_cameras[camera.name] = calibration
         return remark
 
     def take_odometry(self, message: Odometry) -> str:
@@ -123,8 +123,8 @@ class SynchronizerInputs:
 
     def take_imu(self, message: Imu) -> str:
         """Take in acceleration and angular velocity; for bridging, a gyroscope alone will do."""
-        acceleration = _measured(message.linear_acceleration, message.linear_acceleration_covariance)
-        rate = _measured(message.angular_velocity, message.angular_velocity_covariance)
+        acceleration = measured(message.linear_acceleration, message.linear_acceleration_covariance)
+        rate = measured(message.angular_velocity, message.angular_velocity_covariance)
         if acceleration is None and (rate is None or not self._synchronizer.settings.turning):
             return f"{self._config.imu_topic} has no acceleration; it is not used"
         stamp_ns = stamp_to_ns(message.header.stamp)
@@ -133,12 +133,6 @@ class SynchronizerInputs:
 
     def _base(self, held: Held) -> Array | Unavailable:
         return self._tf.lookup(self._config.base_frame, self._frame_of(held.camera, held.image), held.stamp_ns)
-
-
-def _measured(vector: Vector3, covariance: Sequence[float]) -> Array | None:
-    """(3,), or None if it is not measured: a first covariance of -1 (sensor_msgs/Imu), or not finite."""
-    values = np.array([vector.x, vector.y, vector.z])
-    return values if covariance[0] != -1.0 and np.isfinite(values).all() else None
 
 
 def _there(found: Array | Unavailable | None) -> bool | None:
@@ -297,7 +291,7 @@ class Inputs:
                     _kind(is_compressed(topic)), topic, what, name, partial(self._take_companion, what, name, take)
                 )
         if camera.depth:
-            take_info = partial(synchronizer.take_depth_info, name, camera.depth_info)
+            take_info = partial(synchronizer.take_depth_info, camera)
             self._listen(CameraInfo, camera.depth_info, "depth_info", name, take_info, SENSOR)
 
     def _listen(

@@ -310,6 +310,7 @@ class MapMaker:
     def keep(self, poses: Sequence[FollowedPose]) -> None:
         """Keep the poses of images that are not handed over."""
         self._back_end.keep(poses)
+        self._map.note_poses()
         self._stale = True
 
     # Knowledge about the robot

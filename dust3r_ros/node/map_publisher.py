@@ -186,6 +186,10 @@ class MapPublisher:
         for changes in self._changes.values():
             changes.note(update)
 
+    def note_poses(self) -> None:
+        """Images were only followed: the path has more poses."""
+        self._path_stale = True
+
     def forget(self) -> None:
         """The map was replaced: publish all of it anew."""
         self._path_stale = True

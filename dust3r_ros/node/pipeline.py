@@ -421,7 +421,8 @@ class Pipeline:
         else:
             self._unsaved = max(0, taken - news.status.counts.frames)
         self._resets = news.resets
-        self._status = replace(news.status, stamp_ns=self._status.stamp_ns, state=self._status.state)
+        was = self._status
+        self._status = replace(news.status, stamp_ns=was.stamp_ns, state=was.state, states=was.states)
         self._send_next()
 
     def _later(self, job: Callable[[], None]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,26 +61,24 @@ def write_results(
     ``loaded``: counts of the map that this run continued, whose images are neither counted nor in trajectory.txt;
     ``map_kept``: a session writes that file itself. Without depth (``config.dense``) the cloud consists of the
     landmarks. A map without a point still gives valid files, and the report says so. Returns the content of
-    summary.json. Raises ``OutputError`` when a file cannot be written.
+    summary.json. Raises ``OutputError`` when a file cannot be written, once all others are but summary.json.
     """
     directory = make_folder(directory)
     keyframes, trajectory, cameras = mapper.keyframes, mapper.trajectory(), mapper.cameras
     cloud = _cloud(keyframes, config) if config.dense else mapper.landmarks()
-    counts, own = mapper.counts, trajectory
-    if loaded is not None:
-        own = mapper.trajectory(sessions=mapper.run)
-        counts = replace(counts, frames=counts.frames - loaded.frames, lost=counts.lost - loaded.lost, tracked=len(own))
+    counts, own = _of_this_run(mapper, loaded, trajectory)
     summary = _summary(mapper, counts, len(cloud), config, stopwatch, source, wall_seconds, scale)
-    try:
-        if not map_kept:  # first: where the disk is full, all others can be made from it
-            save_map(directory / "map.db", mapper, settings or as_mapping(config))
-    finally:  # these may still fit
-        write_trajectories(directory / "trajectory.txt", own)
-        write_tum(directory / "keyframes.txt", [StampedPose(k.stamp_ns, k.camera, k.w_T_c) for k in keyframes])
-        write_cameras(directory / "cameras.yaml", cameras.values(), raw)
-    write_ply(directory / "map.ply", cloud)
+    failed: list[Exception] = []
+    write = partial(_write, failed)
+    if not map_kept:  # first: where the disk is full, all others can be made from it
+        write(save_map, directory / "map.db", mapper, settings or as_mapping(config))
+    write(write_trajectories, directory / "trajectory.txt", own)
+    write(write_tum, directory / "keyframes.txt", [StampedPose(k.stamp_ns, k.camera, k.w_T_c) for k in keyframes])
+    write(write_cameras, directory / "cameras.yaml", cameras.values(), raw)
+    write(write_ply, directory / "map.ply", cloud)
     picture = directory / "preview.png"
-    write_preview(
+    drawn = write(
+        write_preview,
         picture,
         keyframes,
         trajectory,
@@ -95,10 +94,34 @@ def write_results(
         min_confidence=config.min_confidence,
         landmarks=None if config.dense else cloud,
     )
-    write_report(directory / "report.html", summary, picture.read_bytes(), cloud=shown, warning=warning)
+    seen = picture.read_bytes() if drawn else None
+    write(write_report, directory / "report.html", summary, seen, cloud=shown, warning=warning)
+    if failed:
+        raise failed[0]
     # Last, so that anyone waiting for this file finds the others, too.
     write_text(directory / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return summary
+
+
+def _write(failed: list[Exception], function: Callable[..., None], *arguments: Any, **named: Any) -> bool:
+    """Whether a file could be written; else the error is kept, as others may still fit on the disk."""
+    try:
+        function(*arguments, **named)
+    except Exception as error:
+        failed.append(error)
+        return False
+    return True
+
+
+def _of_this_run(
+    mapper: Mapper, loaded: MapCounts | None, trajectory: list[StampedPose]
+) -> tuple[MapCounts, list[StampedPose]]:
+    """Counts and trajectory without those of the map that the run continued, if it did."""
+    if loaded is None:
+        return mapper.counts, trajectory
+    own, counts = mapper.trajectory(sessions=mapper.run), mapper.counts
+    frames, lost = counts.frames - loaded.frames, counts.lost - loaded.lost
+    return replace(counts, frames=frames, lost=lost, tracked=len(own)), own
 
 
 def focal_said(camera: Mapping[str, Any]) -> str:

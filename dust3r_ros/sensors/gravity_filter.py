@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -19,6 +20,12 @@ _KEEP = 2000  # estimates kept: 5 s at 400 Hz
 _AHEAD_NS = 100_000_000  # the last turn rate holds for this long: images may arrive before the IMU's messages
 _MOST = 1e4  # m/s^2 or rad/s: more than sensors measure, and small enough for squares and angles
 _SETTLE = 20  # accelerations averaged for the first estimate
+
+
+def measured(vector: Any, covariance: Sequence[float]) -> Array | None:
+    """(3,) of x, y and z, or None if not measured: a first covariance of -1 (sensor_msgs/Imu), or not finite."""
+    values = np.array([vector.x, vector.y, vector.z])
+    return values if covariance[0] != -1.0 and np.isfinite(values).all() else None
 
 
 class UpFilter:

@@ -268,9 +268,9 @@ class Synchronizer:
         pose = self.odometry(frame_id, stamp_ns, 0)
         return not (isinstance(pose, Unavailable) and pose.later)
 
-    def complete(self, frame: Frame, frame_id: str) -> Completed:
-        """``frame`` (stamp, camera, image) with its companions; ``frame_id``: the image's optical frame."""
-        return self.match(frame.camera, frame.stamp_ns, frame_id).onto(frame)
+    def complete(self, frame: Frame, frame_id: str, stamped: str = "") -> Completed:
+        """``frame`` (stamp, camera, image) with its companions; frames as ``match`` has them."""
+        return self.match(frame.camera, frame.stamp_ns, frame_id, stamped).onto(frame)
 
     def match(self, camera: str, stamp_ns: int, frame_id: str, stamped: str = "") -> Match:
         """The companions at the stamp of an image, not decoded yet.
@@ -322,7 +322,9 @@ class Synchronizer:
         """Up in the image's optical frame, from the first IMU that knows it."""
         with self._lock:
             ups = {name: known.at(stamp_ns) for name, known in self._up.items()}
-        reason: Array | Unavailable = Unavailable("no IMU gives it yet", later=True)
+            blind = not ups and bool(self._up_stamp)
+        why = "the IMU measures no acceleration" if blind else "no IMU gives it yet"
+        reason: Array | Unavailable = Unavailable(why, later=True)
         for name, up in ups.items():
             if up is not None:
                 reason = self.transforms.lookup(frame_id, name, stamp_ns, self.settings.tolerance_ns)

@@ -184,6 +184,7 @@ class ManifestReplay:
         frames = (entry for entry in self._manifest.entries() if isinstance(entry, FrameEntry))
         wanted = {(frame.camera, frame.stamp_ns) for frame in frames}
         self._source.sizes.update(sizes_of(camera for camera, _ in wanted))
+        self._source.named = {stamp_ns: camera for camera, stamp_ns in wanted}
         window = _Window(self._source, wanted)
         for entry in self._manifest.entries():
             if isinstance(entry, Event):
@@ -221,7 +222,8 @@ class _Window:
         mask = self._find("mask", entry, entry.mask, _DISORDER_NS) if entry.mask else None
         depth = self._find("depth", entry, entry.depth, _DISORDER_NS) if entry.depth else None
         self._forget(entry.stamp_ns - _DISORDER_NS)
-        return Frame(entry.stamp_ns, entry.camera, image, mask, entry.o_T_c, entry.up, depth, entry.points)
+        known = entry.o_T_c, entry.up, depth, entry.points, entry.focal
+        return Frame(entry.stamp_ns, entry.camera, image, mask, *known)
 
     def _find(self, kind: str, entry: FrameEntry, wanted: int, tolerance_ns: int) -> Any:
         """The nearest item with the checksum ``wanted``."""

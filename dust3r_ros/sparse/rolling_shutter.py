@@ -85,15 +85,19 @@ class Motion:
 class Motions:
     """The motion of cameras at frames with a pose, from those before and after them."""
 
-    def __init__(self, frames: Mapping[str, tuple[np.ndarray, Callable[[np.ndarray], Array]]] | None = None) -> None:
-        """``frames`` of each camera: stamps (N,), which rise, and what returns ``w_T_c`` (K, 4, 4) of K of them."""
+    def __init__(
+        self, frames: Mapping[tuple[str, int], tuple[np.ndarray, Callable[[np.ndarray], Array]]] | None = None
+    ) -> None:
+        """``frames`` of each camera in each session, which has its own clock: stamps (N,), which rise, and what returns
+        ``w_T_c`` (K, 4, 4) of K of them.
+        """
         self._frames = frames or {}
 
-    def at(self, camera: str, stamp_ns: int) -> Motion | None:
+    def at(self, camera: str, stamp_ns: int, session: int = 0) -> Motion | None:
         """The motion at a frame; None for one without a pose, or if those beside it are too long before or after."""
-        if camera not in self._frames:
+        if (camera, session) not in self._frames:
             return None
-        stamps, poses = self._frames[camera]
+        stamps, poses = self._frames[camera, session]
         here = int(np.searchsorted(stamps, stamp_ns))
         if here == len(stamps) or stamps[here] != stamp_ns:
             return None

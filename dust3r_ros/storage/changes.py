@@ -350,6 +350,7 @@ class Changes:
         state["revision"] = live.revision
         state["appearance"] = live.appearance.facts()
         state["backend"] = live.config.backend
+        state["readouts"] = rows.readouts(self._now.cameras.values())
         for name, value in state.items():
             if self._before.state.get(name) != value:
                 self._base.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (name, json.dumps(value)))

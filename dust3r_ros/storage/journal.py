@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from dust3r_ros.errors import OutputError
-from dust3r_ros.io.files import FileLock, atomic_path, output_error
+from dust3r_ros.io.files import FileLock, atomic_path, followed, output_error
 from dust3r_ros.mapping.map_view import LiveMap
 from dust3r_ros.storage import rows
 from dust3r_ros.storage.changes import Changes, Written
 from dust3r_ros.types import Camera, Keyframe
 
+_MERGE = "PRAGMA journal_mode = DELETE"
+_PATIENCE_MS = 2000  # of a map that is closed, with those who read it
 BEFORE = ".before"  # suffix for an existing file that is replaced by a new map
 
 
@@ -30,13 +32,22 @@ class MapJournal:
     costs its own data and what it moved, whatever the size of the map; a frame that changes nothing costs one row.
     """
 
-    def __init__(self, path: str | Path, settings: Mapping[str, Any] | None = None, *, fresh: bool = True) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        fresh: bool = True,
+        at_once: bool = False,
+    ) -> None:
         """Start a file or, if not ``fresh``, continue the one from which the mapper was resumed.
 
+        ``at_once``: nobody needs it before it is closed, and who wants it on the disk sees to that; without a log, it
+        takes half the space until then.
         An existing file that is not continued is renamed, with ``BEFORE`` appended. Raises ``OutputError``, also if
         another process writes the file, and ``MapFileError`` for a file that cannot be continued.
         """
-        self._path = Path(path)
+        self._path = followed(path)  # its log and its lock lie beside the file that a link leads to
         self._written = Written()
         self._lock = FileLock(self._path)
         self._base: sqlite3.Connection | None = None
@@ -46,19 +57,19 @@ class MapJournal:
                 _set_aside(self._path)
                 clear(self._path)
             with rows.writing(self._path):
-                self._open(fresh)
+                self._open(fresh, ("MEMORY", "OFF") if at_once else ("WAL", "NORMAL"))
             self.write_settings(settings or {})
         except BaseException:
             self._abandon()
             raise
 
-    def _open(self, fresh: bool) -> None:
+    def _open(self, fresh: bool, modes: tuple[str, str]) -> None:
         if fresh:
             self._written.state = _begin(self._path)
         self._base = base = rows.connect(self._path, "rw")
         self._file = os.stat(self._path)
-        base.execute("PRAGMA journal_mode = WAL")
-        base.execute("PRAGMA synchronous = NORMAL")
+        base.execute(f"PRAGMA journal_mode = {modes[0]}")
+        base.execute(f"PRAGMA synchronous = {modes[1]}")
         if fresh:
             rows.seal_writes(base)
             return
@@ -75,7 +86,7 @@ class MapJournal:
 
     @property
     def path(self) -> Path:
-        """The path of the file."""
+        """The path of the file, which links lead to."""
         return self._path
 
     @property
@@ -127,8 +138,10 @@ class MapJournal:
                 known.add(keyframe.index)
                 for table, row in zip(("keyframes", "images", "depths"), rows.product_rows(keyframe), strict=True):
                     rows.put(self._base, table, row)
+            cameras = tuple(cameras)
             for place, camera in enumerate(cameras):
                 rows.put(self._base, "cameras", rows.camera_row(camera, place))
+            rows.put(self._base, "state", {"name": "readouts", "value": json.dumps(rows.readouts(cameras))})
             found = [(int(a), int(b), float(weight)) for a, b, weight in edges if {a, b} <= known]
             self._base.executemany("INSERT OR REPLACE INTO edges VALUES (?, ?, ?)", found)
 
@@ -147,13 +160,22 @@ class MapJournal:
             return
         try:
             with rows.writing(self._path):
-                self._base.execute("PRAGMA journal_mode = DELETE")
+                self._base.execute(_MERGE)
         except OutputError as error:
-            # A reader has the file open: it is complete together with its log. A moved file stays in WAL mode.
-            if "locked" not in str(error) and not self.moved:
+            if "locked" in str(error):
+                self._merge_beside_readers()
+            elif not self.moved:  # a moved file stays in WAL mode
                 raise
         finally:
             self._abandon()
+
+    def _merge_beside_readers(self) -> None:
+        """Wait for who reads the file; it is complete with its log, which goes as far into it as readers let it."""
+        assert self._base is not None
+        with contextlib.suppress(sqlite3.Error):
+            self._base.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")
+            self._base.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+            self._base.execute(_MERGE)
 
     def _abandon(self) -> None:
         base, self._base = self._base, None
@@ -223,7 +245,7 @@ def _merge_log(path: Path) -> str:
     try:
         with contextlib.closing(rows.connect(path, "rw")) as base:
             try:
-                base.execute("PRAGMA journal_mode = DELETE")
+                base.execute(_MERGE)
                 return ""
             except sqlite3.OperationalError:  # somebody reads it
                 _, changed, merged = base.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()

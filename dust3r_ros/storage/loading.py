@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dust3r_ros.errors import MapFileError
+from dust3r_ros.errors import Dust3rRosError, MapFileError
 from dust3r_ros.features.features import Features
 from dust3r_ros.geometry.pinhole import center_of
+from dust3r_ros.io.files import followed
 from dust3r_ros.mapping.state import FrameState, KeyframeState, MapState, Moments, PairGeometry, SubmapState
 from dust3r_ros.sparse.landmarks import BLOCK
 from dust3r_ros.storage import packing, rows
-from dust3r_ros.storage.rows import read_observations, reading
+from dust3r_ros.storage.rows import read_observations
 from dust3r_ros.tracking import Tracks, tracked_size
 from dust3r_ros.types import Array, Camera, MapCounts
 
@@ -28,6 +30,63 @@ LEFT JOIN observation_states t USING (number) LEFT JOIN samples p USING (number)
 """
 
 
+@contextmanager
+def reading(path: str | Path) -> Iterator[sqlite3.Connection]:
+    """A map opened for reading, in a consistent state. Raises ``MapFileError``."""
+    path, base = followed(path), None
+    if not path.is_file():
+        raise MapFileError(f"map '{path}' does not exist; give a map.db")
+    if path.with_name(path.name + "-journal").exists():
+        _undo(path)
+    try:
+        base = _opened(path)
+        rows.check(base, path)
+        rows.check_seals(base)
+        yield base
+    except sqlite3.Error as error:
+        raise MapFileError(f"'{path}' is damaged or not a map: {error}; give a complete map.db") from error
+    except Dust3rRosError:
+        raise
+    except Exception as error:  # damage that happens to fit its seal may raise anything
+        what = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise MapFileError(f"map '{path}' is damaged: {what}") from error
+    finally:
+        if base is not None:
+            base.close()
+
+
+def _undo(path: Path) -> None:
+    """Undo what a killed writer had begun; who only reads cannot, and could not read either."""
+    with suppress(sqlite3.Error), closing(rows.connect(path, "rw")) as base:
+        rows.number(base, "user_version")
+
+
+def _log_of(path: Path) -> str:
+    """The name of the log beside a file without which it is not whole; "" for none."""
+    logs = [path.with_name(path.name + suffix) for suffix in ("-wal", "-journal")]
+    return next((log.name for log in logs if log.exists() and log.stat().st_size > 0), "")
+
+
+def _opened(path: Path, mode: str = "ro") -> sqlite3.Connection:
+    """A connection that sees one state of the file. Raises ``MapFileError`` if it cannot be read, ``sqlite3.Error``."""
+    base = None
+    try:
+        base = rows.connect(path, mode)
+        base.execute("BEGIN")
+        rows.number(base, "user_version")
+        return base
+    except sqlite3.Error as error:
+        if base is not None:
+            base.close()
+        if not isinstance(error, sqlite3.OperationalError):
+            raise
+        log = _log_of(path)
+        if mode == "ro" and "locked" not in str(error) and not log:
+            return _opened(path, "ro&immutable=1")  # SQLite cannot create its files in a folder that is read-only
+        hint = f"; with '{log}' it can only be read in a folder that you may write to" if log else ""
+        raise MapFileError(f"map '{path}' cannot be opened: {error}{hint}") from error
+
+
 def load_state(path: str | Path) -> MapState:
     """Read a consistent state of a map, to continue it.
 
@@ -36,7 +95,7 @@ def load_state(path: str | Path) -> MapState:
     """
     with reading(path) as base:
         base.row_factory = sqlite3.Row
-        return _state(base, _continued(base, path))
+        return state_of(base, path)
 
 
 def check_map(path: str | Path) -> None:
@@ -53,8 +112,9 @@ def _continued(base: sqlite3.Connection, path: str | Path) -> dict[str, Any]:
     return state
 
 
-def _state(base: sqlite3.Connection, state: Mapping[str, Any]) -> MapState:
-    cameras = read_cameras(base)
+def state_of(base: sqlite3.Connection, path: str | Path) -> MapState:
+    """What ``load_state`` returns, of a file that is open already; its errors."""
+    state, cameras = _continued(base, path), read_cameras(base)
     working, tracking = state.get("sizes", (0, 0))  # none if the process ended before the first image
     streams = {camera.name: middle_of(camera, tracking) for camera in cameras}
     submaps = [_submap(base, dict(row), streams) for row in base.execute("SELECT * FROM maps ORDER BY place")]
@@ -82,7 +142,10 @@ def read_settings(base: sqlite3.Connection) -> dict[str, Any]:
 
 def read_cameras(base: sqlite3.Connection) -> tuple[Camera, ...]:
     """Cameras in the order in which they appeared."""
-    return tuple(rows.camera(dict(row)) for row in base.execute("SELECT * FROM cameras ORDER BY place"))
+    found = base.execute("SELECT value FROM state WHERE name = 'readouts'").fetchone()
+    readouts = json.loads(found[0]) if found else {}
+    every = map(dict, base.execute("SELECT * FROM cameras ORDER BY place"))
+    return tuple(rows.camera(row, readouts.get(row["name"], (0.0, 0.0))) for row in every)
 
 
 def middle_of(camera: Camera, tracking_size: int) -> Array:

@@ -16,15 +16,15 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dust3r_ros.errors import Dust3rRosError, MapFileError, OutputError
+from dust3r_ros.errors import MapFileError, OutputError
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.mapping.state import FrameState, KeyframeState, PairGeometry
 from dust3r_ros.sparse.landmarks import Intrinsics
@@ -161,40 +161,6 @@ def check(base: sqlite3.Connection, path: Path) -> None:
 
 
 @contextmanager
-def reading(path: str | Path) -> Iterator[sqlite3.Connection]:
-    """A map opened for reading, in a consistent state. Raises ``MapFileError``."""
-    path = Path(path)
-    if not path.is_file():
-        raise MapFileError(f"map '{path}' does not exist; give a map.db")
-    if path.with_name(path.name + "-journal").exists():
-        _undo(path)
-    try:
-        base = connect(path, "ro")
-    except sqlite3.Error as error:
-        raise MapFileError(f"map '{path}' cannot be opened: {error}") from error
-    try:
-        base.execute("BEGIN")
-        check(base, path)
-        check_seals(base)
-        yield base
-    except sqlite3.Error as error:
-        raise MapFileError(f"'{path}' is damaged or not a map: {error}; give a complete map.db") from error
-    except Dust3rRosError:
-        raise
-    except Exception as error:  # damage that happens to fit its seal may raise anything
-        what = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise MapFileError(f"map '{path}' is damaged: {what}") from error
-    finally:
-        base.close()
-
-
-def _undo(path: Path) -> None:
-    """Undo what a killed writer had begun; who only reads cannot, and could not read either."""
-    with suppress(sqlite3.Error), closing(connect(path, "rw")) as base:
-        number(base, "user_version")
-
-
-@contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turns errors of SQLite while a map is written into ``OutputError``."""
     try:
@@ -228,12 +194,18 @@ def _number(value: Any) -> int | float:
     return int(value) if isinstance(value, int | np.integer | np.bool_) else float(value)
 
 
-def camera(row: Mapping[str, Any]) -> Camera:
+def readouts(cameras: Iterable[Camera]) -> dict[str, list[float]]:
+    """Readouts of rolling shutters by camera, for ``state``."""
+    return {item.name: [float(value) for value in item.readout] for item in cameras if any(item.readout)}
+
+
+def camera(row: Mapping[str, Any], readout: Sequence[float] = (0.0, 0.0)) -> Camera:
     """The camera of a row."""
     known = {name: row[name] for name in _PLAIN}
     known["fixed"] = bool(known["fixed"])
     distortion = tuple(float(value) for value in json.loads(row["distortion"]))
-    return Camera(**known, principal_offset=(float(row["offset_x"]), float(row["offset_y"])), distortion=distortion)
+    known["principal_offset"] = float(row["offset_x"]), float(row["offset_y"])
+    return Camera(**known, distortion=distortion, readout=(float(readout[0]), float(readout[1])))
 
 
 def lens_text(lens: Lens) -> str:

@@ -13,7 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.io.files import FileLock, atomic_path
+from dust3r_ros.errors import OutputError
+from dust3r_ros.io.files import FileLock, atomic_path, followed
 from dust3r_ros.mapping.camera_stream import ImageGeometry
 from dust3r_ros.mapping.map_view import LiveMap
 from dust3r_ros.mapping.state import LANDMARKS, SubmapState
@@ -21,7 +22,7 @@ from dust3r_ros.sparse.refinement import find_points
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.storage import packing, rows
 from dust3r_ros.storage.journal import MapJournal, clear
-from dust3r_ros.storage.loading import load_state, read_cameras, read_settings
+from dust3r_ros.storage.loading import load_state, read_cameras, read_settings, reading, state_of
 from dust3r_ros.storage.rows import SCHEMA_VERSION
 from dust3r_ros.tracking import no_tracks
 from dust3r_ros.types import Array, Camera, Image, Keyframe
@@ -179,19 +180,26 @@ def save_map(path: str | Path, source: MapSource, settings: Mapping[str, Any] | 
     A mapper is written completely, so that it can be continued; products are written for display only.
     Raises ``OutputError``, also if a journal writes the file.
     """
-    path = Path(path)
+    path = followed(path)
     lock = FileLock(path)
     try:
         clear(path)
         with atomic_path(path) as temporary:
             temporary.unlink()
-            with MapJournal(temporary, settings) as journal:
-                if isinstance(source, Live):
-                    journal.update(source.live)
-                else:
-                    journal.write_products(source.keyframes, source.cameras.values(), source.edges)
+            try:
+                _write(temporary, source, settings)
+            except OutputError as error:
+                raise OutputError(str(error).replace(str(temporary), str(path))) from error
     finally:
         lock.release()
+
+
+def _write(path: Path, source: MapSource, settings: Mapping[str, Any] | None) -> None:
+    with MapJournal(path, settings, at_once=True) as journal:
+        if isinstance(source, Live):
+            journal.update(source.live)
+        else:
+            journal.write_products(source.keyframes, source.cameras.values(), source.edges)
 
 
 def load_map(path: str | Path, landmarks: bool = False) -> MapContents:
@@ -199,7 +207,7 @@ def load_map(path: str | Path, landmarks: bool = False) -> MapContents:
 
     Raises ``MapFileError`` when it is missing, of another schema, damaged or not a map.
     """
-    with rows.reading(path) as base:
+    with reading(path) as base:
         base.row_factory = sqlite3.Row
         shown, maps = _largest(base)
         contents = _contents(base, shown, maps)
@@ -207,10 +215,9 @@ def load_map(path: str | Path, landmarks: bool = False) -> MapContents:
         for first, second, _ in contents.edges:
             if not {first, second} <= known:
                 raise ValueError(f"a pair ({first}, {second}) lacks its keyframe")
-        whole = landmarks and bool(base.execute("SELECT 1 FROM state WHERE name = 'sizes'").fetchone())
-    if not whole or shown is None:
+        state = state_of(base, path) if landmarks and shown is not None else None
+    if state is None or shown is None:
         return contents
-    state = load_state(path)
     sizes = state.working_size, state.tracking_size
     return replace(contents, landmarks=landmarks_of(state.submaps[shown["place"]], state.cameras, sizes))
 

@@ -351,9 +351,12 @@ class FrontEnd:
         return evened(tracked(np.asarray(gray, np.uint8), size))
 
     def _masked(self, mask: Image | None, shape: tuple[int, ...]) -> Image | None:
-        """Which pixels of the tracked image (h, w) are masked or close to the mask; None: none."""
+        """Which pixels of the tracked image (h, w) the camera's mask (H, W) covers or is close to; None: none."""
         if mask is None or not mask.any():
             return None
+        if self._undistortion is not None:
+            mask = self._undistortion.mask(mask)
+            assert mask is not None
         small = cv2.resize((mask != 0).astype(np.uint8), (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST)
         return np.asarray(cv2.dilate(small, np.ones((2 * _MASK_MARGIN_PX + 1,) * 2, np.uint8)))
 

@@ -53,6 +53,12 @@ class UnitMemory:
 
     def hear(self, changed: Iterable[Keyframe], removed: Iterable[int] = ()) -> None:
         """Update the keyframes: new or moved ones, and removed ones."""
+        removed = set(removed)
+        if removed & self._anchors.keys():
+            left, known = self._present.keys() - removed, self.evidence()
+            few = 2 * len(left & self._anchors.keys()) < len(self._anchors)
+            if few and known is not None and 2 * len(left) > len(removed):  # where nearly all leave, it is another map
+                self._anchor(left, known.scale)
         for index in removed:
             self._present.pop(index, None)
         for keyframe in changed:
@@ -60,9 +66,13 @@ class UnitMemory:
 
     def keep(self, relative_std: float, commanded: bool = False) -> None:
         """Remember that the map's unit is now the metre, known to ``relative_std`` or, exactly, by a command."""
-        spread = sorted(self._present)[:: max(1, math.ceil(len(self._present) / _ANCHORS))]
-        self._anchors = {index: self._present[index] for index in spread}
+        self._anchor(self._present, 1.0)
         self._std, self._commanded = relative_std, commanded
+
+    def _anchor(self, keyframes: Collection[int], unit: float) -> None:
+        """Remember a unit of so many metres by where some of the ``keyframes`` are."""
+        spread = sorted(keyframes)[:: max(1, math.ceil(len(keyframes) / _ANCHORS))]
+        self._anchors = {index: unit * self._present[index] for index in spread}
 
     def forget(self) -> None:
         """Forget the unit, not the keyframes."""
@@ -239,8 +249,10 @@ class WorldAligner:
 
     def state(self) -> dict[str, Any]:
         """The state to save with a map, as JSON values."""
-        known = self._memory.evidence() is not None
-        return {"metric": known, "relative_std": self._memory.relative_std if known else None}
+        known = self._memory.evidence()
+        std = None if known is None else self._memory.relative_std
+        commanded = known is not None and known.source == "command"
+        return {"metric": known is not None, "relative_std": std, "commanded": commanded}
 
     def resume(self, state: Mapping[str, Any], keyframes: Iterable[Keyframe]) -> None:
         """Continue a saved map with all its ``keyframes``: its origin, heading and a metric unit stay."""
@@ -249,7 +261,8 @@ class WorldAligner:
         if state.get("metric") is True:
             std = state.get("relative_std")
             known = isinstance(std, (int, float)) and 0.0 <= std < math.inf
-            self._memory.keep(float(std) if known else _METRIC_STD)  # type: ignore[arg-type]
+            std = float(std) if known else _METRIC_STD  # type: ignore[arg-type]
+            self._memory.keep(std, commanded=state.get("commanded") is True)
 
     def estimate(
         self,

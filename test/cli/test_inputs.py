@@ -130,7 +130,16 @@ def test_what_is_open_about_cameras_and_maps_is_said() -> None:
     session: Any = SimpleNamespace(
         mapper=mapper, keeper=SimpleNamespace(problems=()), estimate=SimpleNamespace(contradictions=("2 m or 3 m",))
     )
-    nothing: Any = SimpleNamespace(skipped=0, refused=0, incomplete=0, undone=0, reason="", lacking="", why_skipped="")
+    nothing: Any = SimpleNamespace(
+        skipped=0, refused=0, incomplete=0, undone=0, reason="", lacking="", why_skipped="", remarks=("3 depth images",)
+    )
     said = inputs.shortfalls(nothing, (), nothing, session)
-    expected = ("2 maps could not be joined", "'a' is uncertain (+-12 %)", "'c' has no pose", "2 m or 3 m", "bent")
+    expected = (
+        "2 maps could not be joined",
+        "3 depth",
+        "'a' is uncertain (+-12 %)",
+        "'c' has no pose",
+        "2 m or 3 m",
+        "bent",
+    )
     assert len(said) == len(expected) and all(part in words for part, words in zip(expected, said, strict=True)), said

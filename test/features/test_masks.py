@@ -325,6 +325,28 @@ def test_what_stays_while_the_world_moves_is_carried_along() -> None:
     assert (found[-1] & hood()).sum() > 0.9 * hood().sum() and (found[-1] & ~hood()).mean() < 0.05
 
 
+def test_thin_text_before_a_world_that_shows_between_its_letters_is_carried_along() -> None:
+    text = np.zeros((HEIGHT, WIDTH), np.uint8)
+    cv2.putText(text, "CAMERA 01 FRONT", (8, 160), cv2.FONT_HERSHEY_SIMPLEX, 0.6, 255, 2, cv2.LINE_AA)
+    ego = EgoMask()
+    for k in range(10):
+        found = ego.update(np.maximum(passing(k) // 2, text))
+    assert found is not None and found[text > 0].mean() > 0.95
+    assert (found & ~grown(text > 0, 1 / 15)).mean() < 0.01
+
+
+def test_a_world_with_fewer_corners_than_what_is_carried_counts() -> None:
+    """It does where all of it moves, between parts that moved: not a visitor who passes by."""
+    ego = EgoMask()
+    for k in range(10):
+        image = np.full((HEIGHT, WIDTH), 110, np.uint8)
+        for row in (8, 70, 108):
+            at = (slice(row, row + 16), slice(0, WIDTH))
+            image[at] = passing(k)[at]
+        found = ego.update(with_hood(image, k))
+    assert found is not None and (found & hood()).sum() > 0.9 * hood().sum() and (found & ~hood()).mean() < 0.05
+
+
 def test_what_a_camera_carried_may_go() -> None:
     ego = EgoMask()
     for k in range(12):
@@ -334,7 +356,7 @@ def test_what_a_camera_carried_may_go() -> None:
     assert left[-1] is None
 
 
-@pytest.mark.parametrize("what", ["world", "rest", "visitor", "ahead", "plain"])
+@pytest.mark.parametrize("what", ["world", "rest", "visitor", "ahead", "straight", "plain"])
 def test_nothing_else_is_carried_along(what: str) -> None:
     """Not a world that moves, nor one that stands still, even if something passes by; nor what lies straight ahead."""
     ego, still = EgoMask(), noise(3)[..., 0]
@@ -347,6 +369,9 @@ def test_nothing_else_is_carried_along(what: str) -> None:
         elif what == "ahead":
             closer = cv2.getRotationMatrix2D((WIDTH / 2 + 2 * np.sin(k), HEIGHT / 2), 0, 1.03**k)
             image = np.asarray(cv2.warpAffine(noise(3)[..., 0], closer, (WIDTH, HEIGHT)), np.uint8)
+        elif what == "straight":  # slowly: the middle hardly moves
+            closer = cv2.getRotationMatrix2D((WIDTH / 2, HEIGHT / 2), 0, 1 + 0.02 * k)
+            image = np.asarray(cv2.warpAffine(still, closer, (WIDTH, HEIGHT), flags=cv2.INTER_CUBIC), np.uint8)
         elif what == "plain":
             image[:] = 90 + 5 * k
         noisy = image + np.random.default_rng(k).normal(0, 2, image.shape)

@@ -71,6 +71,35 @@ def test_sixteen_bit_keeps_the_upper_half(picture: np.ndarray, big: bool) -> Non
     assert np.array_equal(decode("mono16", wide[..., 0], 2, big), grey)
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_fewer_bits_in_sixteen_are_the_same_image(picture: np.ndarray, bits: int) -> None:
+    wide = picture.astype(np.uint16) << (bits - 8) | (1 << (bits - 8)) - 1
+    assert np.array_equal(decode("rgb16", wide, 6), picture)
+    grey = wide[..., 0].copy()
+    grey[::60, ::60] = 65535  # dead pixels
+    assert np.mean(decode("mono16", grey, 0, big=True)[..., 0] == picture[..., 0]) > 0.99
+    opaque = np.dstack([wide[..., ::-1], np.full_like(wide[..., 0], 65535)])
+    assert np.array_equal(decode_file(encoded(opaque, "png"), "image"), picture)
+
+
+@pytest.mark.parametrize("least, most", [(20000, 24000), (7000, 8500), (29300, 30300), (3000, 3900)])
+def test_a_narrow_band_far_from_zero_keeps_its_levels(picture: np.ndarray, least: int, most: int) -> None:
+    """Raw counts of thermal cameras."""
+    grey = cv2.normalize(picture[..., 0], None, 0, 255, cv2.NORM_MINMAX)
+    wide = np.round(least + grey / 255.0 * (most - least)).astype(np.uint16)
+    levels = decode("mono16", wide)[..., 0].astype(float)
+    inside = (levels > 0) & (levels < 255)
+    assert inside.mean() > 0.98
+    slope, start = np.polyfit(wide[inside], levels[inside], 1)
+    assert np.abs(levels - slope * wide - start)[inside].max() < 1.0, "grey levels are evenly spaced"
+    assert slope * (most - least) > 100
+
+
+def test_noise_on_a_plain_wall_stays_small() -> None:
+    noise = np.random.default_rng(0).normal(0.0, 5.0, (120, 160))
+    assert decode("mono16", np.round(22000 + noise).astype(np.uint16)).std() < 1.0
+
+
 @pytest.mark.parametrize("encoding", ["mono8", "8UC1"])
 def test_grey_fills_all_channels(picture: np.ndarray, encoding: str) -> None:
     assert np.array_equal(decode(encoding, picture[..., 1], 5), np.repeat(picture[..., 1:2], 3, 2))

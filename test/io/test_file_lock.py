@@ -33,6 +33,17 @@ def test_the_second_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
     FileLock(path).release()
 
 
+def test_links_to_one_file_are_one_lock(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    for name in ("a.db", "b.db"):
+        (tmp_path / name).symlink_to("disk/map.db")
+    lock = FileLock(tmp_path / "a.db")
+    for other in ("b.db", "disk/map.db"):
+        with pytest.raises(OutputError, match=r"disk/map\.db' is being written by another"):
+            FileLock(tmp_path / other)
+    lock.release()
+
+
 def test_a_process_that_is_killed_holds_nothing(tmp_path: Path) -> None:
     path = tmp_path / "map.db"
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

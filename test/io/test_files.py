@@ -68,6 +68,8 @@ def test_missing_and_wrong_folders_are_named(tmp_path: Path, monkeypatch: pytest
         make_folder(tmp_path / "file")
     with pytest.raises(OutputError, match="in the way"):
         make_folder(tmp_path / "file" / "below")
+    with pytest.raises(OutputError, match="too long"):
+        write_bytes(tmp_path / ("long" * 100), b"x")
     (tmp_path / "folder").mkdir()
     with pytest.raises(OutputError, match="in the way"):
         write_bytes(tmp_path / "folder", b"x")
@@ -88,3 +90,22 @@ def test_folders_are_whole_too(tmp_path: Path) -> None:
     assert (tmp_path / "deep" / "scene" / "one").read_text() == "1"
     with pytest.raises(OutputError, match="exists already"), atomic_folder(tmp_path / "deep"):
         pass
+
+
+def test_links_stay_and_what_they_lead_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk/old").write_text("old")
+    for link, target in (("a.ply", "disk/old"), ("b.ply", "disk/new.ply")):
+        (tmp_path / link).symlink_to(target)
+        with atomic_path(tmp_path / link) as temporary:
+            assert temporary.parent.samefile(tmp_path / "disk") and temporary.suffix == ".ply"
+            temporary.write_text(link)
+        assert (tmp_path / link).is_symlink() and (tmp_path / target).read_text() == link
+    (tmp_path / "scene").symlink_to("disk/scene")
+    with atomic_folder(tmp_path / "scene") as folder:
+        (folder / "one").touch()
+    assert (tmp_path / "scene").is_symlink() and os.listdir(tmp_path / "disk/scene") == ["one"]
+    (tmp_path / "c.ply").symlink_to("unmounted/c.ply")
+    with pytest.raises(OutputError, match=r"unmounted/c\.ply' cannot be written: its folder does not exist"):
+        write_text(tmp_path / "c.ply", "c")
+    assert sorted(os.listdir(tmp_path / "disk")) == ["new.ply", "old", "scene"]

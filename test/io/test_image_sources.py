@@ -97,6 +97,50 @@ def test_photographs_say_their_focal_length(
     assert [frame.focal for frame in frames] == [None if focal is None else pytest.approx(focal, rel=1e-3)] * 2
 
 
+def test_photographs_of_several_lenses_are_of_several_cameras(tmp_path: Path) -> None:
+    """A phone's; one that says nothing is of the first; a zoom in small steps is few cameras."""
+    upright = (300, 400)
+    for name, millimetres in enumerate([26, 13, 26, 26, 52, 52, 100, 101], start=1):
+        photograph(tmp_path / f"{name}.jpg", upright if name in (4, 6) else (400, 300), millimetres)
+    PIL.Image.new("RGB", (400, 300)).save(tmp_path / "0.jpg")
+    usual = ["left", "left", "left_13mm", "left", "left_300x400", "left_52mm", "left_52mm_300x400", *["left_100mm"] * 2]
+    source = open_source(tmp_path, camera="left")
+    frames = list(source)
+    assert [frame.camera for frame in frames] == usual
+    assert [frame.focal and round(frame.focal[0] / 500 * 43.267) for frame in frames] == [
+        None, None, 13, None, 26, 52, 52, 100, 100,
+    ]  # fmt: skip
+    source.between = frames[2].stamp_ns, frames[6].stamp_ns  # as a piece has it
+    assert [frame.camera for frame in source] == usual[2:6]
+
+
+@pytest.mark.parametrize(
+    ("focal", "cameras"),
+    [(590, ["camera_26mm", "camera"]), (320, ["camera", "camera_52mm"]), (1500, ["camera_26mm", "camera_52mm"])],
+)
+def test_a_known_camera_keeps_its_lens(tmp_path: Path, focal: float, cameras: list[str]) -> None:
+    """That of a map that goes on, whatever lens is the first."""
+    for name, millimetres in enumerate([26, 52]):
+        photograph(tmp_path / f"{name}.jpg", (400, 300), millimetres)
+    source = open_source(tmp_path)
+    source.sizes["camera"], source.focals["camera"] = (300, 400), focal
+    assert [frame.camera for frame in source] == cameras
+
+
+def test_depth_images_beside_the_images_are_left_out(sequence: RenderedSequence, tmp_path: Path) -> None:
+    """As 7-Scenes has them; where there is nothing else, or they have colour, they are images."""
+    grey = np.zeros((48, 64), np.uint16)
+    for index in range(3):
+        save(tmp_path / f"frame-{index}.color.png", sequence.images[index])
+        cv2.imwrite(str(tmp_path / f"frame-{index}.depth.png"), grey)
+        cv2.imwrite(str(tmp_path / "alone" / f"{index}.depth.png"), grey) if index else (tmp_path / "alone").mkdir()
+    save(tmp_path / "depth_painted.png", sequence.images[3])
+    source = open_source(tmp_path)
+    assert len(source) == len(list(source)) == 4
+    assert source.remarks == (f"3 depth images in '{tmp_path}' are left out",)
+    assert len(open_source(tmp_path / "alone")) == 2 and not open_source(tmp_path / "alone").remarks
+
+
 def test_exif_that_is_damaged_says_nothing(tmp_path: Path) -> None:
     photograph(tmp_path / "whole.jpg", (400, 300), 26)
     data = (tmp_path / "whole.jpg").read_bytes()

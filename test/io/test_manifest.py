@@ -31,7 +31,7 @@ def some_frame(seed: int, whole: bool = True) -> Frame:
     up /= np.linalg.norm(up)
     o_T_c = pose(Rotation.random(None, rng).as_matrix(), rng.normal(size=3) * 10.0 ** rng.integers(-300, 8))
     points = rng.normal(size=(5, 3)).astype(np.float32)
-    return Frame(seed, "left/eye", image, image[..., 0], o_T_c, up, points[:, :2], points)
+    return Frame(seed, "left/eye", image, image[..., 0], o_T_c, up, points[:, :2], points, (rng.uniform(1, 999), 0.08))
 
 
 def written(path: Path, frames: list[Frame]) -> Path:
@@ -59,6 +59,7 @@ def test_frames_are_given_back_to_the_bit(tmp_path_factory: pytest.TempPathFacto
     for name in ("image", "mask", "depth"):
         assert getattr(entry, name) == checksum(getattr(frame, name)) != 0
     assert (bare.mask, bare.depth) == (0, 0)
+    assert entry.focal == frame.focal and bare.focal is None
 
 
 def test_the_header_and_events_are_given_back(tmp_path: Path) -> None:
@@ -195,6 +196,8 @@ def test_a_line_of_any_values_is_right_or_refused(tmp_path_factory: pytest.TempP
         ("up", [0, 0, float("nan")], "length 1"),
         ("o_T_c", [[float("nan")] * 4] * 4, "rigid"),
         ("o_T_c", np.diag([2.0, 1.0, 1.0, 1.0]).tolist(), "rigid"),
+        ("focal", [500.0, 0.0], "focal"),
+        ("focal", [500.0], "unpack"),
         ("points", base64.b64encode(zlib.compress(np.full(3, np.nan, "<f4").tobytes())).decode(), "not finite"),
         ("points", base64.b64encode(zlib.compress(bytes((1 << 26) + 12))).decode(), "more than 64 MiB"),
         ("points", base64.b64encode(zlib.compress(bytes(120))[:-1]).decode(), "cut off"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dust3r_ros.config import MapperConfig
+from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.frames import CameraFrame, Drift, LostImages, TrackedImage, without_drift
 from dust3r_ros.tracking import Tracks
@@ -61,7 +62,7 @@ def test_lost_images_lead_to_each_other_forth_and_back() -> None:
     stream = CameraStream("camera", 0, 64, 48, MapperConfig())
     lost = LostImages(np.copy)
     for stamp_ns in (3, 1, 2, 4, 6, 7, 8, 12):
-        lost.keep(frame(stamp_ns, stream))
+        lost.keep(frame(stamp_ns, stream), sure=True)
     find = Locator(5)
     lost.find(find)
     assert find.found == {1, 2, 3, 4, 5, 6, 7, 8}
@@ -72,6 +73,31 @@ def test_lost_images_lead_to_each_other_forth_and_back() -> None:
     lost.clear()
     lost.find(again)
     assert again.asked == [12]
+
+
+def test_images_of_a_map_that_is_given_up_before_it_is_sure_are_lost_with_it() -> None:
+    stream, lost = CameraStream("camera", 0, 64, 48, MapperConfig()), LostImages(np.copy)
+
+    def keep(stamp_ns: int, sure: bool, keyframe: int | None = None) -> None:
+        posed = frame(stamp_ns, stream)
+        posed.found = PnpResult(np.eye(4), np.ones(0, bool), np.eye(6), 0.0, 50.0)
+        posed.keyframe = keyframe
+        lost.keep(posed, sure)
+
+    def asked() -> list[int]:
+        find = Locator()
+        lost.find(find)
+        return sorted(set(find.asked))
+
+    keep(1, sure=False)
+    keep(2, sure=True)
+    lost.keep_all(())
+    assert asked() == [], "the map had become sure"
+    keep(3, sure=False)
+    keep(4, sure=False, keyframe=0)
+    assert asked() == [], "it has a pose"
+    lost.keep_all(())
+    assert asked() == [3], "its keyframes are given by the map"
 
 
 def test_the_working_image_of_a_frame_is_that_of_its_native_one() -> None:

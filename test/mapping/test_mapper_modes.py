@@ -9,6 +9,7 @@ from sequences import walk
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.mapper import Mapper
+from dust3r_ros.storage.saved_map import load_state, save_map
 from dust3r_ros.types import TrackingState
 
 FRAMES = 24
@@ -106,6 +107,24 @@ def test_a_map_begun_anew_wakes_the_old_one_where_it_is_seen_again(sequence, gro
     updates = feed(mapper, sequence, range(5))  # the bag starts again
     assert updates[-1].state is TrackingState.TRACKING
     assert mapper.counts.keyframes >= count
+    assert mapper.run == range(2) and len(mapper.trajectory([(u.stamp_ns, "camera") for u in updates])) == 5
+    assert [len(mapper.trajectory(sessions=range(at, at + 1))) for at in range(3)] == [FRAMES, 5, 0]
+
+
+def test_a_map_begun_anew_is_of_another_clock_in_the_file_too(sequence, half_grown, tmp_path):
+    """Keyframes and frames of both are told apart, also in the run that goes on with them."""
+    mapper = branch(half_grown)
+    mapper.begin_anew()
+    feed(mapper, sequence, range(12, FRAMES))
+    mapper.finish()
+    assert {record.session for record in mapper.submap.state.records} == {0, 1}
+    save_map(tmp_path / "map.db", mapper, {})
+    later = Mapper(mapper.config)
+    later.resume(load_state(tmp_path / "map.db"))
+    assert later.run == range(2, 3)
+    for at in range(3):
+        of_both = [[p.stamp_ns for p in one.trajectory(sessions=range(at, at + 1))] for one in (mapper, later)]
+        assert of_both[0] == of_both[1] and len(of_both[0]) == (12, 12, 0)[at]
 
 
 def test_what_is_reported_without_a_frame_is_told_once(half_grown):

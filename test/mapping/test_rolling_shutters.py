@@ -125,7 +125,7 @@ def test_a_pose_that_is_wrong_does_not_tell_how_fast_a_camera_was(found: Mapper)
     for jump, known in ((0.0, True), (1.0, False)):
         poses = np.stack(truth)
         poses[at + 1, :3, 3] += jump
-        motions = Motions({"camera": (stamps, lambda rows, poses=poses: poses[rows])})
+        motions = Motions({("camera", 0): (stamps, lambda rows, poses=poses: poses[rows])})
         assert (8 in shutters._known(motions)) == known
 
 

@@ -64,8 +64,8 @@ def found(x: float) -> PnpResult:
     return PnpResult(at(x), np.ones(1, bool), np.eye(6), 0.1, 100.0)
 
 
-def seen(stamp_ns: int, anchored_ns: int = 0) -> TrackedImage:
-    return TrackedImage(stamp_ns, Tracks(np.arange(2), np.zeros((2, 2))), anchored_ns)
+def seen(stamp_ns: int, anchored_ns: int = 0, session: int = 0) -> TrackedImage:
+    return TrackedImage(stamp_ns, Tracks(np.arange(2), np.zeros((2, 2))), anchored_ns, session=session)
 
 
 LEFT, RIGHT = (CameraStream(name, k, 64, 48, MapperConfig()) for k, name in enumerate(("left", "right")))
@@ -81,7 +81,7 @@ def test_frames_move_and_grow_with_their_keyframe() -> None:
     log.add_keyframe(0, LEFT, seen(1))
     log.add(0, LEFT, seen(2), found(0.5))
     log.add_keyframe(1, LEFT, seen(3))
-    assert places(log) == [0.0, 0.5, 1.0] and log.count() == 3 and log.cameras == {"left"}
+    assert places(log) == [0.0, 0.5, 1.0] and log.count() == 3
     keyframes.poses[0] = at(10.0)
     keyframes.units[0] = 2.0
     assert places(log) == [10.0, 11.0, 1.0]
@@ -196,17 +196,46 @@ def test_another_unit_for_frames_of_keyframes_that_see_nothing_too() -> None:
     assert places(log) == [20.0, 25.0, 35.0], "and they grow on with their keyframe"
 
 
-def test_frames_of_earlier_sessions_come_first_and_count_no_cameras() -> None:
+def test_frames_of_earlier_sessions_come_first() -> None:
     keyframes = Keyframes(0.0, 5.0)
     before = FrameLog(keyframes)
     before.add_keyframe(0, LEFT, seen(70))
     before.add(1, LEFT, seen(80), found(6.0))
-    log = FrameLog(keyframes, session=1)
+    log = FrameLog(keyframes)
     log.restore(frame for _, frame in before.since(0, -1))
-    assert log.cameras == set() and log.count() == 2
-    log.add(0, RIGHT, seen(3), found(0.25))  # the clock began anew
+    assert log.count() == 2
+    log.add(0, RIGHT, seen(3, session=1), found(0.25))  # the clock began anew
     assert [pose.stamp_ns for pose in log.trajectory()] == [70, 80, 3] and places(log) == [0.0, 6.0, 0.25]
-    assert log.cameras == {"right"}
+
+
+def test_frames_of_two_clocks_have_nothing_to_do_with_each_other() -> None:
+    """A bag that is played again: stamps repeat, or lie between those of the first time."""
+    keyframes, second = Keyframes(0.0, 5.0), 1_000_000_000
+    log, other = FrameLog(keyframes), FrameLog(Keyframes(0.0))
+    for at_s in range(3):
+        log.add(0, LEFT, seen(at_s * second), found(float(at_s)))
+        other.add(0, LEFT, seen(at_s * second, session=1), found(2.0 * at_s))
+        other.add(0, RIGHT, seen(at_s * second + 1, session=1), found(0.0))
+    log.absorb(other, 1, np.arange(2))
+    assert places(log) == [0.0, 1.0, 2.0, 5.0, 5.0, 7.0, 5.0, 9.0, 5.0], "none is missing"
+    motions = log.motions()
+    steps = [motion and motion.step[0] for motion in (motions.at("left", second, session) for session in range(3))]
+    assert steps == [pytest.approx(1.0), pytest.approx(2.0), None]
+    assert log.has(second, "left", 1) and not log.has(second, "right", 0) and not log.has(second, "left", 2)
+    assert [place[0, 3] for session in (0, 1) if (place := log.near(2 * second, "left", session)) is not None] == [2, 9]
+    only = [(second, "left"), (2 * second, "left")]
+    assert [pose.w_T_c[0, 3] for pose in log.trajectory(only, range(1, 2))] == [7.0, 9.0]
+
+
+def test_what_corners_drift_until_another_clock_is_another_matter() -> None:
+    keyframes = Keyframes(0.0, 1.0)
+    log, keyframes.off = FrameLog(keyframes), 0.5
+    log.add_keyframe(0, LEFT, seen(100))
+    log.add(0, LEFT, seen(150, 100), None)
+    log.add_keyframe(1, LEFT, seen(20, session=1))
+    log.add(1, LEFT, seen(160, 20, session=1), None)
+    log.find_again()
+    assert [pixels[0, 0] for pixels, _ in keyframes.asked] == [0.0, 0.0], "no keyframe of its clock comes after either"
 
 
 def test_what_changed_of_frames_that_were_written_is_reported() -> None:

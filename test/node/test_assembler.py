@@ -95,6 +95,15 @@ def test_live_no_camera_waits_for_another():
     assert shown(assembler.image("b", 10 * MS, "i", 0.0)) == [("b", 10)]
 
 
+def test_live_no_camera_waits_for_the_companions_of_another():
+    assembler = Assembler({"a": ["mask"], "b": []}, {}, 0.1, in_order=False)
+    assembler.companion("mask", "a", 0, 0.0)
+    assert assembler.image("a", 100 * MS, "i", 0.1) == []
+    assert shown(assembler.image("b", 110 * MS, "i", 0.11)) == [("b", 110)]
+    assert assembler.waiting == 1
+    assert shown(assembler.companion("mask", "a", 100 * MS, 0.15)) == [("a", 100)]
+
+
 def test_a_camera_that_is_late_or_gone_holds_nobody_up_for_long():
     assembler = pair()
     assembler.image("a", 0, "i", 0.0)

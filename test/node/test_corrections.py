@@ -27,17 +27,19 @@ def test_another_unit_is_in_the_next_pose_and_above_odometry(start_node):
     bench.status(lambda s: s.waiting == 0 and s.backlog == 0, "the map is calibrated at rest")
     robot.send(MAPPED, MAPPED + 5)
     robot.wait_for_pose(MAPPED + 4)
-    before = bench.status(lambda s: s.waiting == 0 and s.backlog == 0, "nothing waits")
+    bench.status(lambda s: s.waiting == 0 and s.backlog == 0, "nothing waits")
     recorder.clear()
+    robot.send(MAPPED + 5, MAPPED + 6)  # without another image, the path may have been sent for the last time
     recorder.wait(lambda: robot.stamp(MAPPED + 3) in path(recorder), 60, "the path has the newest images")
+    before = bench.status(lambda s: s.waiting == 0 and s.backlog == 0, "nothing waits again")
     known = path(recorder)  # a young map may have been corrected between two of them
     assert recorder.call(SetScale, "set_scale", SetScale.Request(factor=2.0)).success
     after = bench.status(lambda s: s.revision > before.revision, "the status tells")
     assert after.scale_state == "metric"
-    robot.send(MAPPED + 5, MAPPED + 15)
-    robot.wait_for_pose(MAPPED + 14)
-    found = robot.poses(MAPPED + 5, MAPPED + 15)
-    assert set(found) == set(range(MAPPED + 5, MAPPED + 15))
+    robot.send(MAPPED + 6, MAPPED + 16)
+    robot.wait_for_pose(MAPPED + 15)
+    found = robot.poses(MAPPED + 6, MAPPED + 16)
+    assert set(found) == set(range(MAPPED + 6, MAPPED + 16))
     places = {index: pose_of(message.pose.pose) for index, message in found.items()}
     recorder.wait(lambda: robot.stamp(MAPPED + 12) in path(recorder), 60, "the path has them")
     now = path(recorder)
@@ -49,7 +51,7 @@ def test_another_unit_is_in_the_next_pose_and_above_odometry(start_node):
     # The newest transform has it; nobody but the robot says where its camera is in odom
     recorder.wait(
         lambda: apart(
-            pose_of(transforms(recorder, "odom")[-1].transform) @ robot.truth(MAPPED + 14), places[MAPPED + 14]
+            pose_of(transforms(recorder, "odom")[-1].transform) @ robot.truth(MAPPED + 15), places[MAPPED + 15]
         )[0] < 1e-6,
         20,
         "map -> odom carries the correction",

@@ -91,6 +91,16 @@ def test_what_is_wrong_is_said(changes, which, level, text):
     assert text in status.message
 
 
+def test_each_camera_that_is_not_found_is_named():
+    states = {"front": TrackingState.LOST, "left": TrackingState.TRACKING, "right": TrackingState.BRIDGED}
+    statuses = judged(states=states)
+    assert statuses["mapping"].level == DiagnosticStatus.WARN
+    assert statuses["mapping"].message.startswith("camera 'front' is lost; camera 'right' is not found in the map")
+    assert values(statuses["calibration front"])["state"] == "lost"
+    fine = judged(states=dict.fromkeys(states, TrackingState.TRACKING))["mapping"]
+    assert (fine.level, fine.message) == (DiagnosticStatus.OK, "tracking")
+
+
 @pytest.mark.parametrize(
     ("inputs", "level", "text"),
     [

@@ -174,6 +174,7 @@ def test_two_cameras_in_the_order_of_stamps_with_mask_and_depth(robot):
         mask_topics=("/left/mask", ""),
         depth_topics=("", "/right/depth/image_rect"),
         companion_wait=5.0,
+        backlog="every",
     ).start()
     mask = (np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 3 == 0).astype(np.uint8)
     depth = np.full((HEIGHT // 2, WIDTH // 2), 1500, np.uint16)
@@ -211,7 +212,9 @@ def test_depth_of_another_camera_becomes_points_in_the_frame_of_the_images(robot
     r = robot(depth_topics=("/tof/image_rect",), companion_wait=5.0).start()
     c_T_d = pose(np.eye(3), [0.5, 0.0, 0.0])
     r.transform("lens", "tof", c_T_d, static=True)
-    r.send("/tof/camera_info", calibration(10.0, "tof", 8, 6))
+    info = calibration(20.0, "tof", 8, 6)  # of the raw camera; the rectified one is in P
+    info.d, info.p[0], info.p[5], info.p[2], info.p[6] = [-0.3, 0.1, 0.0, 0.0, 0.0], 10.0, 10.0, 3.5, 2.5
+    r.send("/tof/camera_info", info)
     r.heard("depth_info")
     depth = np.zeros((6, 8), np.float32)
     depth[2, 3] = 2.0

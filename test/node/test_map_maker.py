@@ -16,7 +16,7 @@ from sequences import SMALL, walk
 from dust3r_ros.backends import make_backend
 from dust3r_ros.config import MapperConfig, NodeConfig
 from dust3r_ros.errors import BackendError
-from dust3r_ros.node.map_maker import LOG, Audience, MapMaker, Setting
+from dust3r_ros.node.map_maker import LOG, MESSAGE, Audience, MapMaker, Setting
 from dust3r_ros.scenes.sequence import FOCAL_PER_WIDTH
 from dust3r_ros.session import session
 from dust3r_ros.storage.saved_map import load_map
@@ -132,6 +132,24 @@ def test_a_map_to_localise_in_is_kept_once_it_grows_and_never_another(loaded: st
     assert (kept > before[0]) == (loaded == "map.db") and other == before[1]
     assert bool(problems) == (loaded == "other.db")
     assert all(problem.startswith("mapping continues, but the map is not saved") for problem in problems)
+
+
+def test_the_path_is_sent_again_with_the_poses_of_images_that_were_only_followed(made: Made) -> None:
+    """Else it would end before the last images, until the next one that the map takes."""
+    maker, _, sent = made("every")
+    take(maker, 0)
+
+    def paths() -> int:
+        maker.show(replace(AUDIENCE, listeners={"path": 1}))
+        if maker._map._job is not None:
+            maker._map._job.result()
+        maker._map._rest_until = 0.0
+        return sum(kind == MESSAGE and value[0] == "path" for kind, value in sent)
+
+    assert (paths(), paths()) == (1, 1)
+    maker.keep([])
+    assert paths() == 2
+    maker.close()
 
 
 def test_when_the_map_is_moved_every_camera_is_told_where_it_is_now() -> None:

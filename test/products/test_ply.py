@@ -11,6 +11,9 @@ from dust3r_ros.cloud.cloud import Cloud
 from dust3r_ros.errors import InputError, OutputError
 from dust3r_ros.products.ply import read_ply, write_ply
 
+START = b"ply\nformat binary_little_endian 1.0\n"
+XYZ = b"property float x\nproperty float y\nproperty float z\nend_header\n"
+
 
 def some_cloud(count: int) -> Cloud:
     rng = np.random.default_rng(count)
@@ -65,8 +68,29 @@ def test_foreign_clouds_of_other_types_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "kind, values, expected",
+    [("<f4", (0.5, 0.0, 1.0), [128, 0, 255]), ("<f8", (255, 0, 7), [255, 0, 7]), ("<u2", (255, 0, 7), [255, 0, 7])],
+)
+def test_colours_of_other_types(tmp_path: Path, kind: str, values: tuple[float, ...], expected: list[int]) -> None:
+    name = {"<f4": b"float", "<f8": b"double", "<u2": b"ushort"}[kind]
+    colors = b"".join(b"property %s %s\n" % (name, color) for color in (b"red", b"green", b"blue"))
+    header = START + b"element vertex 1\n" + colors + XYZ
+    (tmp_path / "map.ply").write_bytes(header + np.array(values, kind).tobytes() + bytes(12))
+    assert read_ply(tmp_path / "map.ply").colors.tolist() == [expected]
+    for wrong in (256, 65535) if kind == "<u2" else (-0.1, 300, np.nan):
+        (tmp_path / "map.ply").write_bytes(header + np.array([wrong, 0, 0], kind).tobytes() + bytes(12))
+        with pytest.raises(InputError, match="colours"):
+            read_ply(tmp_path / "map.ply")
+
+
+@pytest.mark.parametrize(
     "data, words",
     [
+        (START + b"element vertex 3\nend_header\n", "properties none; x, y and z"),
+        (START + b"element vertex 1\nproperty float x\n" + XYZ + bytes(16), "float x'; it must be a scalar"),
+        (START + b"element vertex 99999999999999\n" + XYZ + bytes(12), "truncated: 99999999999999 points need"),
+        (START + b"element vertex " + b"9" * 24 + b"\n" + XYZ + bytes(12), "truncated"),
+        (b"ply\nelement vertex 1\n" + XYZ + bytes(12), "declare its format"),
         (b"", "not a PLY"),
         (b"obj\n", "not a PLY"),
         (b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n1\n", "ascii"),

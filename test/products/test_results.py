@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -144,18 +145,22 @@ def test_the_map_is_saved_where_another_file_cannot_be_written(mapped, tmp_path:
     """All others can be made from it."""
     mapper, stopwatch = mapped
     (tmp_path / "map.ply").mkdir()
+    (tmp_path / "preview.png").mkdir()
     with pytest.raises(OutputError, match=r"map\.ply"):
         write_results(tmp_path, mapper, config=CONFIG, stopwatch=stopwatch)
     assert len(load_map(tmp_path / "map.db").keyframes) == len(mapper.keyframes)
+    assert 'id="picture"' not in (tmp_path / "report.html").read_text()
 
 
-def test_where_the_map_cannot_be_saved_the_trajectory_is(mapped, tmp_path: Path) -> None:
+def test_where_the_map_cannot_be_saved_the_others_are(mapped, written, tmp_path: Path) -> None:
     mapper, stopwatch = mapped
     (tmp_path / "map.db").mkdir()
     with pytest.raises(OutputError, match=r"map\.db"):
         write_results(tmp_path, mapper, config=CONFIG, stopwatch=stopwatch)
     assert len(read_tum(tmp_path / "trajectory.txt")) == len(mapper.trajectory())
-    assert (tmp_path / "cameras.yaml").is_file() and not (tmp_path / "summary.json").exists()
+    missing = {"map.db", "summary.json"}
+    assert set(os.listdir(tmp_path)) - {"map.db"} == set(os.listdir(written[0])) - missing
+    assert (tmp_path / "map.ply").read_bytes() == (written[0] / "map.ply").read_bytes()
 
 
 def test_with_fusion_the_cloud_is_what_keyframes_agree_on(mapped, written, tmp_path: Path, monkeypatch) -> None:

@@ -152,6 +152,12 @@ def test_up_is_turned_from_the_imu_into_the_camera() -> None:
     np.testing.assert_allclose(found, imu_T_optical[:3, :3].T @ up, atol=1e-9)
 
 
+def test_depth_in_the_frame_that_its_image_says_is_registered() -> None:
+    synchronizer = made(depths=["c"])
+    synchronizer.add_depth("c", 0, lambda: np.ones((48, 64), np.float32), "camera")
+    assert synchronizer.complete(frame(0), "own", "camera").frame.depth is not None
+
+
 def test_nothing_is_kept_for_long_and_nothing_of_before_a_jump() -> None:
     synchronizer = made(masks=["c"])
     for index in range(1000):

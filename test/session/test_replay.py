@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 from robot_bag import CAMERAS, Robot
 
@@ -93,6 +94,22 @@ def test_a_manifest_gives_exactly_these_frames_with_exactly_these_companions(tmp
     assert isinstance(items[2], Event) and items[2].kind == "reset"
     assert_same([item for item in items if isinstance(item, Frame)], used)
     assert_same([item for item in replay if isinstance(item, Frame)], used)  # and once more
+
+
+def test_photographs_are_of_the_cameras_that_they_were_of(tmp_path: Path) -> None:
+    """Whatever the command that replays calls them; with the focals that they say."""
+    exif = PIL.Image.Exif()
+    (tmp_path / "photographs").mkdir()
+    for index, millimetres in enumerate([26, 52, 26]):
+        exif.get_ifd(0x8769)[0xA405] = millimetres
+        PIL.Image.new("RGB", (400, 300), (9 * index, 0, 0)).save(tmp_path / f"photographs/{index}.jpg", exif=exif)
+    wanted = list(open_source(tmp_path / "photographs", camera="front"))
+    assert {frame.camera: round(frame.focal[0]) for frame in wanted if frame.focal} == {"front": 300, "front_52mm": 601}
+    manifest = read_manifest(written(tmp_path / "run.jsonl", list(wanted)))
+    replay = ManifestReplay(open_source(tmp_path / "photographs"), manifest)
+    frames = [item for item in replay if isinstance(item, Frame)]
+    assert_same(frames, wanted)
+    assert [frame.focal for frame in frames] == [frame.focal for frame in wanted] and replay.missing == 0
 
 
 def test_a_recording_that_was_played_twice_is_read_twice(bag: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def motions_of(poses: dict[str, dict[int, Array]]) -> Motions:
     """From poses by camera and stamp."""
     return Motions(
         {
-            name: (np.array(list(own)), lambda rows, own=own: np.stack([list(own.values())[row] for row in rows]))
+            (name, 0): (np.array(list(own)), lambda rows, own=own: np.stack([list(own.values())[row] for row in rows]))
             for name, own in poses.items()
         }
     )

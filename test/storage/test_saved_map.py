@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from growing import DENSE, grow, resumed
+from sequences import walk
 
 from dust3r_ros.errors import MapFileError, OutputError
+from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.scenes.sequence import RenderedSequence
+from dust3r_ros.storage import saved_map
 from dust3r_ros.storage.journal import MapJournal
 from dust3r_ros.storage.packing import pack_map, unpack_map
 from dust3r_ros.storage.saved_map import SCHEMA_VERSION, Edge, load_map, load_state, save_map
@@ -24,6 +31,16 @@ class FinishedMapper:
     keyframes: tuple[Keyframe, ...]
     cameras: dict[str, Camera]
     edges: list[Edge]
+
+
+@pytest.fixture(scope="module")
+def grown() -> Mapper:
+    """A whole map of some keyframes with depth."""
+    walked = walk("orbit", 12)
+    made = Mapper(replace(DENSE, focal=walked.focal))
+    grow(made, None, walked, range(12))
+    made.finish()
+    return made
 
 
 @pytest.fixture
@@ -39,8 +56,9 @@ def mapper(sequence: RenderedSequence) -> FinishedMapper:
         )
     cameras = {"cam/a": Camera("cam/a", 960, 720, 797.0, 1.5, 12), "b": Camera("b", 64, 48, 50.0, fixed=True)}
     cameras["c"] = Camera(
-        "c", 64, 48, 50.0, 1.0, principal_offset=(1.25, -0.1), distortion=(0.1, -0.02, 0.0, 0.0, 1e-3)
-    )
+        "c", 64, 48, 50.0, 1.0, principal_offset=(1.25, -0.1), distortion=(0.1, -0.02, 0.0, 0.0, 1e-3),
+        readout=(-0.01, 0.02),
+    )  # fmt: skip
     return FinishedMapper(tuple(keyframes), cameras, [(0, 3, 1.5), (3, 6, 0.1), (9, 0, 2.0)])
 
 
@@ -67,6 +85,104 @@ def test_odd_values_stay_usable() -> None:
     values = np.array([[np.nan, np.inf, 0, -1], [1e-12, 1.0, 1e9, 65504]], np.float32)
     back = unpack_map(pack_map(values), 2, 4)
     assert np.isfinite(back).all() and (back[0] == 0).all() and (back[1] > 0).all() and back[1, 1] == 1
+
+
+def planes(blob: bytes, kind: str) -> np.ndarray:
+    """Numbers in planes, as in docs/saved-maps.md."""
+    raw = np.frombuffer(zlib.decompress(blob), np.uint8)
+    return raw.reshape(np.dtype(kind).itemsize, -1).T.copy().view(kind)[:, 0]
+
+
+def halves(blob: bytes) -> np.ndarray:
+    return (np.cumsum(planes(blob, "<u2"), dtype=int) % 65536).astype("<u2").view("<f2").astype(np.float64)
+
+
+def points(blob: bytes, middle: np.ndarray) -> np.ndarray:
+    at = planes(blob[1:], f"<f{blob[:1].decode()}").reshape(-1, 2)
+    return at - middle if blob[:1] == b"4" else at
+
+
+def steps(blob: bytes) -> np.ndarray:
+    return np.cumsum(np.frombuffer(zlib.decompress(blob), "<i4"), dtype=int)
+
+
+def test_other_programs_read_a_map_by_the_docs(grown: Mapper, tmp_path: Path) -> None:
+    path, larger = tmp_path / "map.db", np.zeros(100_000, int)
+    save_map(path, grown)
+    base = sqlite3.connect(path)
+    middle = (np.array(base.execute("SELECT width, height FROM cameras").fetchone()) - 1) / 2  # tracked in this size
+    for chunk, blob in base.execute("SELECT chunk, ids FROM aliases"):
+        larger[4096 * chunk :][: len(steps(blob))] = steps(blob)
+    rows = base.execute(
+        "SELECT depth, depth_scale, confidence, features, descriptors, feature_ids, ids, offsets, seen FROM keyframes "
+        "JOIN depths USING (number) JOIN images USING (number) JOIN observations USING (number) "
+        "JOIN observation_states USING (number) ORDER BY place"
+    )
+    for row, own, saved in zip(rows, grown.keyframes, load_state(path).submaps[0].keyframes, strict=True):
+        depth, scale, confidence, features, descriptors, feature_ids, more, offsets, seen = row
+        assert np.allclose(halves(depth) * scale, own.depth.ravel(), rtol=1e-3, atol=0) and own.depth.any()
+        assert np.allclose(halves(confidence), own.confidence.ravel(), rtol=1e-3)
+        assert np.array_equal(points(features, middle), saved.features.pixels) and len(saved.features.pixels) > 20
+        assert zlib.decompress(descriptors) == saved.features.descriptors.reshape(-1, 128).tobytes()
+        observed = np.concatenate([points(features, middle), points(offsets, middle)])
+        assert np.array_equal(observed[steps(seen)], saved.seen.pixels) and len(saved.seen.pixels) > 20
+        ids = np.concatenate([steps(feature_ids), steps(more)])[steps(seen)]
+        while larger[ids].any():
+            ids = ids - larger[ids]
+        assert np.array_equal(ids, saved.seen.ids)
+    assert larger.any()
+
+
+def test_a_map_takes_its_space_once(grown: Mapper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of a log, too, while it is written: the disk may be nearly full."""
+    close, sizes = MapJournal.close, []
+
+    def closed(journal: MapJournal) -> None:
+        sizes.append(sum(file.stat().st_size for file in tmp_path.iterdir()))
+        close(journal)
+
+    monkeypatch.setattr(MapJournal, "close", closed)
+    save_map(tmp_path / "map.db", grown)
+    assert sizes == [(tmp_path / "map.db").stat().st_size]
+
+
+def test_a_readout_is_kept(grown: Mapper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "map.db"
+    state = grown.live.atlas.active.submap.state
+    measured = [replace(known, rolling=(0.0, 1e-4)) for known in grown.live.atlas.active.submap.intrinsics]
+    monkeypatch.setattr(state.sparse, "intrinsics", measured)
+    save_map(path, grown)
+    assert load_map(path).cameras == grown.cameras and grown.cameras["camera"].readout[1] > 0
+    again = resumed(path, grown.config)
+    with MapJournal(path, fresh=False) as journal:
+        journal.update(again.live)
+    assert load_map(path).cameras == grown.cameras == again.cameras
+    base = sqlite3.connect(path)  # of a version that did not store it
+    base.execute("DELETE FROM state WHERE name = 'readouts'")
+    base.execute("DELETE FROM seals WHERE (part, row) = ('state', 'readouts')")
+    base.commit()
+    base.close()
+    assert load_map(path).cameras["camera"].readout == (0.0, 0.0)
+
+
+def test_landmarks_are_of_the_same_state(grown: Mapper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The unit of a map that grows changes while it is read."""
+    before, contents = saved_map._contents, []
+    with MapJournal(tmp_path / "map.db") as journal:
+        journal.update(grown.live)
+        expected = load_map(tmp_path / "map.db", landmarks=True)
+
+        def meanwhile(*arguments: Any) -> Any:
+            contents.append(before(*arguments))
+            grown.move(Similarity(4.0, np.eye(3), np.zeros(3)))
+            journal.update(grown.live)
+            return contents[0]
+
+        monkeypatch.setattr(saved_map, "_contents", meanwhile)
+        found = load_map(tmp_path / "map.db", landmarks=True)
+    assert contents and found.keyframes[-1].w_T_c.tobytes() == expected.keyframes[-1].w_T_c.tobytes()
+    assert len(found.landmarks.positions) > 100
+    assert np.array_equal(found.landmarks.positions, expected.landmarks.positions)
 
 
 def test_an_empty_map_is_a_map(tmp_path: Path) -> None:
@@ -167,6 +283,6 @@ def test_failed_writes_are_sentences(mapper: FinishedMapper, tmp_path: Path) -> 
     with pytest.raises(OutputError, match="nowhere"):
         save_map(tmp_path / "nowhere" / "map.db", mapper)
     mapper.cameras["a"] = Camera("a", 4, 3, 2.0, focal_std=float("nan"))
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match=f"'{tmp_path}/map.db' cannot be written"):
         save_map(tmp_path / "map.db", mapper)
     assert os.listdir(tmp_path) == []

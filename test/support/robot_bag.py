@@ -72,6 +72,7 @@ class Robot:
     """What is recorded. Times are ms since ``START``; stamps of the right camera lie between those of the left.
 
     ``depth_frame``: optical frame of the depth camera. ``mask_late``: how much later than its image a mask comes.
+    ``right_frame``: what the right camera's driver calls its frame. ``acceleration``: whether the IMU measures it.
     """
 
     frames: int = 6
@@ -81,6 +82,8 @@ class Robot:
     imu_period: int = 5
     lead: int = 500
     depth_frame: str = "left_optical"
+    right_frame: str = "right_optical"
+    acceleration: bool = True
     mask_late: int = 300
     static_last: bool = False
     store: Any = field(default_factory=lambda: get_typestore(Stores.ROS2_JAZZY))
@@ -140,7 +143,7 @@ class Robot:
             orientation_covariance=np.zeros(9), angular_velocity=self.vector("Vector3", rate),
             angular_velocity_covariance=np.zeros(9),
             linear_acceleration=self.vector("Vector3", o_R_i.T @ [0.0, 0.0, GRAVITY]),
-            linear_acceleration_covariance=np.zeros(9),
+            linear_acceleration_covariance=np.array([0.0 if self.acceleration else -1.0, *[0.0] * 8]),
         )  # fmt: skip
 
     def odometry(self, stamp_ns: int) -> Any:
@@ -180,7 +183,7 @@ class Robot:
                 yield from self._pictures(camera, index)
 
     def _pictures(self, camera: str, index: int) -> Iterator[tuple[int, str, Any]]:
-        stamp, frame = self.stamp(camera, index), f"{camera}_optical"
+        stamp, frame = self.stamp(camera, index), self.right_frame if camera == "right" else f"{camera}_optical"
         at = stamp + 5 * MS
         yield at, f"/{camera}/image_raw", self.picture(image(camera, index), "rgb8", stamp, frame)
         focal, d = (50.0, (0.1, 0.01, 0.0, 0.0, 0.0)) if camera == "left" else (0.0, ())

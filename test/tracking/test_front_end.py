@@ -12,9 +12,11 @@ from snapshots import snapshot
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.similarity import Similarity
+from dust3r_ros.geometry.undistortion import Undistortion
 from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.tracking.following import RecentImages
 from dust3r_ros.tracking.front_end import FrontEnd, Tracked
+from dust3r_ros.types import Calibration
 
 CONFIG = MapperConfig(tracking_size=240)
 
@@ -144,6 +146,23 @@ def test_nothing_under_a_mask_counts_and_another_size_is_not_tracked(sequence):
     assert front.track(int(sequence.stamps_ns[1]), sequence.images[1], everything).w_T_c is None
     assert front.track(int(sequence.stamps_ns[2]), sequence.images[2][:, :-8]).w_T_c is None
     assert front.track(int(sequence.stamps_ns[3]), sequence.images[3], everything[1:]).w_T_c is None
+
+
+def test_a_mask_is_rectified_with_the_image(sequence):
+    """What lies under it in the raw image of a lens that bends."""
+    height, width = sequence.images[0].shape[:2]
+    center = (width - 1) / 2, (height - 1) / 2
+    raw = Calibration(width, height, 0.42 * width, 0.42 * width, *center, "equidistant", (0.0,) * 4)
+    rectified, mask = Undistortion.of(raw, width, height), np.zeros((height, width), np.uint8)
+    mask[:, : width // 6] = 255
+    front = FrontEnd(CONFIG)
+    track(front, sequence, 0, 1)
+    front.take(snapshot(sequence, 0, rectified=raw))
+    track(front, sequence, 1, 2)
+    front.track(int(sequence.stamps_ns[2]), sequence.images[2], mask)
+    covered = cv2.resize(rectified.mask(mask), front._newest[1].shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
+    assert np.all(front._newest[2][covered] > 0), "the front end leaves out what is under it"
+    assert np.mean(front._newest[2] > 0) < np.mean(covered) + 0.25
 
 
 def test_another_map_begins_without_what_was_followed(sequence):

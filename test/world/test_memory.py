@@ -63,6 +63,30 @@ def test_a_unit_by_command_is_exact_until_it_is_forgotten(poses: Array) -> None:
     assert found is not None and found.source == "memory"
 
 
+def test_a_unit_outlives_the_keyframes_by_which_it_was_known(poses: Array) -> None:
+    memory = UnitMemory()
+    memory.hear(keyframes(poses, range(3)))
+    memory.keep(0.0, commanded=True)
+    other = poses.copy()
+    other[:, :3, 3] *= 0.5
+    memory.hear(keyframes(other, range(40)))
+    for removed in (1, 2), (0,), range(3, 30), range(30, 38):
+        memory.hear([], removed)
+        found = memory.evidence()
+        assert found is not None and (found.source, found.relative_std) == ("command", 0.0) and not memory.gone
+        assert found.scale == pytest.approx(2.0)
+    memory.hear(keyframes(poses, range(100, 110)), removed=(38, 39))
+    assert memory.gone and memory.evidence() is None, "of another map it says nothing"
+
+
+def test_keyframes_that_were_left_behind_do_not_speak_for_another_map(poses: Array) -> None:
+    memory = UnitMemory()
+    memory.hear(keyframes(poses, range(100)))
+    memory.keep(0.01)
+    memory.hear(keyframes(poses, range(200, 210)), removed=range(97))
+    assert memory.evidence() is None
+
+
 def test_a_camera_at_rest_tells_no_unit() -> None:
     memory = UnitMemory()
     memory.hear(keyframes(np.tile(np.eye(4), (5, 1, 1)), range(5)))

@@ -144,6 +144,17 @@ def test_a_command_holds_when_the_map_takes_another_unit() -> None:
     assert drive.go(110).scale == pytest.approx(3.0), "the newer one replaces it"
 
 
+def test_a_command_holds_for_a_map_that_is_loaded() -> None:
+    drive = Drive(has_odometry=False)
+    drive.go(50)
+    drive.world.command(1.5)
+    drive.obey(drive.go(60))
+    world = WorldAligner()
+    world.resume(json.loads(json.dumps(drive.world.state())), drive.keyframes())
+    estimate = world.estimate([])
+    assert estimate.state is ScaleState.METRIC and estimate.relative_std < 1e-6 and not estimate.needed
+
+
 def test_a_command_is_about_the_map_that_the_camera_is_in() -> None:
     drive = Drive(has_odometry=False)
     drive.go(60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -116,10 +117,9 @@ class Dataset(Description):
 
         Raises ``InputError`` naming the file that is missing or broken, and for a folder without recordings.
         """
-        folder = Path(path)
-        if not folder.is_dir():
-            raise InputError(f"'{folder}' is not a folder; it must hold {self.name} ('dust3r-eval where {self.name}')")
-        return self._found(folder)
+        if not Path(path).is_dir():
+            raise InputError(f"'{path}' is not a folder; it must hold {self.name} ('dust3r-eval where {self.name}')")
+        return self._found(Path(os.path.abspath(path)))  # recordings are called after folders, and "." is no name
 
     def _found(self, folder: Path) -> Iterator[Recording]:
         none, recordings = True, self.read(folder)

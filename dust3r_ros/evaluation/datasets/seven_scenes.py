@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from dust3r_ros.errors import InputError
@@ -21,18 +21,30 @@ _NONE = 65535
 
 
 def read(path: Path) -> Iterator[Recording]:
-    """Sequences of the scene in ``path``, or of the scenes in the folders in it, with their official split."""
+    """Sequences of the scene in ``path``, or of the scenes in the folders in it, with their official split.
+
+    A scene must be complete; ``path`` may be one sequence of it.
+    """
+    if next(path.glob("frame-*.pose.txt"), None) is not None:
+        yield _recording(path, _split(path.parent, "train") | _split(path.parent, "test"))
+        return
     for scene in reading.folders(path, "seq-*/frame-*.pose.txt"):
-        split = {**_split(scene, "train"), **_split(scene, "test")}
+        split = _split(scene, "train") | _split(scene, "test")
+        missing = [name for name in split if not (scene / name).exists()]
+        if missing:
+            raise InputError(f"'{scene}' lacks {', '.join(missing)}; it must be complete, or one sequence be given")
         for folder in sorted(scene.glob("seq-*")):
-            if not folder.is_dir():
-                continue  # the archives of the download
-            if folder.name not in split:
-                raise InputError(f"'{folder}' is in neither TrainSplit.txt nor TestSplit.txt of '{scene}'")
-            name = f"{scene.resolve().name}/{folder.name}"
-            yield Recording(
-                name, DATASET.name, _views(folder, name), split=split[folder.name], scene=scene.resolve().name
-            )
+            if folder.is_dir():  # not an archive of the download
+                yield _recording(folder, split)
+
+
+def _recording(folder: Path, split: Mapping[str, str]) -> Recording:
+    """A sequence. Raises ``InputError`` if it is in neither part of its scene."""
+    if folder.name not in split:
+        raise InputError(f"'{folder}' is in neither TrainSplit.txt nor TestSplit.txt of '{folder.parent}'")
+    scene = folder.parent.resolve().name
+    name = f"{scene}/{folder.name}"
+    return Recording(name, DATASET.name, _views(folder, name), split=split[folder.name], scene=scene)
 
 
 def _split(scene: Path, part: str) -> dict[str, str]:
@@ -44,7 +56,6 @@ def _split(scene: Path, part: str) -> dict[str, str]:
         if number is None:
             raise InputError(f"'{path}' holds {field!r}; its lines must be like 'sequence3'")
         found[f"seq-{int(number.group(1)):02d}"] = part
-        reading.existing(scene / f"seq-{int(number.group(1)):02d}", f"'{path}' lists")
     return found
 
 
@@ -87,7 +98,8 @@ PATH/chess/
     notes=(
         "No official file gives the colour camera's intrinsics: K is nominal (525; 585 is the depth camera's), and a\n"
         "focal length fitted to the images is closer to 523. Poses are the depth camera's. Depth is mapped to the\n"
-        "colour image by the two focal lengths, ignoring the 25 mm between the cameras. Stamps are nominal (30 Hz)."
+        "colour image by the two focal lengths, ignoring the 25 mm between the cameras. Stamps are nominal (30 Hz).\n"
+        "A scene must be complete; one sequence, PATH/chess/seq-01, can be opened alone."
     ),
     read=read,
 )

@@ -11,8 +11,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.geometry.rigid import from_quaternion
 from dust3r_ros.io.bags.reader import Bag, Message, Unreadable
@@ -27,6 +25,7 @@ from dust3r_ros.io.encodings import (
 )
 from dust3r_ros.io.frames import FrameSource, Shot
 from dust3r_ros.sensors.camera_info import calibration_from, of_images
+from dust3r_ros.sensors.gravity_filter import measured
 from dust3r_ros.sensors.synchronizer import Synchronizer, SynchronizerSettings
 from dust3r_ros.sensors.transform_buffer import TransformBuffer
 from dust3r_ros.types import Array, Array32, Calibration, Frame, Image
@@ -99,8 +98,9 @@ class MessageReader:
         elif topic == self._odometry:
             self._take_odometry(message)
         elif topic == self._imu:
-            a, w = message.content.linear_acceleration, message.content.angular_velocity
-            acceleration, rate = np.array([a.x, a.y, a.z]), np.array([w.x, w.y, w.z])
+            m = message.content
+            acceleration = measured(m.linear_acceleration, m.linear_acceleration_covariance)
+            rate = measured(m.angular_velocity, m.angular_velocity_covariance)
             self._synchronizer.add_imu(message.frame_id, message.stamp_ns, acceleration, rate)
 
     def remark(self, topic: str, remark: str) -> None:
@@ -155,6 +155,7 @@ class _Held:
     number: int
     message: Message = field(compare=False)
     camera: str = field(compare=False)
+    frame_id: str = field(compare=False)
 
 
 class BagSource(FrameSource):
@@ -192,14 +193,30 @@ class BagSource(FrameSource):
         """From static transforms, for two cameras or more; those not connected to the first are left out."""
         if len(self._cameras) < 2:
             return {}
-        transforms = self._static()
-        frames = {message.topic: message.frame_id for message in self._bag.first(self.topics.images)}
-        first = frames.get(self.topics.images[0], "")
-        found = {
-            camera: transforms.fixed(first, frames[topic]) for topic, camera in self._cameras.items() if topic in frames
-        }
+        transforms, frames = self._static(), self._optical_frames()
+        first = frames.get(self.topics.cameras[0], "")
+        found = {camera: transforms.fixed(first, frame) for camera, frame in frames.items()}
         known = {camera: r_T_c for camera, r_T_c in found.items() if r_T_c is not None}
         return known if len(known) > 1 else {}
+
+    def _optical_frames(self) -> dict[str, str]:
+        """The frame of each camera, if there are several. Drivers of one kind have one default: no two get the same.
+
+        ``remarks`` says for which another is used than their images have.
+        """
+        if len(self._cameras) < 2:
+            return {}
+        said = {self._cameras[message.topic]: message.frame_id for message in self._bag.first(self.topics.images)}
+        usual = {camera: f"{camera}_optical_frame" for camera in said}
+        own: dict[str, str] = {}
+        for camera in sorted(said, key=lambda name: (said[name] != usual[name], self.topics.cameras.index(name))):
+            own[camera] = said[camera] if said[camera] not in own.values() else usual[camera]
+        self.remarks = tuple(
+            f"camera '{camera}' has the frame_id '{said[camera]}' of another camera, so '{frame}' is used instead"
+            for camera, frame in own.items()
+            if frame != said[camera]
+        )
+        return own
 
     def shots(self) -> Iterator[Shot | InputError]:
         """Images, masks and depth in the order of recording."""
@@ -222,6 +239,7 @@ class BagSource(FrameSource):
         held: list[_Held] = []
         number = count()
         newest = dict.fromkeys(self._cameras.values(), -1)
+        frames = self._optical_frames()
         for message in self._readable(message_reader):
             if isinstance(message, InputError):
                 yield message
@@ -229,7 +247,8 @@ class BagSource(FrameSource):
             camera = self._cameras.get(message.topic)
             if camera is not None:
                 place = self.topics.cameras.index(camera)
-                heapq.heappush(held, _Held(message.stamp_ns, place, next(number), message, camera))
+                frame_id = frames.get(camera, message.frame_id)
+                heapq.heappush(held, _Held(message.stamp_ns, place, next(number), message, camera, frame_id))
                 newest[camera] = max(newest[camera], message.stamp_ns)
             else:
                 message_reader.take(message)
@@ -254,7 +273,7 @@ class BagSource(FrameSource):
         if now_ns - first.message.bag_ns >= WAIT_NS or len(held) > MOST_HELD:
             return True
         in_turn = all(stamp_ns >= first.stamp_ns for stamp_ns in newest.values())
-        return in_turn and synchronizer.ready(first.camera, first.message.frame_id, first.stamp_ns)
+        return in_turn and synchronizer.ready(first.camera, first.frame_id, first.stamp_ns)
 
     def _complete(self, held: _Held, synchronizer: Synchronizer) -> Iterator[Frame | InputError]:
         if not self.wants(held.stamp_ns):
@@ -264,7 +283,8 @@ class BagSource(FrameSource):
         except InputError as error:
             yield error
             return
-        completed = synchronizer.complete(Frame(held.stamp_ns, held.camera, image), held.message.frame_id)
+        frame = Frame(held.stamp_ns, held.camera, image)
+        completed = synchronizer.complete(frame, held.frame_id, held.message.frame_id)
         if completed.missing:
             self.incomplete += 1
             self.lacking = self.lacking or completed.missing[0]

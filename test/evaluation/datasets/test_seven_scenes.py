@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,17 @@ def test_raw_depth_is_brought_into_the_colour_image(root: Path) -> None:
     assert depth[240 + 35, 320] == 1.25
     assert depth[240, 320] == 0
     assert set(np.unique(depth)) <= {np.float32(value) for value in (0, 0.7, 1.25, 2.5)}
+
+
+def test_one_sequence_does_without_the_others(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opened by its own folder; its scene would have to be complete."""
+    shutil.rmtree(root / "chess/seq-03")
+    with pytest.raises(InputError, match=r"chess' lacks seq-03.*one sequence"):
+        list(DATASETS["7scenes"].open(root))
+    monkeypatch.chdir(root / "chess/seq-01")
+    for path in (root / "chess/seq-01", "."):
+        (one,) = DATASETS["7scenes"].open(path)
+        assert (one.name, one.split, one.scene, len(one.views)) == ("chess/seq-01", "train", "chess", 2)
 
 
 def test_a_lost_frame_has_no_pose(root: Path) -> None:

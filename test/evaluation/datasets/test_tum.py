@@ -47,6 +47,13 @@ def test_one_sequence_is_opened_by_its_own_folder(root: Path) -> None:
     assert len(recording.views) == 2
 
 
+def test_a_sequence_opened_from_within_has_its_name(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root / "rgbd_dataset_freiburg3_teddy")
+    (recording,) = DATASETS["tum"].open(".")
+    assert recording.name == recording.scene == "rgbd_dataset_freiburg3_teddy"
+    assert recording.views[0].name == f"{recording.name}/rgb/{STAMPS[0]}.png"
+
+
 def test_poses_between_are_interpolated_and_gaps_left_open(root: Path) -> None:
     folder = root / "rgbd_dataset_freiburg3_teddy"
     write(

@@ -92,6 +92,27 @@ def test_calibrations_and_extrinsics_of_the_recording(bag: Path) -> None:
     assert open_source(bag, topics=BagTopics(IMAGES[:1])).extrinsics() == {}
 
 
+def test_cameras_that_say_the_same_frame_are_not_in_one_place(tmp_path: Path) -> None:
+    """Their drivers have one default; only where the first one is, is known."""
+    path = Robot(right_frame="left_optical").record(tmp_path / "bag")
+    source = open_source(path, topics=BagTopics(IMAGES, odom_frame="odom"))
+    assert source.extrinsics() == {}
+    (said,) = source.remarks
+    assert "'right' has the frame_id 'left_optical' of another camera, so 'right_optical_frame' is used" in said
+    for frame in source:
+        if frame.camera == "left":
+            np.testing.assert_allclose(frame.o_T_c, camera_in_odometry("left", frame.stamp_ns), atol=1e-4)
+        else:
+            assert frame.o_T_c is None
+    assert source.incomplete == 6 and "'right_optical_frame' is not on TF" in source.lacking
+
+
+def test_a_gyroscope_alone_gives_no_gravity(tmp_path: Path) -> None:
+    source = open_source(Robot(acceleration=False).record(tmp_path / "bag"), topics=BagTopics(IMAGES, imu="/imu"))
+    assert all(frame.up is None for frame in source)
+    assert source.lacking == "no direction of gravity for camera 'left': the IMU measures no acceleration"
+
+
 def test_static_transforms_recorded_last_hold_from_the_start(tmp_path: Path) -> None:
     frames = frames_of(Robot(static_last=True).record(tmp_path / "bag"), ALL)
     np.testing.assert_allclose(frames[0].o_T_c, camera_in_odometry("left", frames[0].stamp_ns), atol=1e-4)
