@@ -326,13 +326,6 @@ def guessed(intrinsics: Intrinsics, stream: CameraStream, working: tuple[float, 
     return replace(intrinsics, focal=focal, prior=focal, guess_std=working[1])
 
 
-def shown(image: Image) -> Image:
-    """An image of a map, for those outside of it: they cannot draw on it."""
-    view = image.view()
-    view.flags.writeable = False
-    return view
-
-
 def check_image(image: object, camera: str) -> Image:
     """``image`` if it is RGB (H, W, 3) uint8 and not empty; raises ``InputError``."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
@@ -171,3 +172,13 @@ def frames_of(records: Iterable[KeyframeRecord]) -> Iterator[CameraFrame]:
             mask = record.stream.mask_of(record.masked)
             images = record.image, record.gray
             yield CameraFrame(record.stamp_ns, record.stream, *images, mask, session=record.session)
+
+
+_Part = TypeVar("_Part", bound=np.ndarray)
+
+
+def shown(part: _Part) -> _Part:
+    """An image or depth of a map, for those outside of it: they cannot draw on it."""
+    view = part.view()
+    view.flags.writeable = False
+    return view

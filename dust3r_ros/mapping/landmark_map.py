@@ -15,10 +15,11 @@ from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.adjustment import MapAdjuster
 from dust3r_ros.mapping.association import Linker
-from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord, shown
+from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.covisibility import Neighbourhood
 from dust3r_ros.mapping.culling import Culling, Numbering, Redundancy
 from dust3r_ros.mapping.depth_schedule import DepthSchedule
+from dust3r_ros.mapping.frames import shown
 from dust3r_ros.mapping.localization import FrameFinder
 from dust3r_ros.mapping.loop_closing import LoopClosing
 from dust3r_ros.mapping.reconstruction import Reconstruction
@@ -152,7 +153,8 @@ class MapBuilder(Submap):
         focal = record.stream.focal_to_working(self.state.sparse.intrinsics[view.camera].focal)
         stream, image = record.stream.name, dense.views.image(index)
         w_T_c = view.pose.copy()
-        return Keyframe(index, record.version, record.stamp_ns, stream, w_T_c, focal, shown(image), depth, confidence)
+        parts = shown(image), shown(depth), shown(confidence)
+        return Keyframe(index, record.version, record.stamp_ns, stream, w_T_c, focal, *parts)
 
     def move(self, new_S_old: Similarity) -> None:
         self.state.sparse.move(pose(new_S_old.rotation, new_S_old.translation), new_S_old.scale)

@@ -11,7 +11,8 @@ from dust3r_ros.alignment.online.keyframe_bundle import KeyframeUpdate, Posed, R
 from dust3r_ros.geometry.depths import held_to
 from dust3r_ros.geometry.pinhole import rays
 from dust3r_ros.geometry.rigid import transform
-from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord, shown
+from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
+from dust3r_ros.mapping.frames import shown
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.types import Array, Array32, Keyframe

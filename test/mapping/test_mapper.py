@@ -707,8 +707,9 @@ def test_what_is_handed_in_and_out_is_not_the_map_itself() -> None:
             if w_T_c is not None:
                 w_T_c[:3, 3] *= 3
         for keyframe in shared.keyframes:
-            with pytest.raises(ValueError, match="read-only"):
-                keyframe.image[:] = 0
+            for part in (keyframe.image, keyframe.depth, keyframe.confidence):
+                with pytest.raises(ValueError, match="read-only"):
+                    part[:] = 0
     for one, other in zip(own.keyframes, shared.keyframes, strict=True):
         np.testing.assert_array_equal(one.w_T_c, other.w_T_c)
         np.testing.assert_array_equal(one.image, other.image)
