@@ -109,9 +109,8 @@ class MapBuilder(Submap):
 
     def mask_own(self, stream: CameraStream) -> bool:
         anew = super().mask_own(stream)
-        if not anew:
-            own = [index for index, record in enumerate(self.state.records) if record.stream is stream]
-            self._depth.movers.leave_out_masked(own)
+        own = [index for index, record in enumerate(self.state.records) if record.stream is stream]
+        self._depth.movers.leave_out_masked(own)  # also where it sleeps, and is not begun anew
         return anew
 
     def pose(self, index: int) -> Array | None:

@@ -399,6 +399,25 @@ def test_a_hood_in_every_image_is_left_out_of_the_map() -> None:
     assert under < 0.02 * apart
 
 
+@pytest.mark.parametrize(("images", "young"), [(10, True), (14, False)])
+def test_a_map_loses_what_it_has_of_the_camera_itself(images: int, young: bool) -> None:
+    """A young one, too: where it sleeps, it is not begun anew."""
+    sequence = cut(walk("orbit", 24), images)
+    mapper = run(sequence, np.zeros(sequence.images.shape[:3], np.uint8), SMALL)
+    state, stream = mapper.submap.state, mapper.submap.state.records[0].stream
+    own = ImageMask.of(dashcam()[1][0], stream._tracking_size, stream.resize)
+    assert own is not None
+    stream._own = own
+
+    def under() -> int:
+        known = [state.sparse.known(state.sparse.resolved(view.seen)).pixels for view in state.sparse.views]
+        return sum(int((~own.clear(stream.pixels(pixels), 0.0)).sum()) for pixels in known)
+
+    assert under() > 200
+    assert mapper.submap.mask_own(stream) == young
+    assert under() < 20, "but at the outline, which is rounded"
+
+
 def test_images_beside_the_sequence_teach_a_camera_nothing() -> None:
     """One that is refused, and one that is only located: the black border, and what is carried along, stay known."""
     stream, black = made(), np.repeat(circle()[..., None], 3, axis=2)
