@@ -111,8 +111,8 @@ class EgoMask:
 
     def __init__(self) -> None:
         self._last: Array32 | None = None
-        self._weakest = self._squares = np.zeros((0, 0), np.float32)  # how much a motion of a pixel changes, at least
-        self._gradients = np.zeros((2, 0, 0), np.float32)  # means, as those of squares
+        self._weakest = np.zeros((0, 0), np.float32)  # how much a motion of a pixel changes, at least
+        self._gradients, self._squares = np.zeros((2, 0, 0), np.float32), self._weakest  # means; of x and y, their sum
         self._images = self._moves = 0
         self._carried: Mask | None = None
         self._ever = np.zeros((0, 0), bool)
