@@ -143,9 +143,7 @@ class EgoMask:
 
     def _remember(self, image: Array32) -> None:
         self._last, self._weakest = image, _least_eigenvalue(image)
-        gradients = np.stack(
-            [cv2.Sobel(image, cv2.CV_32F, 1, 0, scale=1 / 8), cv2.Sobel(image, cv2.CV_32F, 0, 1, scale=1 / 8)]
-        )
+        gradients = np.stack([cv2.Sobel(image, cv2.CV_32F, 1 - axis, axis, scale=1 / 8) for axis in (0, 1)])
         part = 1 / min(self._moves + 1, _MEMORY)
         self._gradients += part * (gradients - self._gradients)
         self._squares += part * ((gradients**2).sum(axis=0) - self._squares)
@@ -166,16 +164,16 @@ class EgoMask:
 
     def _stays(self, before: Mask) -> Mask:
         """The corners that stay; those that were carried ``before`` need to end less sharply."""
-        alike, same = self._corners(_ALIKE), self._corners(_SAME)
+        kept, all_of_it = cv2.blur((self._gradients**2).sum(axis=0), (3, 3)), cv2.blur(self._squares, (3, 3))
+        alike, same = (self._corners(kept > share * all_of_it) for share in (_ALIKE, _SAME))
         labels = cv2.connectedComponents(grown(alike).astype(np.uint8))[1]
         many, sure, known = (np.bincount(labels[alike & of], minlength=labels.max() + 1) for of in (True, same, before))
         sharp = sure > np.where(2 * known > many, _LESS_SHARP, _SHARP) * many
         return np.asarray(alike & sharp[labels])
 
-    def _corners(self, share: float) -> Mask:
-        """(h, w) where those gradients that keep a ``share`` of their squares in the mean make a corner."""
-        kept = cv2.blur((self._gradients**2).sum(axis=0), (3, 3)) > share * cv2.blur(self._squares, (3, 3))
-        x, y = self._gradients * kept
+    def _corners(self, chosen: Mask) -> Mask:
+        """(h, w) where the means of ``chosen`` gradients (h, w) make a corner."""
+        x, y = self._gradients * chosen
         xx, xy, yy = (cv2.blur(of, (_WINDOW, _WINDOW)) for of in (x * x, x * y, y * y))
         return np.asarray((xx + yy) / 2 - np.hypot((xx - yy) / 2, xy) > _CORNER)
 

@@ -41,8 +41,8 @@ class FrameSource(ABC):
     needed; where it is not, its frame comes with an empty one, not decoded. ``sizes``: height and width of cameras
     that are known before, for recordings that do not name theirs; ``focals``: about their focals, pixels; ``named``: in
     such recordings the camera by stamp, where that is known. ``remarks`` are about the recording, a sentence each.
-    ``incomplete`` counts frames (of the current
-    iteration) that lack an expected companion; ``lacking`` says what the first of them lacks.
+    ``incomplete`` counts frames (of the current iteration) that lack an expected companion; ``lacking`` says what the
+    first of them lacks.
     """
 
     def __init__(self, name: str) -> None:

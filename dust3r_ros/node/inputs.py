@@ -27,7 +27,13 @@ from dust3r_ros.node.tf_listener import TfListener
 from dust3r_ros.node.topics import CameraTopics, TopicHealth, TopicMonitor, is_compressed
 from dust3r_ros.sensors.gravity_filter import measured
 from dust3r_ros.sensors.synchronizer import Synchronizer, SynchronizerSettings
-from dust3r_ros.sensors.transform_buffer import TransformBuffer, Unavailable
+from dust3r_ros.sensors.transform_buffer import (
+    TransformBuffer,
+    Unavailable,
+    default_frame,
+    own_frames,
+    shared_frames,
+)
 from dust3r_ros.types import Array, Calibration
 
 
@@ -262,18 +268,12 @@ class Inputs:
 
     def optical_frame(self, camera: str) -> str:
         """The optical frame of a camera; "" before its first image."""
-        return self._own_frame(camera, self._frames[camera]) if camera in self._frames else ""
+        return own_frames(self._said()).get(camera, "")
 
     @property
     def problems(self) -> tuple[str, ...]:
         """Which cameras share a frame, a sentence each."""
-        frames = {camera: (frame, self.optical_frame(camera)) for camera, frame in dict(self._frames).items()}
-        return tuple(
-            f"camera '{camera}' has the frame_id '{frame}' of another camera, so '{own}' is used instead: set frame_id"
-            " in its driver"
-            for camera, (frame, own) in frames.items()
-            if own != frame
-        )
+        return tuple(f"{sentence}: set frame_id in its driver" for sentence in shared_frames(self._said()))
 
     # Subscriptions
 
@@ -385,20 +385,15 @@ class Inputs:
             self._on_arrival(self._synchronizer.arrival(held))
 
     def _frame_id(self, camera: str, message: Any) -> str:
-        return self._own_frame(camera, self._named(camera, message))
+        return own_frames({**self._said(), camera: self._named(camera, message)})[camera]
 
     def _named(self, camera: str, message: Any) -> str:
-        return str(self._config.camera_frame or message.header.frame_id.lstrip("/") or _default_frame(camera))
+        return str(self._config.camera_frame or message.header.frame_id.lstrip("/") or default_frame(camera))
 
-    def _own_frame(self, camera: str, frame: str) -> str:
-        """``frame``, or the default where it belongs to another camera: drivers of one kind have one default."""
-        sharing = [name for name in self._cameras if name == camera or self._frames.get(name) == frame]
-        owner = next((name for name in sharing if _default_frame(name) == frame), sharing[0])
-        return frame if camera == owner else _default_frame(camera)
-
-
-def _default_frame(camera: str) -> str:
-    return f"{camera}_optical_frame"
+    def _said(self) -> dict[str, str]:
+        """The frames that images have, as far as known, in the order of the cameras."""
+        known = dict(self._frames)
+        return {camera: known[camera] for camera in self._cameras if camera in known}
 
 
 def _kind(compressed: bool) -> type:

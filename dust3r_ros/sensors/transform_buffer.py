@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -17,6 +17,32 @@ MAX_GAP_NS = 1_000_000_000  # longest gap between two samples that is interpolat
 JUMP_NS = 1_000_000_000  # a stamp that goes back by more means that the clock was set back
 MAX_FRAMES = 4096  # more than any robot has
 MAX_SAMPLES = 20_000  # of one transform: 10 s at 2 kHz
+
+
+def default_frame(camera: str) -> str:
+    """The optical frame of a camera that has none of its own."""
+    return f"{camera}_optical_frame"
+
+
+def own_frames(said: Mapping[str, str]) -> dict[str, str]:
+    """The optical frames of cameras, in order, whose images have those ``said``; no two get the same.
+
+    Drivers of one kind have one default frame. It stays that of the camera it is named after, else of the first.
+    """
+    own: dict[str, str] = {}
+    for camera in sorted(said, key=lambda name: said[name] != default_frame(name)):
+        own[camera] = said[camera] if said[camera] not in own.values() else default_frame(camera)
+    return own
+
+
+def shared_frames(said: Mapping[str, str]) -> tuple[str, ...]:
+    """For which cameras ``own_frames`` are others than their images have, a sentence each."""
+    own = own_frames(said)
+    return tuple(
+        f"camera '{camera}' has the frame_id '{frame}' of another camera, so '{own[camera]}' is used instead"
+        for camera, frame in said.items()
+        if own[camera] != frame
+    )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import heapq
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from dust3r_ros.io.frames import FrameSource, Shot
 from dust3r_ros.sensors.camera_info import calibration_from, of_images
 from dust3r_ros.sensors.gravity_filter import measured
 from dust3r_ros.sensors.synchronizer import Synchronizer, SynchronizerSettings
-from dust3r_ros.sensors.transform_buffer import TransformBuffer
+from dust3r_ros.sensors.transform_buffer import TransformBuffer, own_frames, shared_frames
 from dust3r_ros.types import Array, Array32, Calibration, Frame, Image
 
 _log = logging.getLogger(__name__)
@@ -193,30 +193,21 @@ class BagSource(FrameSource):
         """From static transforms, for two cameras or more; those not connected to the first are left out."""
         if len(self._cameras) < 2:
             return {}
-        transforms, frames = self._static(), self._optical_frames()
+        transforms, frames = self._static(), self._optical_frames
         first = frames.get(self.topics.cameras[0], "")
         found = {camera: transforms.fixed(first, frame) for camera, frame in frames.items()}
         known = {camera: r_T_c for camera, r_T_c in found.items() if r_T_c is not None}
         return known if len(known) > 1 else {}
 
+    @cached_property
     def _optical_frames(self) -> dict[str, str]:
-        """The frame of each camera, if there are several. Drivers of one kind have one default: no two get the same.
-
-        ``remarks`` says for which another is used than their images have.
-        """
+        """The frame of each camera, if there are several; ``remarks`` says for which it is not that of its images."""
         if len(self._cameras) < 2:
             return {}
-        said = {self._cameras[message.topic]: message.frame_id for message in self._bag.first(self.topics.images)}
-        usual = {camera: f"{camera}_optical_frame" for camera in said}
-        own: dict[str, str] = {}
-        for camera in sorted(said, key=lambda name: (said[name] != usual[name], self.topics.cameras.index(name))):
-            own[camera] = said[camera] if said[camera] not in own.values() else usual[camera]
-        self.remarks = tuple(
-            f"camera '{camera}' has the frame_id '{said[camera]}' of another camera, so '{frame}' is used instead"
-            for camera, frame in own.items()
-            if frame != said[camera]
-        )
-        return own
+        first = {self._cameras[message.topic]: message.frame_id for message in self._bag.first(self.topics.images)}
+        said = {camera: first[camera] for camera in self.topics.cameras if camera in first}
+        self.remarks = shared_frames(said)
+        return own_frames(said)
 
     def shots(self) -> Iterator[Shot | InputError]:
         """Images, masks and depth in the order of recording."""
@@ -239,7 +230,7 @@ class BagSource(FrameSource):
         held: list[_Held] = []
         number = count()
         newest = dict.fromkeys(self._cameras.values(), -1)
-        frames = self._optical_frames()
+        frames = self._optical_frames
         for message in self._readable(message_reader):
             if isinstance(message, InputError):
                 yield message
