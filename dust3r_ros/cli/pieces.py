@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -47,6 +47,7 @@ class MappedPiece(NamedTuple):
 MapPiece = Callable[[argparse.Namespace, "Piece", Path, "Mapping[str, Intrinsics]"], MappedPiece]
 _TRIED = 2  # pieces that are mapped without knowing the focal
 _TAKEN = 0.02  # relative deviation of a focal below which a map begins with it and tries no other
+_POLL_S = 0.1  # between looks whether a signal has come
 _WHOLE = ("manifest", "record", "load", "localize_only", "view", "viewer_address", "profile")
 
 
@@ -167,12 +168,14 @@ def _map_all(
     total = sum(len(piece.frames) for piece in pieces)
     found: dict[int, MappedPiece] = {}
     with (
+        command.stop_on_signal() as stop,
         tqdm(total=total, unit="frame", desc="mapping", disable=arguments.quiet) as bar,
         ProcessPoolExecutor(arguments.workers, get_context("spawn"), settle_worker, (os.getpid(),)) as pool,
     ):
         try:
             for number in most_informative_first(pieces)[:_TRIED]:
-                found[number] = pool.submit(map_piece, alone, pieces[number], paths[number], {}).result()
+                (task,) = _completed([pool.submit(map_piece, alone, pieces[number], paths[number], {})], stop)
+                found[number] = task.result()
                 if _std(found[number]) < TRUSTED:
                     break
             best = min(found, key=lambda number: _std(found[number]))
@@ -184,14 +187,28 @@ def _map_all(
                 for number, (piece, path) in enumerate(zip(pieces, paths, strict=True))
                 if number != best
             }
-            for task in as_completed(tasks):
+            for task in _completed(tasks, stop):
                 found[tasks[task]] = task.result()
                 bar.update(len(pieces[tasks[task]].frames))
         except BrokenProcessPool as error:
             raise BackendError("a process that mapped a piece was killed, perhaps out of memory; use fewer") from error
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
             for process in active_children():
                 process.terminate()
+            pool.shutdown(cancel_futures=True)  # waits: Python's own wait at exit may meet pipes that are closed
             raise
+    if stop:
+        raise KeyboardInterrupt
     return [found[number] for number in range(len(pieces))]
+
+
+def _completed(tasks: Iterable[Future[MappedPiece]], stop: command.Stop) -> Iterator[Future[MappedPiece]]:
+    """The tasks as they end. Raises ``KeyboardInterrupt`` after a signal: here, as in the middle of Python's own
+    beginning of a process it would leave that behind.
+    """
+    left = set(tasks)
+    while left:
+        done, left = wait(left, _POLL_S, FIRST_COMPLETED)
+        if stop:
+            raise KeyboardInterrupt
+        yield from done
