@@ -175,6 +175,16 @@ class MapAdjuster:
         elif self._schedule.may_begin(stream):
             self.waiting.wanted = {START}
 
+    def start_with_two(self) -> bool:
+        """Make poses of two keyframes after the last image; returns whether the map has any then. Not live."""
+        records = self._state.records
+        if not self._state.live and len(records) == 2 and records[0].stream is records[1].stream:
+            with self._stage("align"):
+                self._state.initialised = self._calibrator.begin_with_two(records[0].stream)
+            if self._state.initialised:
+                self._built_anew()
+        return self._state.initialised
+
     def locate(self, index: int) -> None:
         """Move a posed keyframe to where its landmarks put it, if enough of them agree; prune what is far from there.
 

@@ -289,7 +289,7 @@ class MapBuilder(Submap):
 
     def adjust_last(self, motions: Callable[[], Motions] = Motions) -> None:
         self.deferred.settle()
-        if not self.initialised:
+        if not (self.initialised or self._adjuster.start_with_two()):
             return
         self._adjuster.place_left_out()
         self._adjuster.calibrate_last()

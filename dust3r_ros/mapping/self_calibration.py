@@ -133,6 +133,7 @@ _MOST_FIRST = 12
 # After so many searches in a row that found nothing from a focal, it is not tried again until there are so many times
 # as many views: in noise, a few views lead nowhere from the right one.
 _VAIN, _VAIN_GROWTH = 2, 2.0
+_PAIR_LANDMARKS, _PAIR_MISFIT = 60, 1.0  # of two keyframes that are all there is; square pixels
 _USUAL_MISFIT = 2.0  # square pixels: with more, the true focal is none of those held
 _ASKED_OBSERVATIONS = 10_000  # of all views together, when a given focal is measured from the images
 _ASKED_STEPS = 20
@@ -220,11 +221,8 @@ class Calibrator:
         a very unusual focal needs more views.
         """
         sparse, intrinsics = self._state.sparse, self._state.sparse.intrinsics[stream.index]
-        before, intrinsics.fixed = sparse.snapshot(), True
-        try:
-            begun = self._bootstrap(stream, _held(intrinsics), self._first, sharp=(False,))[0]
-        finally:
-            intrinsics.fixed = False
+        before = sparse.snapshot()
+        begun = self._begin_held(stream, _held(intrinsics))
         if begun and sparse.misfit() < _USUAL_MISFIT:
             return True
         count = len(self._state.records)
@@ -236,6 +234,29 @@ class Calibrator:
                 return True
         sparse.restore(before)
         return False
+
+    def begin_with_two(self, stream: CameraStream) -> bool:
+        """Pose two keyframes, when no more come, with the focal as guessed; returns whether they show enough.
+
+        No third one confirms them. Pairs of six recordings with fewer landmarks, or worse ones, are often wrong: by a
+        fifth of a turn, or with a motion the other way.
+        """
+        sparse = self._state.sparse
+        before = sparse.snapshot()
+        begun = self._begin_held(stream, [sparse.intrinsics[stream.index].prior])
+        if begun and sparse.positioned.sum() >= _PAIR_LANDMARKS and sparse.misfit() < _PAIR_MISFIT:
+            return True
+        sparse.restore(before)
+        return False
+
+    def _begin_held(self, stream: CameraStream, focals: Sequence[float]) -> bool:
+        """Make the first poses with one of the focals, held; returns whether that was possible."""
+        intrinsics = self._state.sparse.intrinsics[stream.index]
+        intrinsics.fixed = True
+        try:
+            return self._bootstrap(stream, focals, self._first, sharp=(False,))[0]
+        finally:
+            intrinsics.fixed = False
 
     def improve(self, stream: CameraStream) -> bool:
         """Try other focals while one of them may be right; returns whether the map was rebuilt with a better one."""

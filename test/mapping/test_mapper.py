@@ -263,6 +263,28 @@ def test_a_start_that_the_next_image_contradicts_is_tried_again_with_it() -> Non
     assert trajectory_error(mapper, sequence) < 0.02
 
 
+def test_two_photographs_make_a_map(known: RenderedSequence) -> None:
+    """With a focal length that is a guess, and is said to be one; of two alike images, or live, there is none."""
+    for second, live, posed in (8, False, 2), (1, False, 0), (8, True, 0):
+        mapper = Mapper(SMALL)
+        if live:
+            mapper.go_live(beside=False)
+        play(mapper, known, (0, second))
+        mapper.finish()
+        poses = [pose.w_T_c for pose in mapper.trajectory()]
+        assert len(poses) == len(mapper.keyframes) == posed
+    mapper = Mapper(SMALL)
+    play(mapper, known, (0, 8))
+    mapper.finish()
+    poses = [pose.w_T_c for pose in mapper.trajectory()]
+    moved, truly = (invert(a)[:3] @ b for a, b in (poses, (known.w_T_c[0], known.w_T_c[8])))
+    assert angle_deg(moved[:, :3].T @ truly[:, :3]) < 4.0
+    assert moved[:, 3] @ truly[:, 3] > 0.97 * np.linalg.norm(moved[:, 3]) * np.linalg.norm(truly[:, 3])
+    camera = mapper.cameras["camera"]
+    assert abs(np.log(camera.focal / known.focal)) < 2.0 * camera.focal_std / camera.focal > 0.3
+    assert sum(int((keyframe.depth > 0).sum()) for keyframe in mapper.keyframes) > 10_000
+
+
 def test_a_camera_held_upright_with_odd_sizes(known: RenderedSequence) -> None:
     sequence = upright(known)
     assert (sequence.width, sequence.height) == (173, 237)
