@@ -177,10 +177,10 @@ class MapAdjuster:
 
     def start_with_two(self) -> bool:
         """Make poses of two keyframes after the last image; returns whether the map has any then. Not live."""
-        records = self._state.records
-        if not self._state.live and len(records) == 2 and records[0].stream is records[1].stream:
+        streams = [record.stream for record in self._state.records]
+        if not self._state.live and 1 < len(streams) == streams.count(streams[0]):
             with self._stage("align"):
-                self._state.initialised = self._calibrator.begin_with_two(records[0].stream)
+                self._state.initialised = self._calibrator.begin_with_two(streams[0])
             if self._state.initialised:
                 self._built_anew()
         return self._state.initialised

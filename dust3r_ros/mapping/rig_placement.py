@@ -2,7 +2,8 @@
 
 Either by single frames that see it: each gives pose and focal together, sometimes badly (all landmarks in a plane
 that the camera faces, few or wrong matches). A camera's focal is accepted once several different frames agree, or
-one frame and another camera with images of the same size, since robots often have several of one model.
+one frame and another camera with images of the same size, or of the same on its side: robots often have several of one
+model, and a phone is turned.
 
 Or by the rig, for cameras with known extrinsics that see nothing the map knows: they may map their own side once
 matches of two frames fit the motion of the rig several times. So wrong extrinsics place nothing.
@@ -129,10 +130,10 @@ class FocalVotes:
             votes[:] = [replace(vote, seen=vote.seen.renumbered(new)) for vote in votes]
 
     def _siblings(self, stream: CameraStream) -> list[Intrinsics]:
-        """Known focals of cameras with images of the same size."""
-        size, intrinsics = (stream.width, stream.height), self._state.sparse.intrinsics
+        """Known focals of cameras with images of the same size, upright or on its side."""
+        size, intrinsics = {stream.width, stream.height}, self._state.sparse.intrinsics
         others = {record.stream for record in self._state.records} - {stream}
-        same = sorted(other.index for other in others if (other.width, other.height) == size)
+        same = sorted(other.index for other in others if {other.width, other.height} == size)
         return [intrinsics[index] for index in same if intrinsics[index].std < _SURE]
 
     def _vote(self, stream: CameraStream, known: Tracks) -> _Vote | None:

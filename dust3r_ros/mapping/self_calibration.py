@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import combinations
 
 import numpy as np
 
@@ -209,9 +210,9 @@ class Calibrator:
         return begun
 
     @property
-    def _first(self) -> int | None:
-        """The most keyframes to begin a map with, None: all. Live, many may have come by then; the others follow."""
-        return _MOST_FIRST if self._state.live else None
+    def _first(self) -> Sequence[int]:
+        """The keyframes to begin a map with. Live, many may have come by then; the others follow."""
+        return range(len(self._state.records))[: _MOST_FIRST if self._state.live else None]
 
     def _begin_soon(self, stream: CameraStream) -> bool:
         """Make the first poses with the usual focal, or that of a wide view, held.
@@ -222,7 +223,7 @@ class Calibrator:
         """
         sparse, intrinsics = self._state.sparse, self._state.sparse.intrinsics[stream.index]
         before = sparse.snapshot()
-        begun = self._begin_held(stream, _held(intrinsics))
+        begun = self._begin_held(stream, _held(intrinsics), self._first)
         if begun and sparse.misfit() < _USUAL_MISFIT:
             return True
         count = len(self._state.records)
@@ -236,27 +237,30 @@ class Calibrator:
         return False
 
     def begin_with_two(self, stream: CameraStream) -> bool:
-        """Pose two keyframes, when no more come, with the focal as guessed; returns whether they show enough.
+        """Pose the two keyframes that share most, when no more come, with the focal as guessed; returns whether they
+        show enough.
 
         No third one confirms them. Pairs of six recordings with fewer landmarks, or worse ones, are often wrong: by a
         fifth of a turn, or with a motion the other way.
         """
         sparse = self._state.sparse
         before = sparse.snapshot()
-        begun = self._begin_held(stream, [sparse.intrinsics[stream.index].prior])
+        pairs = combinations(range(len(self._state.records)), 2)
+        pair = max(pairs, key=lambda pair: len(sparse.common(*pair)[0]))
+        begun = self._begin_held(stream, [sparse.intrinsics[stream.index].prior], pair)
         if begun and sparse.positioned.sum() >= _PAIR_LANDMARKS and sparse.misfit() < _PAIR_MISFIT:
             return True
         sparse.restore(before)
         return False
 
-    def _begin_held(self, stream: CameraStream, focals: Sequence[float]) -> bool:
+    def _begin_held(self, stream: CameraStream, focals: Sequence[float], views: Sequence[int]) -> bool:
         """Make the first poses with one of the focals, held; returns whether that was possible."""
         intrinsics = self._state.sparse.intrinsics[stream.index]
-        intrinsics.fixed = True
+        given, intrinsics.fixed = intrinsics.fixed, True
         try:
-            return self._bootstrap(stream, focals, self._first, sharp=(False,))[0]
+            return self._bootstrap(stream, focals, views, sharp=(False,))[0]
         finally:
-            intrinsics.fixed = False
+            intrinsics.fixed = given
 
     def improve(self, stream: CameraStream) -> bool:
         """Try other focals while one of them may be right; returns whether the map was rebuilt with a better one."""
@@ -320,15 +324,15 @@ class Calibrator:
         self,
         stream: CameraStream,
         focals: Sequence[float],
-        count: int | None = None,
+        views: Sequence[int] | None = None,
         sharp: Sequence[bool] = (False, True),
     ) -> tuple[bool, float, float]:
         """Rebuild the map from the first pair found either way, if that explains clearly more.
 
-        ``count``: use this many first keyframes, None: all. Returns whether it was rebuilt, how much worse the best
+        ``views``: use these keyframes, None: all. Returns whether it was rebuilt, how much worse the best
         other focal explains it, and that focal (``Outcome.rival``).
         """
-        views = range(len(self._state.records[:count]))
+        views = range(len(self._state.records)) if views is None else views
         outcomes: list[Outcome] = []
         rough: PairFromLandmarks | None = None
         for each in sharp if len(focals) else ():

@@ -285,6 +285,24 @@ def test_two_photographs_make_a_map(known: RenderedSequence) -> None:
     assert sum(int((keyframe.depth > 0).sum()) for keyframe in mapper.keyframes) > 10_000
 
 
+def test_two_photographs_of_three_make_a_map(known: RenderedSequence) -> None:
+    """The third shows another place; where its focal length is given, it stays given."""
+    for config in SMALL, known_config(known):
+        mapper = Mapper(config)
+        play(mapper, known, (0, 8))
+        other = walk("corridor", 1).images[0]
+        mapper.process(int(known.stamps_ns[-1]) + 1, "camera", other)
+        mapper.finish()
+        assert len(mapper.trajectory()) == len(mapper.keyframes) == 2
+        assert mapper.cameras["camera"].fixed == (config is not SMALL)
+
+
+def test_without_an_image_there_is_no_map() -> None:
+    mapper = Mapper(SMALL)
+    mapper.finish()
+    assert mapper.trajectory() == [] and mapper.keyframes == ()
+
+
 def test_a_camera_held_upright_with_odd_sizes(known: RenderedSequence) -> None:
     sequence = upright(known)
     assert (sequence.width, sequence.height) == (173, 237)
