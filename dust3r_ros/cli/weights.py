@@ -66,7 +66,7 @@ def _check_torch() -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if arguments.checkpoint is None:
+    if arguments.checkpoint is None and not (arguments.half or arguments.onnx or arguments.int8):
         return _list()
     _check(arguments)
     _check_torch()
@@ -95,7 +95,9 @@ def _list() -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Check the outputs before the weights are read. Raises ``ConfigError`` or ``OutputError``."""
+    """Check the options before the weights are read. Raises ``ConfigError`` or ``OutputError``."""
+    if arguments.checkpoint is None:
+        raise ConfigError("no CHECKPOINT to convert; name one, as in: dust3r-weights mini --half DIR")
     if not (arguments.half or arguments.onnx):
         raise ConfigError("nothing to write; give at least one of --half, --onnx")
     if arguments.int8 and not arguments.onnx:

@@ -5,7 +5,8 @@ Attribute names are those of the published checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,15 +45,25 @@ def make_head(config: Dust3rConfig) -> nn.Module:
     return DptHead(config) if config.head_type == "dpt" else LinearHead(config)
 
 
-def points_and_confidence(raw: Tensor) -> tuple[Tensor, Tensor]:
+_LINEAR_FROM = 15.0  # three million units, far more than networks of use predict
+
+
+def points_and_confidence(raw: Tensor, bounded: bool = False) -> tuple[Tensor, Tensor]:
     """(B, 4, H, W) -> points (B, H, W, 3) and confidence (B, H, W) >= 1.
 
-    Points keep their direction; their distance d becomes exp(d) - 1. Confidence is 1 + exp(c).
+    Points keep their direction; their distance d becomes exp(d) - 1. Confidence is 1 + exp(c). ``bounded``, for
+    training: from 15 on, both grow along exp's tangent. One step too long may lead there, and a loss that is not finite
+    has no gradient that leads back.
     """
     xyz, c = raw[:, :3], raw[:, 3]
     distance = (xyz * xyz).sum(dim=1, keepdim=True).sqrt()
-    points = xyz / distance.clamp(min=1e-8) * distance.expm1()
-    return points.permute(0, 2, 3, 1).contiguous(), 1.0 + c.exp()
+    far, sure = (distance.expm1(), c.exp()) if not bounded else (_tamed(distance, torch.expm1), _tamed(c, torch.exp))
+    points = xyz / distance.clamp(min=1e-8) * far
+    return points.permute(0, 2, 3, 1).contiguous(), 1.0 + sure
+
+
+def _tamed(x: Tensor, grow: Callable[[Tensor], Tensor]) -> Tensor:
+    return grow(x.clamp(max=_LINEAR_FROM)) + math.exp(_LINEAR_FROM) * (x - _LINEAR_FROM).clamp(min=0)
 
 
 class LinearHead(nn.Module):

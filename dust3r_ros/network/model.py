@@ -138,7 +138,8 @@ class Dust3r(nn.Module):
         with torch.autocast(tokens_1.features.device.type, enabled=False):
             raw_1 = self.downstream_head1([layer.float() for layer in layers_1], tokens_1.grid, raster)
             raw_2 = self.downstream_head2([layer.float() for layer in layers_2], tokens_2.grid, raster)
-            return PairOutput(*points_and_confidence(raw_1), *points_and_confidence(raw_2))
+            bounded = self.training
+            return PairOutput(*points_and_confidence(raw_1, bounded), *points_and_confidence(raw_2, bounded))
 
     def decode_both(self, tokens_1: Tokens, tokens_2: Tokens, raster: Raster = EVERY) -> tuple[PairOutput, PairOutput]:
         """Both directions, (1, 2) and (2, 1); one pass of the decoder when the views are of one size."""

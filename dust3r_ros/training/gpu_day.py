@@ -5,6 +5,7 @@ when it ends; then training until the minutes are used, with the results packed 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import zlib
@@ -47,8 +48,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         for name in ("minutes", "leg"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"--{name} is {getattr(self, name)}; it must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"--{name} is {getattr(self, name)}; it must be above 0 and finite")
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"--workers is {self.workers}; it must be at least 0")
 

@@ -66,8 +66,9 @@ class Progress:
         return asdict(self)
 
 
-UNKNOWN = 200
-"""Steps of a stage in a timed run before its speed is known."""
+UNKNOWN = 2000
+"""Steps of a stage in a timed run before its speed is known: many, so that its first steps do not learn at full rate.
+"""
 
 
 def planned(recipe: Recipe, steps: int | None = None, timed: bool = False) -> list[int]:

@@ -16,6 +16,7 @@ from dust3r_ros.network.model import PairOutput
 ALPHA = 0.2
 """Weight of the reward for confidence, from the paper."""
 
+_FAR, _HOLD = 2e4, 0.1  # units: the mean distance from which it is held, and the weight of what is above
 _SMALLEST = 1e-8  # least mean distance: predictions all at the origin must not divide by 0
 
 
@@ -57,6 +58,11 @@ def regression(output: PairOutput, truth: PairTruth) -> tuple[Tensor, Tensor]:
 
     Prediction and truth are each divided by their own z, so the loss does not depend on their units.
     """
+    return _errors(output, truth)[:2]
+
+
+def _errors(output: PairOutput, truth: PairTruth) -> tuple[Tensor, Tensor, Tensor]:
+    """``regression``, and the prediction's z."""
     masks = truth.valid_1, truth.valid_2
     z = norm_factor(output.points_1, masks[0], output.points_2, masks[1])
     z_true = norm_factor(truth.points_1, masks[0], truth.points_2, masks[1])
@@ -67,7 +73,7 @@ def regression(output: PairOutput, truth: PairTruth) -> tuple[Tensor, Tensor]:
             (output.points_2, truth.points_2, masks[1]),
         )
     )
-    return first, second
+    return first, second, z
 
 
 def confidence_loss(output: PairOutput, truth: PairTruth, alpha: float = ALPHA) -> PairLoss:
@@ -75,8 +81,11 @@ def confidence_loss(output: PairOutput, truth: PairTruth, alpha: float = ALPHA) 
 
     C >= 1 keeps hard pixels in the loss; the second term rewards certainty, so C settles at alpha / l
     where l < alpha and at 1 elsewhere.
+
+    l does not depend on the unit of the prediction, so nothing else leads back from distances to which too long a step
+    has led: the total also grows with z above 20,000 units, where no network of use gets.
     """
-    losses = regression(output, truth)
+    *losses, z = _errors(output, truth)
     total: Tensor | float = 0.0
     plain: Tensor | float = 0.0
     views = ((output.confidence_1, truth.valid_1), (output.confidence_2, truth.valid_2))
@@ -84,6 +93,7 @@ def confidence_loss(output: PairOutput, truth: PairTruth, alpha: float = ALPHA) 
         known = torch.where(valid, confidence, torch.ones_like(confidence))
         total = total + _mean(known * loss - alpha * known.log(), valid) / 2
         plain = plain + _mean(loss.detach(), valid) / 2
+    total = total + _HOLD * (z / _FAR - 1).clamp(min=0).mean()
     return PairLoss(torch.as_tensor(total), torch.as_tensor(plain))
 
 

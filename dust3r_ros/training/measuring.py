@@ -117,6 +117,7 @@ def _require(good: bool, words: str, found: dict[str, Any]) -> None:
 
 
 _PAIRS = {"cpu": (8, 16, 32), "cuda": (64, 128, 256, 512, 1024)}  # of a step; the processor only rehearses
+_FEW = (8, 16, 32)  # where the memory has no room for more, as for DPT heads
 _ENOUGH = 0.92  # of the best rate: the smallest step that reaches it is taken, since more steps learn more
 _STEP_SECONDS, _SIZE_SECONDS = 1.0, 20.0  # seconds per step size, and per image size
 _MAKE_SECONDS = 8.0  # seconds to measure drawing up worlds
@@ -191,12 +192,13 @@ def choose(
         name = f"{width}x{height}"
         rates[f"views {name}"] = rendered = _rendered((height, width), device, share * _VIEW_SECONDS)
         with torch.compiler.set_stance("force_eager"):  # each number of pairs would be compiled anew
-            rates[f"steps {name}"] = plain = _steps(recipe, stage, device, _PAIRS[device.type], over, share)
+            plain = _steps(recipe, stage, device, _PAIRS[device.type], over, share)
+            rates[f"steps {name}"] = plain = plain or _steps(recipe, stage, device, _FEW, over, share)
         best = max(plain.values(), default=0.0)
         pairs.append(next((int(size) for size, rate in plain.items() if rate >= _ENOUGH * best), stage.pairs))
         if device.type == "cuda":
             rates[f"compiled {name}"] = _steps(recipe, stage, device, pairs[-1:], over, share)
-            best = max(best, *rates[f"compiled {name}"].values())
+            best = max([best, *rates[f"compiled {name}"].values()])
         each.append(_pairs_of_world(best, _SPARE * drawn_up, _BESIDE * rendered))
     per_world = max(each)
     views = views_of_world(per_world)

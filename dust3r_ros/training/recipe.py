@@ -56,8 +56,8 @@ class Stage:
         _require(bool(sizes) and good, "sizes", self.sizes, f"a list of [H, W] in multiples of {PATCH}")
         _require(_is_int(self.pairs, 1), "pairs", self.pairs, "an integer of at least 1")
         _require(_is_int(self.steps, 1), "steps", self.steps, "an integer of at least 1")
-        _require(self.rate > 0, "rate", self.rate, "above 0")
-        _require(self.share >= 0, "share", self.share, "at least 0")
+        _require(0 < self.rate < math.inf, "rate", self.rate, "above 0 and finite")
+        _require(0 <= self.share < math.inf, "share", self.share, "at least 0 and finite")
         _require(self.head in ("linear", "dpt"), "head", self.head, "linear or dpt")
         _require(isinstance(self.restart, bool), "restart", self.restart, "true or false")
 
@@ -123,7 +123,10 @@ class Recipe:
             _require(low <= value <= high, name, value, f"in [{low}, {high}]")
         _require(len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "betas", self.betas, "two in [0, 1)")
         _require(self.clip > 0, "clip", self.clip, "above 0")
-        _require(self.zoom >= 1, "zoom", self.zoom, "at least 1")
+        _require(1 <= self.zoom < math.inf, "zoom", self.zoom, "at least 1 and finite")
+        _require(self.save_seconds > 0, "save_seconds", self.save_seconds, "above 0")
+        for name in ("centred", "checkpointing"):
+            _require(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
         _require(0 <= self.colour <= 1, "colour", self.colour, "in [0, 1]")
         _require(PATCH % self.stride == 0, "stride", self.stride, f"a divisor of {PATCH}")
         _require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,8 +66,8 @@ class Options:
         if self.minutes is not None and self.steps is not None:
             raise ConfigError("--minutes and --steps both set the length; give one of them")
         for name, value in (("minutes", self.minutes), ("steps", self.steps)):
-            if value is not None and value <= 0:
-                raise ConfigError(f"--{name} is {value}; it must be above 0")
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"--{name} is {value}; it must be above 0 and finite")
         if self.task is not None and self.task not in TASKS:
             raise ConfigError(f"--task is '{self.task}'; it must be one of {', '.join(TASKS)}")
         if self.init and self.encoder:

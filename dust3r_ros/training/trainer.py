@@ -240,7 +240,7 @@ class Trainer:
                 step = self.learner.step(batch, rate, (self._stop(), self._time_over(), due))
                 progress.waiting += waited
                 if self.learner.uncompiled:
-                    self._rarely(f"the network is not compiled: {self.learner.uncompiled}")
+                    setting.warn(f"the network is not compiled: {self.learner.uncompiled}")
                     self.learner.uncompiled = ""
                 self._account(batch, step, rate, perf_counter() - start)
                 if self.failure:

@@ -264,6 +264,7 @@ def test_calls_in_the_docs_are_understood() -> None:
     [
         (("--config", "huge"), "huge"),
         (("--minutes", "0"), "above 0"),
+        (("--minutes", "nan"), "--minutes is nan; it must be above 0 and finite"),
         (("--steps", "5", "--minutes", "1"), "not allowed with"),
         (("--set", "pears=3"), "'pears' is not known"),
         (("--set", "rate=fast"), "'rate' is 'fast'"),

@@ -58,6 +58,12 @@ def test_an_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
 
 
+@pytest.mark.parametrize("option", ["--half", "--onnx"])
+def test_weights_to_convert_are_named(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([option, "out"]) == 2
+    assert "no CHECKPOINT to convert" in capsys.readouterr().err
+
+
 def test_weights_that_the_mapper_would_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert map_main([str(tmp_path), "--out", str(tmp_path / "out"), "--checkpoint", "tiny"]) == 2
     assert "backend 'two_view' uses no weights; use --backend both, dust3r or mono" in capsys.readouterr().err

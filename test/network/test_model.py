@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from dust3r_ros.errors import InputError  # noqa: E402
 from dust3r_ros.network import Dust3r, Dust3rConfig, Tokens, normalise  # noqa: E402
-from dust3r_ros.network.heads import Raster, make_head  # noqa: E402
+from dust3r_ros.network.heads import Raster, make_head, points_and_confidence  # noqa: E402
 
 SIZES = ("64x96", "96x64", "80x112", "mixed_64x96_96x64")
 LIMITS = {"tiny_linear": (2e-6, 2e-6), "tiny_dpt": (2e-5, 4e-6)}
@@ -180,3 +180,17 @@ def test_a_raster_gives_those_pixels(head: str, raster: Raster) -> None:
     layers = [torch.randn(2, 6, 32) for _ in range(5)]
     with torch.no_grad():
         torch.testing.assert_close(made(layers, (2, 3), raster), raster.of(made(layers, (2, 3))), atol=1e-5, rtol=1e-4)
+
+
+def test_in_training_nothing_overflows() -> None:
+    """Near things are the same to the last bit; far beyond, distances and confidence still grow, and say so."""
+    usual = 3 * torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    for one, other in zip(points_and_confidence(usual), points_and_confidence(usual, bounded=True), strict=True):
+        assert torch.equal(one, other)
+    raw = torch.full((1, 4, 1, 2), 200.0)
+    raw[..., 1] = 100.0
+    assert not any(torch.isfinite(value).any() for value in points_and_confidence(raw))
+    points, confidence = points_and_confidence(raw.requires_grad_(), bounded=True)
+    assert (points[..., 0, :] > points[..., 1, :]).all() and confidence[..., 0] > confidence[..., 1]
+    (points.square().sum() + confidence.sum()).backward()
+    assert torch.isfinite(raw.grad).all() and (raw.grad > 0).all()

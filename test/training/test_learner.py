@@ -162,6 +162,23 @@ def test_a_batch_that_is_not_finite_changes_nothing(batch: PairBatch, spoiled: s
     assert one.step(batch, 1e-3).good
 
 
+@pytest.mark.parametrize("head, hot", [("linear", 0.5), ("dpt", 0.02)])
+def test_a_network_that_steps_too_long_threw_far_comes_back(
+    batch: PairBatch, narrow_dpt: None, head: str, hot: float
+) -> None:
+    """exp() ends at 88, and the regression does not depend on the unit of a prediction."""
+    one = learner(network={**RECIPE["network"], "dec_depth": 4}, head=head)
+
+    def farthest() -> float:
+        with torch.inference_mode():
+            return float(one.task.model.eval()(batch.image_1, batch.image_2).points_1.norm(dim=-1).max())
+
+    good = [one.step(batch, hot).good for _ in range(2)]
+    assert farthest() == np.inf
+    good += [one.step(batch, 5e-3).good for _ in range(30)]
+    assert all(good) and farthest() < 1e9
+
+
 def test_asks_and_skipped_samples_are_reported(batch: PairBatch) -> None:
     step = learner().step(replace(batch, skipped=("a", "b")), 1e-3, (True, False))
     assert step.asked == (True, False) and step.skipped == 2

@@ -133,6 +133,13 @@ def test_the_schedule_fits_the_time(cost: Callable[[float, int], float], name: s
     assert rates[-1] < 0.12 * max(rates), "the rate must have come down by the end"
 
 
+def test_the_first_steps_do_not_learn_at_full_rate() -> None:
+    """Before its speed is known, a run of thousands of steps is at the begin of its warm-up."""
+    recipe = from_mapping({**RECIPE, "stages": STAGES}, {}, "small")
+    _, rates, _ = simulate(recipe, 300.0, lambda clock, stage: 0.05)
+    assert len(rates) > 4000 and max(rates[:9]) < 0.1 * max(rates)
+
+
 def test_a_plan_is_made_again_after_a_resume() -> None:
     recipe = from_mapping({**RECIPE, "stages": STAGES}, {}, "small")
     pace = Pace(1000.0, 0.0)

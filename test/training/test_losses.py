@@ -128,3 +128,16 @@ def test_a_pair_without_truth_weighs_nothing() -> None:
     nothing = confidence_loss(output, alone).total
     nothing.backward()
     assert float(nothing.detach()) == 0 and (output.points_1.grad == 0).all()
+
+
+def test_what_runs_away_is_held() -> None:
+    """From 20,000 units on, a larger unit costs more; nothing else changes."""
+    output, truth = drawn(7)
+
+    def total(unit: float) -> float:
+        views = PairOutput(unit * output.points_1, output.confidence_1, unit * output.points_2, output.confidence_2)
+        return float(confidence_loss(views, truth).total)
+
+    mean = float(norm_factor(output.points_1, truth.valid_1, output.points_2, truth.valid_2).mean())
+    assert total(1e3) == pytest.approx(total(1.0), rel=1e-12)
+    assert total(4e5) - total(1e5) == pytest.approx(0.1 * 3e5 * mean / 2e4)

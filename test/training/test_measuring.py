@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -55,3 +57,18 @@ def test_what_is_stored_is_the_choice() -> None:
     assert Choice.of(choice.as_mapping(), recipe, device, None) == choice
     usual = Choice.of(None, recipe, device, 3)
     assert usual.pairs == tuple(stage.pairs for stage in recipe.stages) and usual.workers == 3
+
+
+@pytest.mark.parametrize(("room", "pairs"), [(1000, 256), (40, 32), (0, 32)])
+def test_where_many_pairs_do_not_fit_fewer_are_tried(room: int, pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU whose memory has no room for any, the recipe's number stands."""
+
+    def steps(recipe: object, stage: object, device: object, sizes: Sequence[int], *more: object) -> dict[str, float]:
+        return {str(size): min(10.0 * size, 2560.0) for size in sizes if size <= room}
+
+    monkeypatch.setattr(measuring, "_steps", steps)
+    monkeypatch.setattr(measuring, "_drawn_up", lambda workers, seconds: 60.0)
+    monkeypatch.setattr(measuring, "_rendered", lambda size, device, seconds: 2000.0)
+    monkeypatch.setattr(measuring, "_memory", lambda device: 80e9)
+    choice = measuring.choose(read_recipe("small"), torch.device("cuda"), 4, lambda: False)
+    assert choice.pairs[-1] == pairs and choice.per_world >= 32

@@ -134,6 +134,20 @@ def test_a_bad_batch_is_left_out_and_counted(run: Run, monkeypatch: pytest.Monke
     assert all(torch.isfinite(value).all() for value in load_checkpoint(run.folder / "model").state_dict().values())
 
 
+def test_that_a_network_is_not_compiled_is_always_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also soon after a warning of another kind."""
+    spoil(monkeypatch, lambda number: number == 3)
+    step = Learner.step
+
+    def uncompiled(self: Learner, *given: Any) -> Step:
+        self.uncompiled = "no triton" if self.average.updates == 4 else ""
+        return step(self, *given)
+
+    monkeypatch.setattr(Learner, "step", uncompiled)
+    run()
+    assert "the network is not compiled: no triton" in run.warnings
+
+
 def test_nothing_but_bad_batches_end_the_run(
     run: Run, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 from contextlib import closing
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from dust3r_ros.scenes.endless.casting import Eye  # noqa: E402
 from dust3r_ros.scenes.endless.viewpoints import DepthView  # noqa: E402
 from dust3r_ros.scenes.endless.viewpoints import overlaps as numpys  # noqa: E402
 from dust3r_ros.training.batches import collate  # noqa: E402
+from dust3r_ros.training.on_device import source  # noqa: E402
 from dust3r_ros.training.on_device.gallery import (  # noqa: E402
     TOGETHER,
     Gallery,
@@ -216,6 +219,47 @@ def test_several_sizes_are_drawn_and_gone_on_with(together: int, monkeypatch: py
     with closing(stream(4)) as later:
         again = next(later)
     assert torch.equal(again.image_1, batches[4].image_1)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_gpu_gets_batches_from_a_stream_of_their_own(broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With streams that only note what is asked of them: every batch is waited for, its memory kept until it is read,
+    and the thread ends with the iteration.
+    """
+    waited, kept, ended, thread = [], [], [], threading.local()
+
+    class Event:
+        def record(self, stream: str) -> None:
+            self.of = stream, thread.stream
+
+    here = SimpleNamespace(wait_event=lambda event: waited.append(event.of))
+    batch = Gallery(studio(), Views((32, 32), 4, 8), 1, 2).batch()
+    for name, fake in (
+        ("Stream", lambda device, priority: "aside"), ("set_stream", lambda stream: setattr(thread, "stream", stream)),
+        ("Event", Event), ("current_stream", lambda device: here),
+    ):  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda value, stream: kept.append((id(value), stream)))
+
+    def made() -> Any:
+        try:
+            for number in range(20):
+                assert thread.stream == "aside"
+                if broken and number == 2:
+                    raise TrainingError("no room")
+                yield batch
+        finally:
+            ended.append(True)
+
+    with closing(source._ahead(made(), torch.device("cuda"))) as batches:
+        for number in range(1, 3):
+            assert next(batches) is batch
+            assert waited == [("aside", "aside")] * number
+            assert kept == [(id(value), here) for value in batch._tensors().values()] * number
+        if broken:
+            with pytest.raises(TrainingError, match="no room"):
+                next(batches)
+    assert ended == [True] and not any(one.name == "read-ahead" for one in threading.enumerate())
 
 
 def test_views_of_a_batch_are_its_pairs() -> None:
