@@ -55,16 +55,21 @@ def shortfalls(replay: Replay, items: Any, source: FrameSource, session: Session
 
 def _of_cameras(session: Session) -> Iterator[str]:
     """Which cameras are not in the map, or not calibrated by it."""
-    with_pose = {name for name in session.mapper.cameras if session.mapper.path(name, 1)}
-    for name, camera in session.mapper.cameras.items():
+    cameras = session.mapper.cameras
+    without = [name for name in cameras if not session.mapper.path(name, 1)]
+    without = without if len(without) < len(cameras) else []
+    for name, camera in cameras.items():
         std = camera.focal_std / camera.focal
-        if with_pose and name not in with_pose:
-            yield f"camera '{name}' has no pose: none of its images shows enough of what the map knows"
-        elif _UNCERTAIN < std < math.inf:
+        if name not in without and _UNCERTAIN < std < math.inf:
             yield (
                 f"the focal length of camera '{name}' is uncertain (+-{100 * std:.0f} %), so what is near and what is "
                 "far may be wrong; motion sideways determines it, or --focal sets it"
             )
+    if len(without) == 1:
+        yield f"camera '{without[0]}' has no pose: none of its images shows enough of what the map knows"
+    elif without:
+        names = ", ".join(map(repr, without))
+        yield f"cameras {names} have no pose: none of their images shows enough of what the map knows"
 
 
 def say(quiet: bool, words: str) -> None:

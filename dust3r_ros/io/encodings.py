@@ -128,10 +128,23 @@ def decode_file(data: Any, what: str) -> Image:
 
     ``what`` names it in the ``InputError`` for bytes that are not an image or are truncated.
     """
+    return decode_cutout(data, what)[0]
+
+
+def decode_cutout(data: Any, what: str) -> tuple[Image, Image | None]:
+    """RGB as of ``decode_file``, and a mask (H, W) uint8, not 0 where the image is transparent; None: nowhere.
+
+    Of an image that is transparent everywhere, alpha was never set.
+    """
     raw = bytes(data)
     if not raw:
         raise InputError(f"{what} is empty; it must hold an encoded image")
-    return _to_rgb(_decoded(raw, what, "JPEG, PNG"), what)
+    pixels = _decoded(raw, what, "JPEG, PNG")
+    image = _to_rgb(pixels, what)
+    if pixels.shape[2:] != (4,):
+        return image, None
+    mask = cv2.inRange(pixels[..., 3], 0, int(np.iinfo(pixels.dtype).max) // 2)
+    return image, np.asarray(mask, np.uint8) if mask.any() and not mask.all() else None
 
 
 def _to_rgb(pixels: np.ndarray, what: str) -> Image:

@@ -79,6 +79,8 @@ class FrameSource(ABC):
             if isinstance(frame, InputError):
                 yield frame
             else:
+                if (mask := frame.mask) is not None:
+                    yield Shot("mask", frame.camera, frame.stamp_ns, lambda mask=mask: mask)  # type: ignore[misc]
                 yield Shot("image", frame.camera, frame.stamp_ns, lambda frame=frame: frame.image)  # type: ignore[misc]
 
     @property

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from dust3r_ros.errors import InputError
-from dust3r_ros.io.encodings import decode_file
+from dust3r_ros.io.encodings import decode_cutout
 from dust3r_ros.io.files import read_lines
 from dust3r_ros.io.frames import FrameSource
 from dust3r_ros.io.trajectory import stamp_from_text
@@ -36,7 +36,7 @@ class ImageFolder(FrameSource):
     nominal: 30 Hz from 0. Images of another size than the first, or than that of a camera known before, are of another
     camera, named after it; where sizes differ by a percent, they are cropped or continued to the same, around their
     middle. Of photographs that say so, the focal is known roughly; those of another lens than the first, or of a zoom
-    that was turned, are of another camera, too. Depth images among the images are left out.
+    that was turned, are of another camera, too. Depth images among the images are left out, as is what is transparent.
     """
 
     def __init__(self, path: Path, camera: str = "camera") -> None:
@@ -61,23 +61,28 @@ class ImageFolder(FrameSource):
             if not self.wants(stamp_ns):
                 continue
             try:
-                image = self.image(self._camera, partial(_decoded, file))
-                yield self._frame(stamp_ns, file, image, first) if image.size else Frame(stamp_ns, self._camera, image)
+                read = self.image(self._camera, partial(_decoded, file))
+                if isinstance(read, tuple):
+                    yield self._frame(stamp_ns, file, *read, first)
+                else:
+                    yield Frame(stamp_ns, self._camera, read)
             except InputError as error:
                 yield error
             except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
                 yield InputError(f"image '{file}' cannot be read: {getattr(error, 'strerror', None) or error}")
 
-    def _frame(self, stamp_ns: int, file: Path, image: Image, first: int) -> Frame:
+    def _frame(self, stamp_ns: int, file: Path, image: Image, mask: Image | None, first: int) -> Frame:
         """The frame of an image, of another camera where its lens is not the ``first``."""
         millimetres = _equivalent(file)
         lens = _lens(millimetres)
         name = self._camera if lens in (0, first) else f"{self._camera}_{lens}mm"
         camera, image = fitted(self.named.get(stamp_ns, name), image, self.sizes)
+        height, width = image.shape[:2]
         if camera not in self._focals:
-            height, width = image.shape[:2]
             self._focals[camera] = _focal(millimetres, width, height) if lens else None
-        return Frame(stamp_ns, camera, image, focal=self._focals[camera])
+        if mask is not None:
+            mask = _centred(mask[..., None], height, width)[..., 0]
+        return Frame(stamp_ns, camera, image, mask, focal=self._focals[camera])
 
     def _first_lens(self) -> int:
         """The lens of the camera that has the plain name: the first one, or one that fits that camera's known focal.
@@ -185,8 +190,8 @@ def _centred(image: Image, height: int, width: int) -> Image:
     return np.ascontiguousarray(padded[top : top + height, left : left + width])
 
 
-def _decoded(file: Path) -> Image:
-    return decode_file(file.read_bytes(), f"image '{file}'")
+def _decoded(file: Path) -> tuple[Image, Image | None]:
+    return decode_cutout(file.read_bytes(), f"image '{file}'")
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:

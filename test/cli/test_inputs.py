@@ -143,3 +143,7 @@ def test_what_is_open_about_cameras_and_maps_is_said() -> None:
         "bent",
     )
     assert len(said) == len(expected) and all(part in words for part, words in zip(expected, said, strict=True)), said
+    del paths["b"]
+    assert [words for words in inputs.shortfalls(nothing, (), nothing, session) if "no pose" in words] == [
+        "cameras 'b', 'c' have no pose: none of their images shows enough of what the map knows"
+    ]

@@ -15,6 +15,7 @@ from dust3r_ros.errors import InputError
 from dust3r_ros.io.encodings import (
     SUPPORTED,
     decode_compressed,
+    decode_cutout,
     decode_depth,
     decode_depth_file,
     decode_file,
@@ -187,6 +188,24 @@ def test_compressed_images(picture: np.ndarray) -> None:
     assert np.array_equal(decode_compressed("mono16; png compressed mono16", deep)[..., 1], picture[..., 0])
     with_alpha = np.dstack([bgr, np.zeros_like(bgr[..., 0])])
     assert np.array_equal(decode_compressed("png", encoded(with_alpha, "png")), picture)
+
+
+@pytest.mark.parametrize("most", [255, 65535])
+def test_what_is_transparent_is_masked(picture: np.ndarray, most: int) -> None:
+    """Unless all is: then alpha was never set."""
+    deep = picture[..., ::-1].astype(np.uint8 if most == 255 else np.uint16) * (most // 255)
+    alpha = np.full(picture.shape[:2], most, deep.dtype)
+
+    def cutout() -> tuple[np.ndarray, np.ndarray | None]:
+        return decode_cutout(encoded(np.dstack([deep, alpha]), "png"), "it")
+
+    assert cutout()[1] is None
+    alpha[:9, 5:] = most // 3
+    image, mask = cutout()
+    assert np.array_equal(image, picture)
+    assert mask is not None and mask.dtype == np.uint8 and np.array_equal(mask > 0, alpha < most)
+    alpha[:] = 0
+    assert cutout()[1] is None and decode_cutout(encoded(deep, "png"), "it")[1] is None
 
 
 @pytest.mark.parametrize("codec", ["jpg", "png"])

@@ -58,6 +58,27 @@ def test_images_of_another_size_are_of_another_camera(sequence: RenderedSequence
         assert np.array_equal(frames[4].image, np.rot90(large[4]))
 
 
+def test_what_is_transparent_is_left_out(sequence: RenderedSequence, tmp_path: Path) -> None:
+    """Also of an image that is cropped to the size of the others."""
+    height, width = sequence.images[0].shape[:2]
+    large = [cv2.resize(image, (4 * width, 4 * height)) for image in sequence.images[:3]]
+    alpha = np.full(large[0].shape[:2], 255, np.uint8)
+    alpha[:, :50] = 0
+    save(tmp_path / "0.png", large[0])
+    for index, more in ((1, 0), (2, 1)):
+        cut = np.pad(np.dstack([large[index][..., ::-1], alpha]), ((0, more), (0, 0), (0, 0)), mode="edge")
+        assert cv2.imwrite(str(tmp_path / f"{index}.png"), cut)
+    source = open_source(tmp_path)
+    first, *others = source
+    assert first.mask is None
+    for frame, image in zip(others, large[1:], strict=True):
+        assert np.array_equal(frame.image, image)
+        assert frame.mask is not None and np.array_equal(frame.mask, 255 - alpha)
+    shots = [shot for shot in source.shots() if not isinstance(shot, InputError)]
+    assert [shot.kind for shot in shots] == ["image", "mask", "image", "mask", "image"], "a manifest finds both again"
+    assert np.array_equal(shots[1].load(), 255 - alpha)
+
+
 def test_cameras_that_are_known_keep_their_sizes(sequence: RenderedSequence, tmp_path: Path) -> None:
     """As of a map that goes on, or of the manifest of such a run; but one of another name is not meant."""
     height, width = sequence.images[0].shape[:2]

@@ -85,19 +85,21 @@ def test_a_plane_straight_ahead_tells_no_focal() -> None:
     assert not any(world.focal_votes.meet(world.stream, world.seen(w_T_c, FOCAL)) for w_T_c in ahead)
 
 
-def with_sibling(width: int, std: float) -> World:
+def with_sibling(width: int, std: float, height: int = 240) -> World:
     """Another camera has keyframes in the map."""
     world = World()
-    sibling = CameraStream("old", 1, width, 240, MapperConfig())
+    sibling = CameraStream("old", 1, width, height, MapperConfig())
     world.sparse.intrinsics.append(Intrinsics(FOCAL + 3.0, FOCAL, std))
-    image = np.zeros((240, width, 3), np.uint8)
-    features = sibling.features(np.zeros((240, width), np.uint8))
+    image = np.zeros((height, width, 3), np.uint8)
+    features = sibling.features(image[..., 0].copy())
     world.state.records.append(KeyframeRecord(0, sibling, image, features, np.zeros(0, int)))
     return world
 
 
-def test_one_frame_and_another_camera_of_the_kind_agree() -> None:
-    world = with_sibling(320, 0.005)
+@pytest.mark.parametrize("size", [(320, 240), (240, 320)])
+def test_one_frame_and_another_camera_of_the_kind_agree(size: tuple[int, int]) -> None:
+    """Also a phone that was held upright for the others."""
+    world = with_sibling(size[0], 0.005, size[1])
     assert world.frame(0)
     assert world.focal.focal == pytest.approx(FOCAL, rel=0.01), "by its own frame"
 
