@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import dctn, idctn
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.resize import Resize
@@ -26,10 +28,12 @@ _WORLD = 0.5  # of the cells with corners
 _REGION, _WITHIN = 0.5, 0.8  # of the image, and of the cells with corners in this part of it
 _MEMORY, _CERTAIN = 16, 6  # times
 _ALIKE, _SAME = 0.6, 0.9  # squared mean of gradients / mean of their squares
+_RESTING, _MOSTLY = 0.5, 0.75  # the same, and how much of a world at rest is
 _SHARP, _LESS_SHARP = 1 / 2, 1 / 6  # of what is alike: what is the same
 _LEAST, _NEWS, _MORE = 0.001, 0.002, 0.01  # of the image: corners that stay, what is worth a new mask, a larger one
 _MOST = 0.6  # of the image: more than any camera carries
-_WELL_KNOWN, _SELDOM = 20, 8  # times that the world moved; images
+_WELL_KNOWN, _SELDOM = 24, 8  # times that the world moved; images
+_FAINT, _SHINING, _RESTING_PART = 0.45, 0.02, 0.12  # as _ALIKE; of the image; of the corners
 _REACH = 0.03  # of the long edge: of what lies between corners that stay
 
 Mask = NDArray[np.bool_]
@@ -107,6 +111,9 @@ class EgoMask:
     all over the image: a camera that stands still carries nothing. What stays has gradients whose mean over these
     images is as strong as they are, in more than one direction: an edge may slide along itself. What a camera looks or
     goes at hardly moves either, but goes on into what moves more; what is carried ends at once.
+
+    ``still`` (H, W) grey levels, to be subtracted: what shines through all over the image, such as a reflection in a
+    windscreen, for which there is no mask: it draws weak corners of the world towards itself. None: nothing does.
     """
 
     def __init__(self) -> None:
@@ -116,17 +123,26 @@ class EgoMask:
         self._images = self._moves = 0
         self._carried: Mask | None = None
         self._ever = np.zeros((0, 0), bool)
+        self.still: Array32 | None = None
+        self._past: deque[Image] = deque(maxlen=_WELL_KNOWN)  # images between which the world moved
+        self._rest = self._resting = 0.0  # the share of corners that did not move: last, and a mean
+        self._shone = self._found = False
+        self.appeared = False  # whether the last image showed for the first time that something shines through
         self.grew = False  # whether the last image showed that more is carried than was ever known
 
     def update(self, gray: Image) -> Mask | None:
         """Take in an image (H, W) uint8; returns which pixels (h, w), of a smaller image, are carried, None if none."""
         self._images += 1
-        self.grew = False
-        if self._moves < _WELL_KNOWN or self._images % _SELDOM == 0:
-            self._look(_evened(gray))
+        self.grew = self.appeared = False
+        if self._moves < _WELL_KNOWN or self.still is not None or self._images % _SELDOM == 0:
+            self._look(_evened(gray), gray)
         return self._carried
 
-    def _look(self, image: Array32) -> None:
+    def unveiled(self, gray: Image) -> Image:
+        """An image (H, W) uint8 without what shines through."""
+        return gray if self.still is None else np.clip(np.rint(gray - self.still), 0, 255).astype(np.uint8)
+
+    def _look(self, image: Array32, gray: Image) -> None:
         if self._last is None:
             self._gradients, self._squares = np.zeros((2, *image.shape), np.float32), np.zeros_like(image)
             self._ever = np.zeros(image.shape, bool)
@@ -138,6 +154,10 @@ class EgoMask:
             return
         self._moves += 1
         self._remember(image)
+        self._past.append(gray)
+        outside = self._apart(corner)
+        self._rest = float(still[outside].mean()) if outside.any() else 0.0
+        self._resting += (self._rest - self._resting) / min(self._moves, _MEMORY)
         if self._moves >= _CERTAIN:
             self._decide(moved)
 
@@ -151,9 +171,13 @@ class EgoMask:
     def _decide(self, moved: Mask) -> None:
         """Which pixels are carried: corners that stay, and what lies between them and did not move."""
         before = np.zeros(moved.shape, bool) if self._carried is None else self._carried
-        stays = self._stays(before)
+        kept, all_of_it = cv2.blur((self._gradients**2).sum(axis=0), (3, 3)), cv2.blur(self._squares, (3, 3))
+        stays = self._stays(before, kept, all_of_it)
         around = cv2.dilate(stays.astype(np.uint8), np.ones((_WINDOW, _WINDOW))).astype(bool)
         whole = ~grown(~grown(stays, _REACH), _REACH) & ~moved | around
+        world = ~whole & (all_of_it > all_of_it.mean())
+        if np.count_nonzero(world & (kept > _RESTING * all_of_it)) > _MOSTLY * np.count_nonzero(world):
+            return  # noise or light changed, the world did not move
         if stays.mean() < _LEAST or whole.mean() > _MOST:
             self._carried = None
         elif np.mean(whole ^ before) >= _NEWS:
@@ -161,10 +185,28 @@ class EgoMask:
             self.grew = np.mean(whole & ~self._ever) >= (_MORE if self._ever.any() else 0)
             if self.grew:
                 self._ever |= whole
+        if self._moves >= _WELL_KNOWN:
+            self._see_through(kept, all_of_it)
 
-    def _stays(self, before: Mask) -> Mask:
+    def _see_through(self, kept: Array32, all_of_it: Array32) -> None:
+        """Find what shines through: corners that stay in part, while hardly any rest between two images."""
+        faint = self._apart(self._corners(kept > _FAINT * all_of_it)).mean()
+        known, shone = self.still is not None, self._shone
+        rests = self._resting if known else max(self._rest, self._resting)
+        shines = bool(faint > (_SHINING / 2 if known else _SHINING) and rests < _RESTING_PART)
+        self._shone = shines
+        if not shines:
+            self.still = None
+        elif shone and (self.still is None or self._moves % _WELL_KNOWN == 0):
+            self.still = _constant(self._past)
+            self.appeared, self._found = not self._found, True
+
+    def _apart(self, chosen: Mask) -> Mask:
+        """The ``chosen`` pixels (h, w) that are away from what is carried."""
+        return chosen if self._carried is None else chosen & ~grown(self._carried)
+
+    def _stays(self, before: Mask, kept: Array32, all_of_it: Array32) -> Mask:
         """The corners that stay; those that were carried ``before`` need to end less sharply."""
-        kept, all_of_it = cv2.blur((self._gradients**2).sum(axis=0), (3, 3)), cv2.blur(self._squares, (3, 3))
         alike, same = (self._corners(kept > share * all_of_it) for share in (_ALIKE, _SAME))
         labels = cv2.connectedComponents(grown(alike).astype(np.uint8))[1]
         many, sure, known = (np.bincount(labels[alike & of], minlength=labels.max() + 1) for of in (True, same, before))
@@ -175,7 +217,8 @@ class EgoMask:
         """(h, w) where the means of ``chosen`` gradients (h, w) make a corner."""
         x, y = self._gradients * chosen
         xx, xy, yy = (cv2.blur(of, (_WINDOW, _WINDOW)) for of in (x * x, x * y, y * y))
-        return np.asarray((xx + yy) / 2 - np.hypot((xx - yy) / 2, xy) > _CORNER)
+        xx, yy = xx - _CORNER, yy - _CORNER  # both of its eigenvalues are larger
+        return np.asarray((xx * yy > xy * xy) & (xx > 0))
 
 
 def _evened(gray: Image) -> Array32:
@@ -186,6 +229,23 @@ def _evened(gray: Image) -> Array32:
     mean, squares = (cv2.blur(of, (_SURROUNDINGS, _SURROUNDINGS)) for of in (image, image * image))
     variance = squares - mean * mean
     return np.asarray((image - mean) / (np.sqrt(variance.clip(0)) + _SPREAD), np.float32)
+
+
+def _constant(images: Sequence[Image]) -> Array32:
+    """(H, W) what all images show, less its surroundings: its gradients are the medians of theirs.
+
+    Weiss, "Deriving intrinsic images from image sequences", ICCV 2001.
+    """
+    (height, width), stack = images[0].shape, np.stack(images).astype(np.int16)
+    divergence = np.zeros((height, width), np.float32)
+    for axis in (0, 1):
+        step = np.median(np.diff(stack, axis=axis + 1), axis=0)
+        divergence += np.diff(step, axis=axis, prepend=0, append=0)
+    row, column = np.ogrid[:height, :width]
+    laplacian = 2 * np.cos(np.pi * row / height) + 2 * np.cos(np.pi * column / width) - 4
+    laplacian[0, 0] = np.inf  # the mean is unknown
+    found = idctn(dctn(divergence, norm="ortho") / laplacian, norm="ortho").astype(np.float32)
+    return np.asarray(found - cv2.blur(found, (_SURROUNDINGS, _SURROUNDINGS)))
 
 
 def _difference(a: Array32, b: Array32) -> Array32:

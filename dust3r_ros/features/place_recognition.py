@@ -17,6 +17,7 @@ _SPLITS = 5  # components whose signs select one of 32 cells
 _COMPONENTS = 32
 DIMENSIONS = 2**_SPLITS * _COMPONENTS
 _MIN_FEATURES = 100  # descriptors needed to learn their mean
+_THOROUGH = 12  # keyframes that are most similar
 _LIKENESSES = 4096  # newest ones: their median hardly depends on more
 
 
@@ -134,11 +135,17 @@ class PairGraph:
         return list(range(index - 1, max(-1, index - 1 - self._config.pair_neighbours), -1))
 
     def loop_candidates(
-        self, global_descriptor: Array32, before: int, apart_from: Sequence[int] = (), strict: bool = True
+        self,
+        global_descriptor: Array32,
+        before: int,
+        apart_from: Sequence[int] = (),
+        strict: bool = True,
+        thorough: bool = False,
     ) -> list[int]:
         """Similar keyframes older than ``before``, best first, one per neighbourhood.
 
-        Not ``strict``: however low their similarity.
+        Not ``strict``: however low their similarity. ``thorough``: then also the most similar of the others, however
+        low: photographs in no order have neighbours that show something else.
         """
         while before - 1 in apart_from:
             before -= 1
@@ -146,7 +153,9 @@ class PairGraph:
             return []
         scores = self._global_descriptors[: min(before, self._count)] @ global_descriptor
         scores[[index for index in apart_from if index < before]] = -1.0
-        return self._best_apart(scores, self._alike_enough() if strict else 0.0)
+        apart = self._best_apart(scores, self._alike_enough() if strict else 0.0)
+        best = np.argsort(-scores, kind="stable")[: _THOROUGH * thorough]
+        return apart + [int(index) for index in best if scores[index] > 0 and index not in apart]
 
     def _alike_enough(self) -> float:
         """The least score at which keyframes may show the same place."""

@@ -352,7 +352,7 @@ class Search:
             return False
         stream.go_back_to(frame.gray, frame.mask)
         near = active.frames.near(*known)
-        found = active.submap.finder.relocalise(stream, frame.gray, frame.working, near)
+        found = active.submap.finder.relocalise(stream, frame.gray, frame.working, near, thorough=True)
         if found is None or np.count_nonzero(found[0].inliers) < _SURELY * self._config.track_min_inliers:
             return False
         frame.found, frame.tracks = found

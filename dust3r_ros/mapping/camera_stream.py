@@ -166,6 +166,7 @@ class CameraStream(ImageGeometry):
         self._border, self._ego = DarkBorder(), EgoMask()
         self._constant: tuple[Mask | None, ...] = (None, None)  # what these found in the last image
         self._own: ImageMask | None = None  # the mask of that
+        self._shown: tuple[Image, Image] | None = None  # the last tracked image, and as the camera shows it
         self.restart()
 
     def restart(self) -> None:
@@ -247,18 +248,25 @@ class CameraStream(ImageGeometry):
         return np.ones(len(offsets), bool) if self._mask is None else self._mask.clear(self.pixels(offsets))
 
     def gray(self, image: Image) -> Image:
-        """The tracked image (H, W) uint8. Raises ``InputError`` for a size other than the first image's."""
+        """The tracked image (H, W) uint8, without what shines through; raises ``InputError`` for another size."""
         if image.shape != (self.height, self.width, 3):
             raise InputError(
                 f"camera '{self.name}' changed from {self.width}x{self.height} to {image.shape[1]}x{image.shape[0]} "
                 "pixels; one camera keeps one size (reset the map to use another)"
             )
-        return tracked(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)), self._tracking_size)
+        shown = tracked(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)), self._tracking_size)
+        self._shown = self._ego.unveiled(shown), shown
+        return self._shown[0]
+
+    def unveiled(self, gray: Image) -> Image:
+        """An earlier tracked image (H, W), without what the last one showed to shine through all of them, if it did."""
+        return self._ego.unveiled(gray) if self._ego.appeared else gray
 
     def see(self, gray: Image, mask: Image | None = None) -> None:
         """A tracked image, with its ``mask`` (from ``check_mask``), becomes the last one."""
         given = None if mask is None else ImageMask.of(mask, self._tracking_size, self.resize)
-        self._own = self._constant_mask((self._border.update(gray), self._ego.update(gray)))
+        shown = self._shown[1] if self._shown and self._shown[0] is gray else gray
+        self._own = self._constant_mask((self._border.update(shown), self._ego.update(shown)))
         self._mask = self._with_own(given)
 
     def _with_own(self, mask: ImageMask | None) -> ImageMask | None:
@@ -287,7 +295,7 @@ class CameraStream(ImageGeometry):
     @property
     def carries_more(self) -> bool:
         """Whether the last image showed that the camera carries along what was taken for the world so far."""
-        return self._ego.grew
+        return self._ego.grew or self._ego.appeared
 
     def leave_out(self, masked: Mask | None) -> Mask | None:
         """Which pixels of a working image (H, W) are ``masked`` or, as is known by now, the camera's own."""

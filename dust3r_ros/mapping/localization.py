@@ -148,14 +148,15 @@ class FrameFinder:
         return None if by_chance(found, sparse.points[known.ids], known.pixels, MAX_ERROR_PX) else found
 
     def relocalise(
-        self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None
+        self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None, *, thorough: bool = False
     ) -> tuple[PnpResult, Tracks] | None:
         """Pose of a frame that lost its tracks, by landmarks of the last, of similar and of ``near`` keyframes.
 
-        ``near`` (4, 4): a guess. A camera with unknown focal is located once several of its frames agree on one.
+        ``near`` (4, 4): a guess; ``thorough``: of more that are similar. A camera with unknown focal is located once
+        several of its frames agree on one.
         """
         new = not self._state.knows(stream)
-        tracks = self.recall(stream, gray, near, strict=not new)
+        tracks = self.recall(stream, gray, near, strict=not new, thorough=thorough)
         if new and not self._focal_votes.meet(stream, tracks):
             return None
         result = self.locate(stream, tracks, near)
@@ -261,13 +262,24 @@ class FrameFinder:
         points = transform(invert(w_T_c), self._state.sparse.points[known.ids])
         return intrinsics.lens.seen(project(points, intrinsics.focal, (0.0, 0.0)))
 
-    def recall(self, stream: CameraStream, gray: Image, near: Array | None = None, *, strict: bool = False) -> Tracks:
-        """Landmarks that an image seems to see by its features; ``strict``: only of very similar keyframes."""
+    def recall(
+        self,
+        stream: CameraStream,
+        gray: Image,
+        near: Array | None = None,
+        *,
+        strict: bool = False,
+        thorough: bool = False,
+    ) -> Tracks:
+        """Landmarks that an image seems to see by its features; ``strict``: only of very similar keyframes.
+
+        ``thorough``: of more of those.
+        """
         features = stream.features(gray)
         newest = self._near.newest(stream)
         global_descriptor = self._appearance.describe(features)
         alike = self._state.graph.loop_candidates(
-            global_descriptor, len(self._state.sparse.views), newest, strict=strict
+            global_descriptor, len(self._state.sparse.views), newest, strict=strict, thorough=thorough
         )
         views = [*newest, *alike, *self._near.facing(near, newest, alike)]
         return self._links.find_again(stream, gray, features, views)

@@ -76,11 +76,11 @@ class PointmapFinder:
         return locate_corners(points, pixels, focal, stream.long_edge, self._state.config, near)
 
     def relocalise(
-        self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None
+        self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None, *, thorough: bool = False
     ) -> tuple[PnpResult, Tracks] | None:
         """Pose of a frame that lost its corners: by features of similar keyframes, else by their pointmaps."""
         candidates = self._candidates(stream, gray)
-        tracks = self._seen_of(candidates, stream, gray)
+        tracks = self._seen_of(self._candidates(stream, gray, thorough), stream, gray)
         result = self.locate(stream, tracks, near)
         if result is not None:
             return result, tracks
@@ -99,10 +99,10 @@ class PointmapFinder:
             found.append(Tracks(records[index].feature_ids[pairs[:, 0]], features.pixels[pairs[:, 1]]))
         return reduce(join, found).unique()
 
-    def _candidates(self, stream: CameraStream, gray: Image) -> list[int]:
-        newest = self._near.newest(stream)
+    def _candidates(self, stream: CameraStream, gray: Image, thorough: bool = False) -> list[int]:
+        newest, count = self._near.newest(stream), len(self._keyframes)
         global_descriptor = self._appearance.describe(stream.features(gray))
-        return [*newest, *self._state.graph.loop_candidates(global_descriptor, len(self._keyframes), newest)]
+        return [*newest, *self._state.graph.loop_candidates(global_descriptor, count, newest, thorough=thorough)]
 
     def predict(
         self, index: int, size: tuple[int, ...], others: Sequence[int], masked: Mask | None

@@ -37,9 +37,12 @@ class Finder(Protocol):
         """Pose of a frame from its tracked corners, None if no more agree than by chance; ``near``: a guess."""
 
     def relocalise(
-        self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None
+        self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None, *, thorough: bool = False
     ) -> tuple[PnpResult, Tracks] | None:
-        """Pose of a frame that lost its tracks, and what it sees of the map; ``near`` (4, 4): a guess."""
+        """Pose of a frame that lost its tracks, and what it sees of the map; ``near`` (4, 4): a guess.
+
+        ``thorough``: compare it with more of the keyframes that look alike.
+        """
 
     def recall(self, stream: CameraStream, gray: Image) -> Tracks:
         """Landmarks that an image seems to see by its features."""
@@ -242,7 +245,10 @@ class Submap(ABC):
         own = [record for record in self.state.records if record.stream is stream]
         for record in own:
             record.masked = stream.leave_out(record.masked)
-        return bool(own) and not self.state.sure and not self.state.known
+        anew = bool(own) and not self.state.sure and not self.state.known
+        for record in own if anew else ():
+            record.gray = None if record.gray is None else stream.unveiled(record.gray)
+        return anew
 
     @abstractmethod
     def add(

@@ -356,7 +356,62 @@ def test_what_a_camera_carried_may_go() -> None:
     assert left[-1] is None
 
 
-@pytest.mark.parametrize("what", ["world", "rest", "visitor", "ahead", "straight", "plain"])
+def reflection(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """(H, W) grey levels that shine through everywhere, faintly."""
+    coarse = np.random.default_rng(11).normal(0, 12, (height // 8, width // 8)).astype(np.float32)
+    return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
+
+
+def veiled(image: np.ndarray, k: int, veil: np.ndarray) -> np.ndarray:
+    """An image of a world that is plain below, as seen through something that reflects ``veil``."""
+    contrast = np.where(np.arange(len(image)) < len(image) // 2, 0.5, 0.1)[:, None]
+    noisy = contrast * (image - 128.0) + 128 + veil + np.random.default_rng(k).normal(0, 2, image.shape)
+    return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+def likeness(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+
+def test_what_shines_through_everywhere_is_taken_off() -> None:
+    """It has no mask: once it is known, tracked images are without it."""
+    stream, veil = made(), reflection()
+    for k in range(48):
+        image = veiled(passing(k), k, veil)
+        clear = seen(stream, np.repeat(image[..., None], 3, axis=2))
+        assert stream.carries_more == (k == 31), "the map is begun anew once"
+        assert k > 31 or clear is stream._shown[1], "not at once"  # type: ignore[index]
+    size = clear.shape[::-1]
+    shown, world = cv2.resize(image, size), cv2.resize(veiled(passing(47), 47, 0 * veil), size)
+    assert likeness(shown - clear.astype(np.float32), cv2.resize(veil, size)) > 0.8
+    assert likeness(clear, world) > likeness(shown, world) + 0.04
+
+
+@pytest.mark.parametrize("what", ["world", "traffic"])
+def test_the_world_does_not_shine_through(what: str) -> None:
+    """Neither one that moves, nor one that rests while others pass by, again and again."""
+    ego, still = EgoMask(), noise(3)[..., 0]
+    for k in range(45):
+        image, first = passing(k), 80 * (k % 3)
+        if what == "traffic":
+            image, others = still.copy(), image
+            image[:, first : first + 80] = others[:, first : first + 80]
+        ego.update(np.clip(image + np.random.default_rng(k).normal(0, 2, image.shape), 0, 255).astype(np.uint8))
+        assert ego.still is None
+
+
+def test_a_young_map_is_begun_anew_without_what_shines_through() -> None:
+    sequence = cut(walk("orbit", 24), 8)
+    mapper = run(sequence, np.zeros(sequence.images.shape[:3], np.uint8), SMALL)
+    record = mapper.submap.state.records[0]
+    assert record.gray is not None
+    before, ego = record.gray.copy(), record.stream._ego
+    ego.still, ego.appeared = np.full(before.shape, 5, np.float32), True
+    assert mapper.submap.mask_own(record.stream)
+    np.testing.assert_array_equal(record.gray, np.maximum(before, 5) - 5)
+
+
+@pytest.mark.parametrize("what", ["world", "rest", "dusk", "visitor", "ahead", "straight", "plain"])
 def test_nothing_else_is_carried_along(what: str) -> None:
     """Not a world that moves, nor one that stands still, even if something passes by; nor what lies straight ahead."""
     ego, still = EgoMask(), noise(3)[..., 0]
@@ -364,6 +419,8 @@ def test_nothing_else_is_carried_along(what: str) -> None:
         image = still.copy()
         if what == "world":
             image = passing(k)
+        elif what == "dusk":  # in most of it, noise changes more than a motion would
+            image = np.where(np.arange(WIDTH) < 0.6 * WIDTH, 20 + still // 40, still // 12)
         elif what == "visitor":
             image[30:150, 6 * k : 6 * k + 60] = passing(k)[30:150, :60]
         elif what == "ahead":

@@ -216,6 +216,16 @@ def test_recent_ones_of_several_cameras_are_not_alike() -> None:
     assert pairs.loop_candidates(stranger, 20) == []
 
 
+def test_a_thorough_search_passes_no_neighbour_by() -> None:
+    """After the usual candidates come the others that are most alike, each once, none of those that are left out."""
+    pairs, walk = graph(pair_lookalikes=1), global_descriptors(20)
+    for global_descriptor in walk:
+        pairs.add(global_descriptor)
+    found = pairs.loop_candidates(walk[9], 20, [3, 19], thorough=True)
+    assert found[:3] in ([9, 8, 10], [9, 10, 8]) and 8 < len(found) == len(set(found)) <= 12
+    assert not {3, 19} & set(found)
+
+
 def test_similarities_of_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dust3r_ros.features.place_recognition._LIKENESSES", 8)
     pairs, again, other = graph(), graph(), graph()
