@@ -121,7 +121,7 @@ class NodeConfig(Checked):
     on_time_jump: str = row(
         "reset",
         "What happens when time jumps back: reset starts a new map; submap starts one and joins the old map when "
-        "it is seen again; ignore drops the image.",
+        "it is seen again; ignore drops the image. With mode localization the map stays.",
         choices=("reset", "submap", "ignore"),
     )
     grid_resolution: float = row(

@@ -86,9 +86,10 @@ class MapBuilder(Submap):
     def stuck(self) -> bool:
         """True if nothing can be built from the first keyframes: they are many, or the last shares no landmark.
 
-        Also if no landmark kept its position: the first poses were wrong.
+        Also if no landmark kept its position: the first poses were wrong. Live, first poses that are being made are
+        waited for, but not for ever: each keyframe asks for others, and they take longer the more there are.
         """
-        if self._adjuster.waiting.starting:
+        if self._adjuster.waiting.starting and (self.initialised or len(self) < 2 * _MAX_FIRST_KEYFRAMES):
             return False
         if self.initialised:
             return int(np.count_nonzero(self.state.sparse.positioned)) < self.state.config.track_min_inliers

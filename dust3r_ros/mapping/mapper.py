@@ -326,8 +326,8 @@ class Mapper(MapView):
         return self.news()
 
     def begin_anew(self) -> MapUpdate:
-        """Begin another map with the next image, whatever its stamp; the current one, if it has poses, sleeps."""
-        removed = self._begin(keep=self.submap.initialised)
+        """Begin another map at the next image, whatever its stamp; this one sleeps if it has poses, stays if fixed."""
+        removed = self._begin(keep=self.submap.initialised) if self.mapping else ()
         self._atlas.session += 1  # stamps are of another clock
         self._last_stamp.clear()
         self._lost.clear()

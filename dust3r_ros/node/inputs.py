@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -36,6 +37,9 @@ from dust3r_ros.sensors.transform_buffer import (
 )
 from dust3r_ros.types import Array, Calibration
 
+# After this many masks or depth images, and as many images, in a row that do not belong together, the node says so.
+_UNUSED = 30
+
 
 class SynchronizerInputs:
     """Takes messages in and completes images with them. ``take_…`` return a complaint or "".
@@ -52,6 +56,9 @@ class SynchronizerInputs:
     ) -> None:
         self._config, self._tf, self._frame_of = config, tf, frame_of
         self._depth_cameras: dict[str, Calibration] = {}
+        # Masks and depth that came, and images without, since one had its image; by kind and camera
+        self._came: Counter[tuple[str, str]] = Counter()
+        self._without: Counter[tuple[str, str]] = Counter()
         self._synchronizer = Synchronizer(
             SynchronizerSettings(
                 config.odom_frame,
@@ -87,6 +94,10 @@ class SynchronizerInputs:
             anchor = self._base(held)
         # Missing masks and depth are counted in diagnostics; a log line per image would be too much.
         came = {kind: None for kind in ("mask", "depth") if isinstance(getattr(match, kind), Unavailable)}
+        for key in ((kind, held.camera) for kind in ("mask", "depth")):
+            self._without[key] += 1
+            if key[0] not in came:
+                self._without[key] = self._came[key] = 0
         anchor = None if isinstance(anchor, Unavailable) else anchor
         turning = partial(self._synchronizer.turned, frame_id) if self._synchronizer.settings.turning else None
         return Arrival(held.camera, held.stamp_ns, frame_id, held.image, replace(match, **came), anchor, turning)
@@ -94,7 +105,7 @@ class SynchronizerInputs:
     def take_mask(self, camera: str, message: Any) -> str:
         """Take in a mask for an image of ``camera``."""
         self._synchronizer.add_mask(camera, stamp_to_ns(message.header.stamp), lambda: mask_of(message))
-        return ""
+        return self._said_unused("mask", camera)
 
     def take_depth(self, camera: str, message: Any) -> str:
         """Take in depth for an image of ``camera``."""
@@ -105,7 +116,7 @@ class SynchronizerInputs:
             message.header.frame_id,
             self._depth_cameras.get(camera),
         )
-        return ""
+        return self._said_unused("depth", camera)
 
     def take_depth_info(self, camera: CameraTopics, message: CameraInfo) -> str:
         """Take in the calibration of the separate depth camera of ``camera``."""
@@ -136,6 +147,13 @@ class SynchronizerInputs:
         stamp_ns = stamp_to_ns(message.header.stamp)
         self._synchronizer.add_imu(message.header.frame_id.lstrip("/"), stamp_ns, acceleration, rate)
         return ""
+
+    def _said_unused(self, kind: str, camera: str) -> str:
+        self._came[kind, camera] += 1
+        if min(self._came[kind, camera], self._without[kind, camera]) <= _UNUSED:
+            return ""
+        near_ms = self._synchronizer.settings.tolerance_ns // 1_000_000
+        return f"{kind} of camera '{camera}' is not used: no stamp of an image is within {near_ms} ms of its stamps"
 
     def _base(self, held: Held) -> Array | Unavailable:
         return self._tf.lookup(self._config.base_frame, self._frame_of(held.camera, held.image), held.stamp_ns)

@@ -178,7 +178,7 @@ class MapMaker:
         self._viewer = _viewer(setting, self._session, self._log)
         self._resets = self._session.resets
         self._summarised = 0.0
-        self._unpublished = False  # whether publishing the map is overdue
+        self._unpublished = self._closed = False  # whether publishing the map is overdue
         self._stale = False  # whether the node lacks the newest status
         self._failing: dict[str, str] = {}  # kinds of work that failed the last time, and why
         self._asked = self._rest_until = 0.0  # time of the last image; no depth is computed before this time
@@ -195,6 +195,8 @@ class MapMaker:
 
     def work(self, idle: bool) -> bool:
         """Do a piece of postponed work: at once, except depth, which waits until there is time."""
+        if self._closed:
+            return False
         if self._unpublished:
             self._publish()
         due, begin = self._session.due, time.monotonic()
@@ -360,6 +362,7 @@ class MapMaker:
 
     def close(self) -> None:
         """Close the files. Raises ``OutputError`` when the map cannot be written."""
+        self._closed = True
         self._map.close()
         if self._viewer is not None:
             self._viewer.close()

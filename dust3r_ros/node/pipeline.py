@@ -265,7 +265,9 @@ class Pipeline:
             self._report(lost.arrival, camera, lost.request.frame, found)
 
     def _check_order(self, arrival: Arrival) -> None:
-        """Raises ``InputError`` for a repeated or overtaken stamp; starts over if time was set back."""
+        """Raises ``InputError`` for no stamp, a repeated or overtaken one; starts over if time was set back."""
+        if not arrival.stamp_ns:
+            raise InputError("image stamp is 0, as if its driver had not set it; stamps must increase")
         if self._order.back(arrival.camera, arrival.stamp_ns):
             self._forget_stamps(arrival.at)
             self._states.restart()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.geometry.processes import memory_held
 from dust3r_ros.msg import CameraEstimate, MappingStatus, StageLatency
 from dust3r_ros.node.conversions import header, pose_message
-from dust3r_ros.node.topics import TopicHealth
+from dust3r_ros.node.topics import SILENT_S, TopicHealth
 from dust3r_ros.session.session import Session
 from dust3r_ros.types import Array, Calibration, Camera, MapCounts, TrackingState
 
@@ -177,11 +178,12 @@ class CameraStates:
     def __init__(self) -> None:
         self._states: dict[str, TrackingState] = {}
         self._stamps: dict[str, int] = {}
+        self._judged: dict[str, float] = {}  # when, by the steady clock
 
     def judge(self, camera: str, stamp_ns: int, state: TrackingState) -> bool:
         """Set a camera's state at an image; returns whether it changed."""
         changed = self._states.get(camera) is not state
-        self._stamps[camera], self._states[camera] = stamp_ns, state
+        self._stamps[camera], self._states[camera], self._judged[camera] = stamp_ns, state, time.monotonic()
         return changed
 
     def of(self, camera: str) -> TrackingState | None:
@@ -199,8 +201,13 @@ class CameraStates:
 
     @property
     def together(self) -> TrackingState:
-        """Tracking if any camera is, else bridged, else lost, else initialising."""
-        found, order = self._states.values(), (TrackingState.TRACKING, TrackingState.BRIDGED, TrackingState.LOST)
+        """Tracking if any camera is, else bridged, else lost, else initialising.
+
+        A camera that fell silent while others send images does not count.
+        """
+        since = max(self._judged.values(), default=0.0) - SILENT_S
+        found = {state for camera, state in self._states.items() if self._judged[camera] >= since}
+        order = TrackingState.TRACKING, TrackingState.BRIDGED, TrackingState.LOST
         return next((state for state in order if state in found), TrackingState.INITIALISING)
 
     def restart(self) -> None:
@@ -210,6 +217,7 @@ class CameraStates:
     def forget(self) -> None:
         """The map was replaced: forget the states."""
         self._states.clear()
+        self._judged.clear()
         self.restart()
 
 

@@ -19,7 +19,8 @@ SILENT_S = 3.0
 class TopicHealth:
     """The health of an input at one moment. ``silent_s``: time since the last message, None before the first.
 
-    ``kind``: image, camera_info, mask, depth, odometry, imu. ``bad`` messages were refused, the last for ``reason``.
+    ``kind``: image, camera_info, mask, depth, odometry, imu. ``bad`` messages were refused, the last for ``reason``;
+    ``well``: messages that are not bad have come since.
     ``returns`` counts how often it came back after a silence, ``lost`` images that were stamped but never arrived.
     ``why``: why nothing arrives, "" if something does or if unknown.
     """
@@ -35,6 +36,7 @@ class TopicHealth:
     returns: int = 0
     lost: int = 0
     why: str = ""
+    well: bool = False
 
     @property
     def silent(self) -> bool:
@@ -50,6 +52,7 @@ class TopicMonitor:
         self._count = self._bad = self._returns = 0
         self._times: deque[float] = deque(maxlen=20)
         self._reason = self.why = ""
+        self._well = False
         self._losses = StampLosses()
 
     def stamped(self, stamp_ns: int) -> None:
@@ -77,7 +80,7 @@ class TopicMonitor:
         silence = now - self._times[-1] if self._times else 0.0
         self._count += 1
         self._times.append(now)
-        self.why = ""
+        self.why, self._well = "", True
         if silence <= SILENT_S:
             return None
         self._times.clear()
@@ -88,6 +91,7 @@ class TopicMonitor:
     def refuse(self, reason: str) -> None:
         """Count the last message as unusable."""
         self._bad += 1
+        self._well = False
         self._reason = reason
 
     def health(self, now: float) -> TopicHealth:
@@ -107,6 +111,7 @@ class TopicMonitor:
             self._returns,
             self.lost,
             self.why,
+            self._well,
         )
 
 

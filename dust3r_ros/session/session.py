@@ -163,8 +163,8 @@ class Session:
 
     def set_scale(self, factor: float) -> MapUpdate:
         """Make the map metric: its current unit is ``factor`` metres. Raises ``InputError``."""
-        if not (np.isfinite(factor) and factor > 0):
-            raise InputError(f"factor is {factor}; it must be positive (metres per map unit)")
+        if not 1e-6 <= factor <= 1e6:  # poses of any other overflow
+            raise InputError(f"factor is {factor}; it must be positive (metres per map unit), from 1e-6 to 1e6")
         if not self.mapper.counts.keyframes:
             raise InputError("there is no map yet; the scale can be set once there are keyframes")
         self.keeper.note("scale", factor=factor)
@@ -334,8 +334,9 @@ class Session:
         if not back:
             return ()
         anew = "a submap begins" if self._on_time_jump == "submap" else "a new map starts"
+        anew = anew if self._mapping else "the map stays, as mode is localization"
         self._log.warning(f"image stamps jump back by {back * 1e-9:.3f} s: {anew}")
-        if self._on_time_jump == "reset":
+        if self._on_time_jump == "reset" and self._mapping:
             self.reset(by="stamp")
             return ()
         self.keeper.note("jump")

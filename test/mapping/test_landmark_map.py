@@ -124,6 +124,15 @@ def test_first_keyframes_that_lead_nowhere(sequence: RenderedSequence) -> None:
     driver.builder.finish()
 
 
+def test_first_keyframes_do_not_pile_up_while_first_poses_are_made(sequence: RenderedSequence) -> None:
+    """Live, each of them asks for first poses again: a node that began in the dark waited for them for ever."""
+    driver = Driver(sequence)
+    driver.builder.deferred.go_live(False)
+    while not driver.builder.stuck and len(driver.builder) < 40:
+        driver.add([0])
+    assert 8 < len(driver.builder) < 40
+
+
 def test_the_last_refinement_moves_little_and_breaks_nothing(built: Driver) -> None:
     before = [keyframe.w_T_c for keyframe in built.keyframes()]
     built.builder.adjust_last()

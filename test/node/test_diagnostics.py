@@ -13,7 +13,15 @@ from sequences import SMALL, walk
 from dust3r_ros.config import NodeConfig
 from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.node.diagnostics import diagnostics_message
-from dust3r_ros.node.status import RigCamera, Snapshot, lens_shift, session_snapshot, status_message, status_text
+from dust3r_ros.node.status import (
+    CameraStates,
+    RigCamera,
+    Snapshot,
+    lens_shift,
+    session_snapshot,
+    status_message,
+    status_text,
+)
 from dust3r_ros.node.topics import SILENT_S, TopicHealth
 from dust3r_ros.session.session import Session
 from dust3r_ros.types import Calibration, Camera, Frame, MapCounts, TrackingState
@@ -101,6 +109,18 @@ def test_each_camera_that_is_not_found_is_named():
     assert (fine.level, fine.message) == (DiagnosticStatus.OK, "tracking")
 
 
+def test_a_camera_that_fell_silent_does_not_speak_for_the_others(monkeypatch):
+    """One is unplugged while it is tracking, the other one is in the dark: the robot has no pose."""
+    now, states = [0.0], CameraStates()
+    monkeypatch.setattr("dust3r_ros.node.status.time.monotonic", lambda: now[0])
+    states.judge("front", 1, TrackingState.TRACKING)
+    for now[0], together in ((1.0, TrackingState.TRACKING), (SILENT_S + 1, TrackingState.LOST)):
+        states.judge("rear", int(now[0] * 1e9), TrackingState.LOST)
+        assert states.together is together
+    states.judge("front", 2, TrackingState.TRACKING)
+    assert states.together is TrackingState.TRACKING
+
+
 @pytest.mark.parametrize(
     ("inputs", "level", "text"),
     [
@@ -114,6 +134,7 @@ def test_each_camera_that_is_not_found_is_named():
             DiagnosticStatus.WARN,
             "wrong frame",
         ),
+        ([replace(IMAGES, bad=2, reason="wrong frame", well=True)], DiagnosticStatus.OK, "all inputs arrive"),
     ],
 )
 def test_every_input_is_watched(inputs, level, text):

@@ -301,6 +301,24 @@ def test_a_gyroscope_alone_turns_the_camera(robot):
     assert not [item for item in r.inputs.health() if item.bad]
 
 
+def test_depth_that_is_never_at_an_image_is_said(robot):
+    """Two clocks, or a depth camera that is not triggered: the scale stayed unknown, and all seemed well."""
+    r = robot(depth_topics=("/camera/depth",)).start()
+    depth = np.full((HEIGHT, WIDTH), 1500, np.uint16)
+
+    def come(first: int, shift_ns: int) -> str:
+        for k in range(first, first + 35):
+            r.send("/camera/depth", plane(100 * k * MS + shift_ns, depth, "16UC1"))
+            r.heard("depth", k + 1)
+            r.send("/camera/image_raw", image(100 * k * MS))
+            r.heard("image", k + 1)
+        (health,) = (item for item in r.inputs.health() if item.kind == "depth")
+        return "" if health.well else health.reason
+
+    assert "no stamp of an image is within 20 ms" in come(0, 40 * MS)
+    assert come(35, 0) == ""
+
+
 def test_depth_stamped_as_its_image_is_registered_whatever_camera_frame_says(robot):
     """Gazebo stamps both with camera_link, whose axes are not optical."""
     r = robot(camera_frame="optical", depth_topics=("/camera/depth",), companion_wait=5.0).start()

@@ -152,6 +152,17 @@ def test_the_path_is_sent_again_with_the_poses_of_images_that_were_only_followed
     maker.close()
 
 
+def test_a_map_whose_sending_is_overdue_at_the_end_is_no_error(made: Made) -> None:
+    """The process ended with a traceback in the log: what sends had ended before."""
+    maker, _, _ = made("every")
+    take(maker, 0)
+    maker._map._rest_until = time.monotonic() + 60.0
+    maker.show(replace(AUDIENCE, listeners={"path": 1}))
+    maker.close()
+    maker._map._rest_until = 0.0
+    assert not maker.work(False)
+
+
 def test_when_the_map_is_moved_every_camera_is_told_where_it_is_now() -> None:
     """Until its own next image, a camera would be tracked in the old coordinates: metres beside the others."""
     rig = stereo_rig(60)

@@ -110,7 +110,7 @@ def test_every_encoding_and_stride_of_one_camera_maps_alike(bench, sequence):
 
 
 def test_images_that_cannot_be_used_are_counted_and_told(bench, sequence):
-    """Unsupported encoding, no pixels, too few data, another size, a stamp twice; then mapping goes on."""
+    """Unsupported encoding, no pixels, too few data, another size, a stamp twice, none; then mapping goes on."""
     step = int(sequence.stamps_ns[1] - sequence.stamps_ns[0])
     bench.play(sequence, last=8)
     bench.handled(8)
@@ -132,6 +132,7 @@ def test_images_that_cannot_be_used_are_counted_and_told(bench, sequence):
         (short, "bytes"),
         (smaller, f"{image.shape[1] // 2}"),
         (again, "stamp"),
+        (image_message(image, 0), "stamp is 0"),
     ]
     for count, (message, reason) in enumerate(expected, start=1):
         bench.send(message)

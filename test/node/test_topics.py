@@ -50,6 +50,9 @@ def test_what_was_refused():
     monitor.refuse("empty")
     monitor.refuse("too large")
     assert (monitor.health(0.0).bad, monitor.health(0.0).reason) == (2, "too large")
+    assert not monitor.health(0.0).well
+    monitor.heard(1.0)
+    assert monitor.health(1.0).well
 
 
 @pytest.mark.parametrize(

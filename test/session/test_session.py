@@ -229,7 +229,7 @@ def test_a_given_scale_rescales_the_map_at_once(fresh, log):
     assert session.metric and session.mapper.revision == 1
     assert {k.index for k in update.changed} == {k.index for k in keyframes}
     assert session.mapper.distance(first, last) == pytest.approx(2.5 * before)
-    for nonsense in (0.0, -1.0, float("nan"), float("inf")):
+    for nonsense in (0.0, -1.0, float("nan"), float("inf"), 1e300, 1e-300):
         with pytest.raises(InputError):
             session.set_scale(nonsense)
     with pytest.raises(InputError, match="999"):
@@ -281,6 +281,19 @@ def test_with_submaps_a_jump_back_lets_the_old_map_wait(sequence, log):
     assert session.resets == 0
     assert update.state is TrackingState.TRACKING
     assert session.mapper.counts.keyframes >= count
+
+
+@pytest.mark.parametrize("policy", ["reset", "submap"])
+def test_a_jump_back_takes_no_map_that_is_only_localised_in(sequence, log, caplog, policy):
+    """Nothing could begin another one."""
+    session = Session(replace(FAST, focal=sequence.focal), log, on_time_jump=policy)
+    feed(session, sequence, 0, 12)
+    session.set_mapping(False)
+    keyframes = [keyframe.index for keyframe in session.mapper.keyframes]
+    update = feed(session, sequence, 0, 4)
+    assert update.state is TrackingState.TRACKING and not update.removed
+    assert [keyframe.index for keyframe in session.mapper.keyframes] == keyframes
+    assert session.resets == 0 and "the map stays, as mode is localization" in caplog.text
 
 
 # Saved maps
