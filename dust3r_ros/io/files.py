@@ -57,9 +57,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     The data are on disk before the name changes, so a crash leaves either the old file or the new one. The temporary
     name keeps the suffix, which some writers use to choose the format. A link stays, and the file that it leads to is
-    replaced. Raises ``OutputError`` for any error of the file system.
+    replaced; what is no file, such as a device, is not. Raises ``OutputError`` for any error of the file system.
     """
     suffix, path = Path(path).suffix, followed(path)
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise OutputError(f"'{path}' cannot be written: it is a device or a pipe; name a file")
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=suffix)
     except OSError as error:

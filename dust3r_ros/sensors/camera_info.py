@@ -36,7 +36,8 @@ def calibration_from(
     fx, fy, cx, cy = k[0], k[4] or k[0], k[2], k[5]
     coefficients = tuple(float(value) for value in d)
     if not np.isfinite((fx, fy, cx, cy, *coefficients)).all() or min(fx, fy) <= 0:
-        return None, f"fx = {fx:g}, fy = {fy:g}, cx = {cx:g}, cy = {cy:g}; all must be finite, fx and fy positive"
+        said = f"fx = {fx:g}, fy = {fy:g}, cx = {cx:g}, cy = {cy:g}, D = [{', '.join(f'{c:g}' for c in coefficients)}]"
+        return None, f"{said}; all must be finite, fx and fy positive"
     across, down = max(1, binning[0]), max(1, binning[1])
     x, y, width, height = _region(width, height, roi)
     width, height = width // across, height // down

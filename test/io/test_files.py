@@ -92,6 +92,13 @@ def test_folders_are_whole_too(tmp_path: Path) -> None:
         pass
 
 
+def test_a_pipe_or_device_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="it is a device or a pipe; name a file"), atomic_path(tmp_path / "pipe"):
+        pass
+    assert (tmp_path / "pipe").is_fifo() and [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
 def test_links_stay_and_what_they_lead_to_is_written(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk/old").write_text("old")

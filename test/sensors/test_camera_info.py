@@ -59,7 +59,7 @@ def test_a_ray_falls_on_its_pixel_of_the_image_that_is_sent(
         ((640, 480), (-500.0, *K[1:]), D, "fx = -500"),
         ((640, 480), (math.nan, *K[1:]), D, "fx = nan"),
         ((640, 480), (*K[:2], math.inf, *K[3:]), D, "cx = inf"),
-        ((640, 480), K, (math.nan,), "finite"),
+        ((640, 480), K, (math.nan,), "D = [nan]; all must be finite"),
         ((0, 480), K, D, "0x480"),
         ((640, 480), K[:6], D, "6 numbers"),
     ],
