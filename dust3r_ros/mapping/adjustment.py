@@ -66,6 +66,7 @@ class AdjustmentQueue:
     beside: bool = False
     wanted: set[str] = field(default_factory=set)
     at_rest: set[str] = field(default_factory=set)
+    vain: int = 0  # keyframes from which no first poses could be made, the last time
     _kind: str = ""  # of the one that has begun
     _failed: str = ""  # kind of the last one, if it failed
     _aside: Aside[WholeMap] | None = None
@@ -124,6 +125,8 @@ class AdjustmentQueue:
                 self.wanted.add(failed)
             self._failed = failed
         self._aside = self._found = None
+        if found is not None and found.kind == START and not found.better:
+            self.vain = found.keyframes
         return found
 
     def wait(self) -> None:
@@ -165,25 +168,19 @@ class MapAdjuster:
         self._loops = LoopAdjustment(state)
         self._shutters = RollingShutters(state)
 
-    def start(self, stream: CameraStream) -> None:
-        """Make first poses, if there are enough keyframes; live, again if those in progress fail."""
+    def start(self, stream: CameraStream | None) -> None:
+        """Make first poses, if there are enough keyframes; live, again if those in progress fail.
+
+        ``stream``: that of a new keyframe; None: no more come, so two are enough, though not live.
+        """
         if not self._state.live:
             with self._stage("align"):
-                self._state.initialised = self._calibrator.begin(stream)
-            if self._state.initialised:
+                begun = self._calibrator.begin_with_two() if stream is None else self._calibrator.begin(stream)
+            self._state.initialised = begun
+            if begun:
                 self._built_anew()
-        elif self._schedule.may_begin(stream):
+        elif stream is not None and self._schedule.may_begin(stream):
             self.waiting.wanted = {START}
-
-    def start_with_two(self) -> bool:
-        """Make poses of two keyframes after the last image; returns whether the map has any then. Not live."""
-        streams = [record.stream for record in self._state.records]
-        if not self._state.live and 1 < len(streams) == streams.count(streams[0]):
-            with self._stage("align"):
-                self._state.initialised = self._calibrator.begin_with_two(streams[0])
-            if self._state.initialised:
-                self._built_anew()
-        return self._state.initialised
 
     def locate(self, index: int) -> None:
         """Move a posed keyframe to where its landmarks put it, if enough of them agree; prune what is far from there.

@@ -87,9 +87,10 @@ class MapBuilder(Submap):
         """True if nothing can be built from the first keyframes: they are many, or the last shares no landmark.
 
         Also if no landmark kept its position: the first poses were wrong. Live, first poses that are being made are
-        waited for, but not for ever: each keyframe asks for others, and they take longer the more there are.
+        waited for, unless they could not be made from so many before: each keyframe asks for them again.
         """
-        if self._adjuster.waiting.starting and (self.initialised or len(self) < 2 * _MAX_FIRST_KEYFRAMES):
+        waiting = self._adjuster.waiting
+        if waiting.starting and (self.initialised or waiting.vain < _MAX_FIRST_KEYFRAMES):
             return False
         if self.initialised:
             return int(np.count_nonzero(self.state.sparse.positioned)) < self.state.config.track_min_inliers
@@ -290,7 +291,9 @@ class MapBuilder(Submap):
 
     def adjust_last(self, motions: Callable[[], Motions] = Motions) -> None:
         self.deferred.settle()
-        if not (self.initialised or self._adjuster.start_with_two()):
+        if not self.initialised:
+            self._adjuster.start(None)
+        if not self.initialised:
             return
         self._adjuster.place_left_out()
         self._adjuster.calibrate_last()

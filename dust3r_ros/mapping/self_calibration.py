@@ -236,17 +236,18 @@ class Calibrator:
         sparse.restore(before)
         return False
 
-    def begin_with_two(self, stream: CameraStream) -> bool:
+    def begin_with_two(self) -> bool:
         """Pose the two keyframes that share most, when no more come, with the focal as guessed; returns whether they
-        show enough.
+        show enough. All must be of one camera.
 
         No third one confirms them. Pairs of six recordings with fewer landmarks, or worse ones, are often wrong: by a
         fifth of a turn, or with a motion the other way.
         """
-        sparse = self._state.sparse
-        before = sparse.snapshot()
-        pairs = combinations(range(len(self._state.records)), 2)
-        pair = max(pairs, key=lambda pair: len(sparse.common(*pair)[0]))
+        sparse, streams = self._state.sparse, [record.stream for record in self._state.records]
+        if len(streams) < 2 or streams.count(streams[0]) < len(streams):
+            return False
+        before, stream = sparse.snapshot(), streams[0]
+        pair = max(combinations(range(len(streams)), 2), key=lambda pair: len(sparse.common(*pair)[0]))
         begun = self._begin_held(stream, [sparse.intrinsics[stream.index].prior], pair)
         if begun and sparse.positioned.sum() >= _PAIR_LANDMARKS and sparse.misfit() < _PAIR_MISFIT:
             return True

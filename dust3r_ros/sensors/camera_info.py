@@ -36,7 +36,7 @@ def calibration_from(
     fx, fy, cx, cy = k[0], k[4] or k[0], k[2], k[5]
     coefficients = tuple(float(value) for value in d)
     if not np.isfinite((fx, fy, cx, cy, *coefficients)).all() or min(fx, fy) <= 0:
-        said = f"fx = {fx:g}, fy = {fy:g}, cx = {cx:g}, cy = {cy:g}, D = [{', '.join(f'{c:g}' for c in coefficients)}]"
+        said = f"fx = {fx:g}, fy = {fy:g}, cx = {cx:g}, cy = {cy:g}, D = {list(coefficients)}"
         return None, f"{said}; all must be finite, fx and fy positive"
     across, down = max(1, binning[0]), max(1, binning[1])
     x, y, width, height = _region(width, height, roi)

@@ -19,6 +19,7 @@ from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.landmark_map import MapBuilder, landmark_cloud
 from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.submap import BEGIN, TAKE
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.sparse_map import SparseMap
@@ -126,11 +127,15 @@ def test_first_keyframes_that_lead_nowhere(sequence: RenderedSequence) -> None:
 
 def test_first_keyframes_do_not_pile_up_while_first_poses_are_made(sequence: RenderedSequence) -> None:
     """Live, each of them asks for first poses again: a node that began in the dark waited for them for ever."""
-    driver = Driver(sequence)
-    driver.builder.deferred.go_live(False)
-    while not driver.builder.stuck and len(driver.builder) < 40:
+    for count, stuck in (4, False), (9, True):
+        driver = Driver(sequence)
+        driver.builder.deferred.go_live(False)
+        driver.add([0] * count)
+        assert driver.builder.deferred.due == BEGIN and not driver.builder.stuck
+        driver.builder.deferred.work(BEGIN)
         driver.add([0])
-    assert 8 < len(driver.builder) < 40
+        driver.builder.deferred.work(TAKE)
+        assert driver.builder.deferred.due == BEGIN and driver.builder.stuck == stuck
 
 
 def test_the_last_refinement_moves_little_and_breaks_nothing(built: Driver) -> None:

@@ -66,9 +66,9 @@ def test_a_focal_that_is_far_from_usual_takes_more_views(views, begins):
 
 @pytest.mark.parametrize(("points", "noise", "begins"), [(200, 0.3, True), (50, 0.3, False), (200, 5.0, False)])
 def test_of_two_views_many_landmarks_must_fit(points: int, noise: float, begins: bool):
-    calibrator, state, stream = pressed(focal=1.1 * WIDTH, views=2, degrees=10.0)
+    calibrator, state, _ = pressed(focal=1.1 * WIDTH, views=2, degrees=10.0)
     state.live, state.sparse = False, unposed(arc(views=2, points=points, focal=1.1 * WIDTH, degrees=10.0), noise)
-    assert calibrator.begin_with_two(stream) == begins and len(state.sparse.posed()) == 2 * begins
+    assert calibrator.begin_with_two() == begins and len(state.sparse.posed()) == 2 * begins
     assert state.sparse.intrinsics[0].focal == WIDTH and not state.sparse.intrinsics[0].fixed
 
 
