@@ -153,18 +153,19 @@ class PairGraph:
             return []
         scores = self._global_descriptors[: min(before, self._count)] @ global_descriptor
         scores[[index for index in apart_from if index < before]] = -1.0
-        apart = self._best_apart(scores, self._alike_enough() if strict else 0.0)
-        best = np.argsort(-scores, kind="stable")[: _THOROUGH * thorough]
-        return apart + [int(index) for index in best if scores[index] > 0 and index not in apart]
+        best = np.argsort(-scores, kind="stable")
+        apart = self._apart(best, scores, self._alike_enough() if strict else 0.0)
+        others = best[: _THOROUGH * thorough].tolist()
+        return apart + [index for index in others if scores[index] > 0 and index not in apart]
 
     def _alike_enough(self) -> float:
         """The least score at which keyframes may show the same place."""
         return self._config.lookalike_score * (float(np.median(self._likeness)) if self._likeness else 1.0)
 
-    def _best_apart(self, scores: Array32, enough: float) -> list[int]:
-        """Keyframes by scores (N,), best first, up to the number wanted, none near a better one."""
+    def _apart(self, best: np.ndarray, scores: Array32, enough: float) -> list[int]:
+        """Of keyframes ``best`` first (N,), by scores (N,), up to the number wanted, none near a better one."""
         chosen: list[int] = []
-        for index in np.argsort(-scores, kind="stable"):
+        for index in best:
             if scores[index] < enough or scores[index] <= 0 or len(chosen) == self._config.pair_lookalikes:
                 break
             if all(abs(int(index) - other) > self._config.pair_neighbours for other in chosen):

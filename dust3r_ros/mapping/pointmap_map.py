@@ -80,7 +80,8 @@ class PointmapFinder:
     ) -> tuple[PnpResult, Tracks] | None:
         """Pose of a frame that lost its corners: by features of similar keyframes, else by their pointmaps."""
         candidates = self._candidates(stream, gray)
-        tracks = self._seen_of(self._candidates(stream, gray, thorough), stream, gray)
+        alike = self._candidates(stream, gray, thorough) if thorough else candidates
+        tracks = self._seen_of(alike, stream, gray)
         result = self.locate(stream, tracks, near)
         if result is not None:
             return result, tracks

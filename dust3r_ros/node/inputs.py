@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from threading import RLock
@@ -94,10 +94,7 @@ class SynchronizerInputs:
             anchor = self._base(held)
         # Missing masks and depth are counted in diagnostics; a log line per image would be too much.
         came = {kind: None for kind in ("mask", "depth") if isinstance(getattr(match, kind), Unavailable)}
-        for key in ((kind, held.camera) for kind in ("mask", "depth")):
-            self._without[key] += 1
-            if key[0] not in came:
-                self._without[key] = self._came[key] = 0
+        self._count_without(held.camera, came)
         anchor = None if isinstance(anchor, Unavailable) else anchor
         turning = partial(self._synchronizer.turned, frame_id) if self._synchronizer.settings.turning else None
         return Arrival(held.camera, held.stamp_ns, frame_id, held.image, replace(match, **came), anchor, turning)
@@ -147,6 +144,12 @@ class SynchronizerInputs:
         stamp_ns = stamp_to_ns(message.header.stamp)
         self._synchronizer.add_imu(message.header.frame_id.lstrip("/"), stamp_ns, acceleration, rate)
         return ""
+
+    def _count_without(self, camera: str, lacking: Collection[str]) -> None:
+        for key in (("mask", camera), ("depth", camera)):
+            self._without[key] += 1
+            if key[0] not in lacking:
+                self._without[key] = self._came[key] = 0
 
     def _said_unused(self, kind: str, camera: str) -> str:
         self._came[kind, camera] += 1
