@@ -26,8 +26,9 @@ from dust3r_ros.node.parameters import WRITTEN
 
 # How long a thread keeps the interpreter while another waits: tracking must not wait for receiving.
 _SWITCH_S = 0.001
-# Time for pending answers after the lifecycle has ended, and after a signal.
+# Time for the middleware to deliver the last answers: after the lifecycle has ended, and after a signal.
 LINGER_S, _LAST_ANSWERS_S = 0.5, 0.1
+_UNANSWERED_S = 5.0  # and at most this for what is not answered yet, on a machine with much else to do
 
 
 class _Stop:
@@ -93,6 +94,8 @@ def _live(node: MappingNode, stop: _Stop) -> None:
         _spin(executor, node, lambda: stop.asked or node.ended)
         if not node.ended:
             node.trigger_shutdown()
+        given_up = time.monotonic() + _UNANSWERED_S
+        _spin(executor, node, lambda: not node.answering or time.monotonic() > given_up)
         until = time.monotonic() + (LINGER_S if not stop.asked else _LAST_ANSWERS_S)
         _spin(executor, node, lambda: time.monotonic() > until)
     finally:

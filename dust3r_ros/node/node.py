@@ -146,6 +146,11 @@ class MappingNode(ReportingNode):
         typed = [(name, *([""] if value is None else value for value in rest)) for name, *rest in parameters]
         return super().declare_parameters(namespace, typed, ignore_override)
 
+    @property
+    def answering(self) -> bool:
+        """Whether a service has still to answer, which may be after it was closed."""
+        return self._answers is not None and self._answers.waiting > 0
+
     # Transitions
 
     @reported
@@ -243,7 +248,7 @@ class MappingNode(ReportingNode):
         if self._output is not None:
             self._output.close()
         self._listener.close()
-        self._answers = self._pipeline = self._output = self._inputs = self._tf = None
+        self._pipeline = self._output = self._inputs = self._tf = None
 
     # Inputs
 

@@ -22,7 +22,8 @@ from dust3r_ros.node.pipeline import Pipeline
 class Services:
     """Created when the node is configured, removed by ``close``.
 
-    ``on_pause(paused)`` and ``on_restart()`` (the map is reset or replaced) notify the node.
+    ``on_pause(paused)`` and ``on_restart()`` (the map is reset or replaced) notify the node. ``waiting``: number of
+    requests without an answer yet.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Services:
         self._node, self._pipeline, self._frame = node, pipeline, map_frame
         self._on_pause, self._on_restart = on_pause, on_restart
         self._root = pipeline.node_config.files_root
-        self._waiting, self._closed = 0, False  # requests without an answer yet
+        self.waiting, self._closed = 0, False
         callbacks = {
             "reset": self._reset,
             "pause": self._pause,
@@ -59,7 +60,7 @@ class Services:
     def close(self) -> None:
         """Refuse further requests, and destroy all services once each has its answer."""
         self._closed = True
-        if not self._waiting:
+        if not self.waiting:
             self._destroy()
 
     def _destroy(self) -> None:
@@ -71,12 +72,12 @@ class Services:
             if self._closed:
                 response.success, response.message = False, "the node has been cleaned up"
                 return response
-            self._waiting += 1
+            self.waiting += 1
             try:
                 return await callback(request, response)
             finally:
-                self._waiting -= 1
-                if self._closed and not self._waiting and self._node.executor is not None:
+                self.waiting -= 1
+                if self._closed and not self.waiting and self._node.executor is not None:
                     self._node.executor.create_task(self._destroy)  # after the answer is sent
 
         return answered
