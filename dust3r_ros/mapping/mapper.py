@@ -93,9 +93,9 @@ class Mapper(MapView):
         """Process an image (H, W, 3) RGB uint8 of ``camera``, in time order per camera.
 
         Pixels with nonzero ``mask`` (H, W) uint8 are ignored for poses, focal and map. ``seen``: landmarks already
-        followed through the images in between, as offsets in the tracked image. Raises
-        ``InputError``, and changes nothing, for an image that is unusable, of another size
-        than the camera's first one, or not newer than its last, and for a mask of another size or type.
+        followed through the images in between, as offsets in the tracked image. Raises ``InputError``, and changes
+        nothing, for an image that is unusable, of another size than the camera's first one, or not newer than its last,
+        and for a mask of another size or type.
         """
         frame = self._prepare(stamp_ns, camera, image, mask)
         removed = self._mask_own(frame.stream)
@@ -261,8 +261,7 @@ class Mapper(MapView):
     def finish(self, tick: Tick = no_tick, depth: bool = True) -> MapUpdate:
         """Refine everything once more, after the last frame; the map can still grow afterwards.
 
-        Then ``depth`` is computed; ``tick`` counts the keyframes that get it. If several maps could not be joined, the
-        largest one stays.
+        Then ``depth`` is computed; ``tick`` counts the keyframes that get it. Of maps not joined, the largest stays.
         """
         largest = self._atlas.largest() if self.mapping else self._active
         removed = () if largest is self._active else self._wake(largest)
@@ -271,6 +270,8 @@ class Mapper(MapView):
                 self.submap.adjust_last(self._active.frames.motions)
                 self.submap.state.complete = True
             self._find_lost()
+            self.submap.drop(self.submap.state.twins)
+            removed += self._take_culled()
             self.submap.state.complete = False
             self.submap.adjust_last(self._active.frames.motions)
         with self._stage("refine"):
@@ -342,10 +343,7 @@ class Mapper(MapView):
         self._counts, self.loaded, self.revision = state.counts, state.counts, state.revision
 
     def join(self) -> list[list[int]]:
-        """Join all maps that show the same place; the largest is then active. Returns which became one, by place.
-
-        Places are those of the submaps in the state that was resumed.
-        """
+        """Join maps of one place; the largest is then active. Returns which, by places of the state resumed."""
         joining = Joining([self._active, *self._atlas.asleep])
         with self._stage("join"):
             joining.run()

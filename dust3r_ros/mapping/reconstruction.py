@@ -102,6 +102,13 @@ class Reconstruction:
         end = len(self.records) if before is None else before
         return next((at for at in reversed(self.trail) if at < end and self.records[at].stream is camera), None)
 
+    @property
+    def twins(self) -> list[int]:
+        """Posed keyframes of an image that an earlier one was made of, in a map that was joined later."""
+        keys = {at: (r.session, r.stamp_ns, r.stream.index) for at in self.sparse.posed() for r in [self.records[at]]}
+        first = {key: at for at, key in reversed(keys.items())}
+        return [at for at, key in keys.items() if first[key] != at]
+
     def units(self, views: Iterable[int] | None = None) -> Array:
         """(N,) the unit of each keyframe, or of ``views``: the median depth of its landmarks; NaN if unknown."""
         found = np.full(len(self.records), np.nan)

@@ -12,6 +12,8 @@ from scoring import alignment, path_length
 from sequences import SMALL, walk
 
 from dust3r_ros.geometry.similarity import rms_apart
+from dust3r_ros.mapping.atlas import Atlas
+from dust3r_ros.mapping.culling import Culling
 from dust3r_ros.mapping.loop_closing import Meetings
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.scenes.sequence import RenderedSequence
@@ -103,6 +105,21 @@ def test_two_maps_become_one_where_they_meet(lost, orbit) -> None:
     shown.hear([mapper.finish()])
     check(mapper, orbit, stamps, 0.03)
     assert len(mapper.trajectory()) > 0.9 * len(stamps)
+
+
+def test_a_map_joined_at_the_end_brings_no_keyframe_that_was_found_again(lost, orbit, monkeypatch) -> None:
+    """Its images are posed in the larger map one by one, until they tie the two together."""
+    mapper, _, _ = branch(lost)
+    with monkeypatch.context() as patch:
+        for name in ("join", "find"):
+            patch.setattr(Atlas, name, lambda *_: None)
+        feed(mapper, orbit, range(47, 12, -2), 20 * SECOND)
+    assert mapper.counts.maps == 2
+    monkeypatch.setattr(Culling, "cull", lambda *_, **__: None)  # as in a map that is not sure of its focal yet
+    mapper.finish()
+    assert mapper.counts.maps == 1
+    stamps = [keyframe.stamp_ns for keyframe in mapper.keyframes]
+    assert len(set(stamps)) == len(stamps)
 
 
 def test_the_map_that_is_seen_again_wakes(lost, orbit: RenderedSequence) -> None:
