@@ -4,9 +4,9 @@
         [--page docs/reliability.md]
 
 The hard ones: a recorded cabinet with hardly any texture from its 28th image on, two rendered corridors that look the
-same, and things that move and fill half of the view from the first image on. The others are all recorded scenes and
-rendered walks, of which nothing must be said. Every one goes through the mapper as ``dust3r-map`` runs it, without
-dense depth. Writes bent.json and bent.png, and their table into ``--page``.
+same, two desks that do, and things that move and fill half of the view from the first image on. The others are all
+recorded scenes and rendered walks, of which nothing must be said. Every one goes through the mapper as ``dust3r-map``
+runs it, without dense depth. Writes bent.json and bent.png, and their table into ``--page``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from dust3r_ros.geometry.similarity import robust_similarity  # noqa: E402
 from dust3r_ros.scenes.rooms import room  # noqa: E402
 from dust3r_ros.scenes.sequence import RenderedSequence, look_at, render_path, render_sequence, walk  # noqa: E402
 from dust3r_ros.scenes.solids import Box, Lamp, Solid, box_panels  # noqa: E402
-from dust3r_ros.scenes.textures import brick, ceiling, decorated, plaster, poster, tiles  # noqa: E402
+from dust3r_ros.scenes.textures import brick, ceiling, decorated, fabric, planks, plaster, poster, tiles  # noqa: E402
 from dust3r_ros.scenes.world import World, build, together  # noqa: E402
 from dust3r_ros.types import Array, Image  # noqa: E402
 
@@ -126,6 +126,26 @@ def sliding(frames: int = 60) -> RenderedSequence:
     return walk_among(places, poses, mover=mover, **_SIZE).sequence
 
 
+def desks(alike: bool, frames: int = 18) -> RenderedSequence:
+    """Photographs around a desk, then around another one in the same room, just the same if ``alike``."""
+    rng, shape = np.random.default_rng(0), [np.array([-0.5, -0.4, 0.0]), np.array([0.5, 0.4, 0.7])]
+    walls = box_panels(np.array([-4.5, -3.0, 0.0]), np.array([4.5, 3.0, 2.7]), inside=True)
+    papers = {"+z": ceiling, "-z": planks}
+    shell = [(panel, papers.get(side, decorated(plaster, 0.3))) for side, panel in walls.items()]
+    places, parts, poses = [np.array([x, 0.0, 0.0]) for x in (-2.2, 2.2)], [], []
+    for number, place in enumerate(places):
+        screen = Box(np.array([-0.5, 0.3, 0.7]), np.array([0.5, 0.4, 1.4]), poster, poster)
+        solids: list[Solid] = [Box(shape[0], shape[1], poster, fabric), screen]
+        desk = build([], solids, Lamp(np.array([0.0, 0.0, 3.0]), ambient=0.7, reach=8.0), 0 if alike else number)
+        parts.append(desk.shifted(place))
+        for turn in 2 * np.pi * (np.arange(frames) + rng.uniform(-0.2, 0.2, frames)) / frames:
+            radius, height = rng.uniform([1.5, 1.1], [1.9, 1.7])
+            at = np.array([radius * np.cos(turn), radius * np.sin(turn), height])
+            poses.append(look_at(place + at, place + np.array([0.0, 0.0, 0.7])))
+    empty = build(shell, [], Lamp(np.array([0.0, 0.0, 2.6]), ambient=0.6), 0, per_metre=150.0)
+    return render_path("desks", together(empty, *parts), np.stack(poses), width=640, height=480)
+
+
 def laps(frames: int = 90) -> RenderedSequence:
     """Twice round a table."""
     poses = np.concatenate([walk("orbit", frames, laps=1.0, seed=seed) for seed in range(2)])
@@ -151,9 +171,11 @@ def _recorded(scene: str, first: int = 0) -> Callable[[Path], Case]:
 CASES: dict[str, Callable[[Path], Case]] = {
     "cabinet from image 28": _recorded("tum_fr3_cabinet", 27),
     "corridors alike": _rendered(lambda: corridors(True), True),
+    "desks alike": _rendered(lambda: desks(True), True),
     "person close by": _rendered(person, True),
     "wall that slides": _rendered(sliding, True),
     "corridors that differ": _rendered(lambda: corridors(False)),
+    "desks that differ": _rendered(lambda: desks(False)),
     "person passes": _rendered(lambda: person(near=2.5, shown=slice(20, 40))),
     "two laps": _rendered(laps),
     **{kind: _rendered(lambda kind=kind: render_sequence(kind)) for kind in ("orbit", "sweep", "forward", "corridor")},

@@ -1,4 +1,4 @@
-"""Stage latencies and progress, seen from outside the mapper (which knows no clock)."""
+"""What the mapper, which knows no clock, has others see to: stage latencies, progress, the order of stamps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import perf_counter
 
 import numpy as np
+
+from dust3r_ros.errors import InputError
+
+# Frames of a camera that overtake each other on the network are at most this far apart; clocks and bags jump further.
+REORDERED_NS = 100_000_000
 
 StageTimer = Callable[[str], AbstractContextManager[None]]
 Tick = Callable[[int, int], object]  # takes the steps done, and their number
@@ -66,3 +71,42 @@ class Stopwatch:
 
 def no_tick(done: int, count: int) -> None:
     """Nobody watches the progress."""
+
+
+class StampOrder:
+    """The newest stamp of every camera; cameras may have different clocks."""
+
+    def __init__(self, jumps: bool) -> None:
+        """``jumps``: whether time may be set back; else every image before the last one is refused."""
+        self._jumps = jumps
+        self._last: dict[str, int] = {}
+        self._before: dict[str, int] = {}
+
+    def back(self, camera: str, stamp_ns: int) -> int:
+        """By how many ns time was set back before this image; 0 if it was not.
+
+        Raises ``InputError`` for an image that was seen already or was overtaken by others.
+        """
+        back = self._last.get(camera, stamp_ns - 1) - stamp_ns
+        if back < 0:
+            return 0
+        if back == 0:
+            raise InputError(f"image stamp {stamp_ns} ns repeats the last one; stamps must increase")
+        if back <= REORDERED_NS or not self._jumps:
+            seconds = back * 1e-9
+            raise InputError(f"image stamp {stamp_ns} ns is {seconds:.3f} s before the last one; stamps must increase")
+        return back
+
+    def took(self, camera: str, stamp_ns: int) -> None:
+        """An image was used."""
+        self._before[camera], self._last[camera] = self._last.get(camera, 0), stamp_ns
+
+    def take_back(self, camera: str, stamp_ns: int) -> None:
+        """The image was not used after all: another one may have its stamp, unless newer ones came."""
+        if self._last.get(camera) == stamp_ns:
+            self._last[camera] = self._before[camera]
+
+    def clear(self) -> None:
+        """Forget all stamps: time was set back."""
+        self._last.clear()
+        self._before.clear()

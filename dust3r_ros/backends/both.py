@@ -187,9 +187,10 @@ class GeometryWithNetwork(ABC):
 
     def _judge(self, index: int) -> None:
         """No more pairs of a view come: record what the network was good for."""
-        known = self._known.pop(index, None)
-        if known is not None and known.asked is not None:
-            self._record.add_gained(float(np.mean(known.network & ~known.geometry)))
+        self._known.pop(index, None)
+        share = self._record.hoped.pop(index, None)
+        if share is not None:
+            self._record.add_gained(share)
 
     def clear(self) -> None:
         """Drop every view and everything derived from pairs; the weights stay."""
@@ -253,6 +254,7 @@ class GeometryWithNetwork(ABC):
             return stereo
         found = with_prior(stereo, self._network_depth(known.asked, stereo, focals), self._record)
         known.network |= counts(found) & ~known.geometry
+        self._record.hoped[index] = float(np.mean(known.network & ~known.geometry))
         return found
 
     def _in_reach(self, order: Pair) -> bool:

@@ -18,6 +18,8 @@ _LEAST_OF_TILE = 0.05  # share of a tile's pixels that must be certain
 _LEAST_TILES = 5  # fewer give no spread: that of n has n - 3 in its denominator
 _QUANTILE, _SIGMAS = 0.8, 1.2816  # quantile of the absolute residuals, and its value for a normal distribution
 _AROUND, _CELL = 1 / 6, 1 / 20  # of the long edge: extent of similar bending in a view, and of the cells that test it
+_NEAR, _SMEARED = 1 / 8, 6.0  # of the long edge: what is near an outline; times the variance of the whole view
+_FEW = np.float32(0.01)  # of the least weight around a pixel, below which nothing is known of outlines
 _LEAST_AROUND = 0.1  # share of a pixel's surroundings that must be certain for the bending to count by half
 _FLOOR = 0.02  # no network is more precise
 _BEND = 0.5  # relative error of log depth outside geometry's range of depths, per distance outside
@@ -43,6 +45,7 @@ _LEAST_GAINED, _RECENT, _HOPED = 0.03, 8, 0.1
 # times as many, up to so many.
 _HELPING_PAUSE, _GROWTH, _LONGEST_PAUSE = 15, 3, 127
 _MAX_GAIN = 99.0
+_SAMPLES = 8000  # of a view's pixels, from which quantiles and planes are found
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +77,7 @@ class TrackRecord:
     def __init__(self) -> None:
         self._tiles, self._network, self._plane = 0.0, 0.0, 0.0
         self._gained, self._counted = _HOPED, 1
+        self.hoped: dict[int, float] = {}  # shares so far of views that more pairs may come of: they hardly grow
         self._passed = self._pause = 0  # views since the last that the network was asked for; and until the next
 
     def add(self, tiles: int, network: float, plane: float) -> None:
@@ -86,8 +90,15 @@ class TrackRecord:
     def add_gained(self, share: float) -> None:
         """Add a view of which in the end this ``share`` of the pixels is known by the network alone."""
         if self.believed:
-            self._counted = min(self._counted + 1, _RECENT)
-            self._gained += (share - self._gained) / self._counted
+            self._gained, self._counted = self._with(share)
+
+    def _with(self, *shares: float) -> tuple[float, int]:
+        """Mean share of recent views after further ones, and how many they are."""
+        gained, counted = self._gained, self._counted
+        for share in shares:
+            counted = min(counted + 1, _RECENT)
+            gained += (share - gained) / counted
+        return gained, counted
 
     @property
     def left(self) -> float:
@@ -105,7 +116,7 @@ class TrackRecord:
     @property
     def helps(self) -> bool:
         """Whether asking the network is worth its time: it is believed, and fills enough."""
-        return self.believed and self._gained > _LEAST_GAINED
+        return self.believed and self._with(*self.hoped.values())[0] > _LEAST_GAINED
 
     def asks(self, stereo: StereoDepth, known: np.ndarray) -> bool:
         """Whether to ask the network for the next view: one pair knows it as ``stereo``, all of them ``known`` (H, W).
@@ -193,7 +204,7 @@ def _prior(
     scale = _quantile(sure.ratio, sure.weight, 0.5)
     noise = float(np.average(sure.variance, weights=sure.weight))
     variance = _variance(np.abs(sure.ratio - scale), sure.weight, noise)
-    beside_plane = _variance(_off_plane(stereo, sure), sure.weight, noise)
+    beside_plane = _variance(*_off_plane(stereo, sure), noise)
     tiles = len(np.unique(sure.tile))
     record.add(tiles, variance, beside_plane)
     if max(variance / beside_plane, record.left) > _MOST_LEFT:
@@ -218,14 +229,15 @@ def _prior(
     return (np.exp(logs + np.float32(scale) + bent), gain) if gain.any() else None
 
 
-def _off_plane(stereo: StereoDepth, sure: _Evidence) -> Array:
-    """(N,) how far the log depth of geometry is from its best linear function of the pixel (weighted least squares)."""
-    v, u = np.nonzero(sure.at)
-    logs = np.log(stereo.depth[sure.at].astype(np.float64))
+def _off_plane(stereo: StereoDepth, sure: _Evidence) -> tuple[Array, Array]:
+    """How far the log depth of geometry is from its best linear function of the pixel, at a sample; and the weights."""
+    some = _sample(len(sure.ratio))
+    v, u = (part[some] for part in np.nonzero(sure.at))
+    logs, weight = np.log(stereo.depth[v, u].astype(np.float64)), sure.weight[some]
     basis = np.stack([np.ones(len(u)), u / max(sure.at.shape), v / max(sure.at.shape)], axis=1)
-    root = np.sqrt(sure.weight)[:, None]
+    root = np.sqrt(weight)[:, None]
     plane, *_ = np.linalg.lstsq(basis * root, logs * root[:, 0], rcond=None)
-    return np.abs(logs - basis @ plane)
+    return np.abs(logs - basis @ plane), weight
 
 
 def _variance(off: Array, weight: Array, noise: float) -> float:
@@ -235,11 +247,12 @@ def _variance(off: Array, weight: Array, noise: float) -> float:
     return max(spread**2 - noise, spread**2 / 4, _FLOOR**2)
 
 
-def _bending(sure: _Evidence, scale: float, noise: float, variance: float) -> tuple[Array32, Array32, float]:
-    """The error of the network's log depth around each pixel (H, W), how much it counts there, and its variance.
+def _bending(sure: _Evidence, scale: float, noise: float, variance: float) -> tuple[Array32, Array32, Array32]:
+    """The error of the network's log depth around each pixel, how much it counts there, and its variance, (H, W) each.
 
     A network bends a view smoothly: the weighted mean of the residuals around a pixel measures it. Its variance
-    is that of residuals left out of the mean: the cells of a chess board take turns.
+    is that of residuals left out of the mean: the cells of a chess board take turns. It is that of the whole view, or
+    of what is near where that is much larger: networks smear outlines, which are few pixels, and where geometry ends.
     """
     shape = sure.at.shape
     most = 3 * np.sqrt(variance + noise)
@@ -259,7 +272,11 @@ def _bending(sure: _Evidence, scale: float, noise: float, variance: float) -> tu
     for colour in (0, 1):
         mean, _ = around(np.where(board == colour, weight, np.float32(0)))
         off = np.where(board == colour, off, np.abs(residual - mean))
-    return (*around(weight), _variance(off[sure.at].astype(np.float64), sure.weight, noise))
+    local = np.float32(_variance(off[sure.at].astype(np.float64), sure.weight, noise))
+    side = (2 * round(max(shape) * _NEAR / 2) + 1,) * 2
+    squares, total = (cv2.blur(part, side, borderType=cv2.BORDER_CONSTANT) for part in (weight * off * off, weight))
+    near = squares / np.maximum(total, typical * _FEW) - np.float32(noise)
+    return (*around(weight), np.where(near > _SMEARED * local, near, local))
 
 
 def _joined(stereo: StereoDepth, prior: Array32, suggested: Array32) -> tuple[Array32, Array32]:
@@ -294,7 +311,14 @@ def _distance(tiles: np.ndarray) -> Array32:
 
 
 def _quantile(values: Array, weight: Array, share: float) -> float:
-    """Weighted quantile of (N,) values."""
+    """Weighted quantile of a sample of (N,) values."""
+    some = _sample(len(values))
+    values, weight = values[some], weight[some]
     order = np.argsort(values, kind="stable")
     cumulative = np.cumsum(weight[order])
     return float(values[order][min(np.searchsorted(cumulative, share * cumulative[-1]), len(values) - 1)])
+
+
+def _sample(count: int) -> slice:
+    """The pixels of a sample of ``count``."""
+    return slice(None, None, count // _SAMPLES + 1)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dust3r_ros.geometry.compiled import LIBRARY, address
+from dust3r_ros.geometry.compiled import LIBRARY
 from dust3r_ros.types import Array, Array32, Image
 
 HALF = 7  # of a patch's side, pixels
@@ -78,9 +78,9 @@ def _found_at_once(
     )
     weight, (similarity, moved, variance) = _WEIGHT.astype(np.float32), np.empty((3, len(at)))
     LIBRARY.find_patches(
-        ctypes.byref(pictures), ctypes.byref(pictures, ctypes.sizeof(_Picture)), address(which), ctypes.c_long(len(at)),
-        address(at), address(weight), ctypes.c_double(_DAMPING), ctypes.c_long(_STEPS), ctypes.c_double(_ENOUGH_PX),
-        ctypes.c_double(_LEAST_SIZE), *map(address, (warps, similarity, moved, variance)),
+        ctypes.byref(pictures), ctypes.byref(pictures, ctypes.sizeof(_Picture)), which.ctypes, ctypes.c_long(len(at)),
+        at.ctypes, weight.ctypes, ctypes.c_double(_DAMPING), ctypes.c_long(_STEPS), ctypes.c_double(_ENOUGH_PX),
+        ctypes.c_double(_LEAST_SIZE), *(part.ctypes for part in (warps, similarity, moved, variance)),
     )  # fmt: skip
     return similarity, moved, variance
 

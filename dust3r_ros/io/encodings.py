@@ -208,6 +208,7 @@ _CONFIG_BYTES = 12
 _MASKS = {"mono8": np.uint8, "8UC1": np.uint8}
 _DEPTHS = {"16UC1": np.uint16, "mono16": np.uint16, "32FC1": np.float32}
 _MILLIMETRE = np.float32(1e-3)
+_NEAREST_M = 250.0  # where the nearest twentieth of depth ends, at most: a depth camera does not see as far
 
 
 def decode_mask(encoding: str, height: int, width: int, step: int, is_bigendian: bool | int, data: Any) -> Image:
@@ -221,8 +222,8 @@ def decode_mask(encoding: str, height: int, width: int, step: int, is_bigendian:
 def decode_depth(encoding: str, height: int, width: int, step: int, is_bigendian: bool | int, data: Any) -> Array32:
     """The depth of a sensor_msgs/Image, (H, W) float32, metres, 0 where there is none (REP 118).
 
-    16UC1 and mono16 are in millimetres, 32FC1 is in metres. Raises ``InputError`` for another encoding, an empty image
-    or too few data.
+    16UC1 and mono16 are in millimetres, 32FC1 is in metres. Raises ``InputError`` for another encoding, an empty image,
+    too few data, or floats that look like millimetres.
     """
     return _metres(_plane("depth", _DEPTHS, encoding, height, width, step, is_bigendian, data))
 
@@ -284,6 +285,11 @@ def _metres(pixels: np.ndarray) -> Array32:
         return pixels.astype(np.float32) * _MILLIMETRE
     metres = pixels.astype(np.float32)
     metres[~(np.isfinite(metres) & (metres > 0))] = 0.0
+    some = metres[:: len(metres) // 64 + 1, :: metres.shape[1] // 64 + 1]
+    if some.any() and (near := np.percentile(some[some > 0], 5)) > _NEAREST_M:
+        raise InputError(
+            f"depth begins {near:.0f} m away, as if in millimetres; 32FC1 is in metres, and millimetres are 16UC1"
+        )
     return metres
 
 

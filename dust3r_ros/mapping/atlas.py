@@ -272,9 +272,7 @@ class Atlas:
         and the new ids of its landmarks; None if nothing was joined.
         """
         active = self.active
-        if not active.submap.initialised:
-            return None
-        for entry in self.asleep:
+        for entry in self.asleep if active.submap.initialised else ():
             found = [pairs for _, pairs in entry.submap.alike(active.submap, index)]
             matches = np.concatenate([np.zeros((0, 2), np.int64), *found])
             agreed = active.meetings.setdefault(entry, Meetings()).add(index, matches)
@@ -348,7 +346,8 @@ class Search:
     def again(self, frame: CameraFrame) -> bool:
         """Locate a frame of before in the active map, unless it is there, by more landmarks than one that goes on."""
         active, stream, known = self._atlas.active, frame.stream, (frame.stamp_ns, frame.stream.name, frame.session)
-        if active.frames.has(*known) or not active.submap.finder.accepts_camera(stream):
+        apart = [entry for entry in self._atlas.asleep if entry.submap.state in active.submap.state.apart]
+        if any(e.frames.has(*known) for e in (active, *apart)) or not active.submap.finder.accepts_camera(stream):
             return False
         stream.go_back_to(frame.gray, frame.mask)
         near = active.frames.near(*known)

@@ -1,15 +1,24 @@
-"""Covisibility: which older keyframes may see what a frame sees, and which say most about the depth of another."""
+"""Covisibility: which older keyframes may see what a frame sees, which say most about the depth of another, and which
+should see the same and do not.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from scipy.sparse import csr_array
+from scipy.spatial import cKDTree
 
+from dust3r_ros.features.features import short, shortened
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, transform
-from dust3r_ros.mapping.camera_stream import CameraStream
+from dust3r_ros.mapping.association import cells
+from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.sparse.landmarks import Intrinsics, widest_angle
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking.front_end import is_keyframe
 from dust3r_ros.types import Array
@@ -17,6 +26,7 @@ from dust3r_ros.types import Array
 _SEEN_BY_BOTH = 12  # landmarks that a keyframe of another camera must also show
 _FACING_DEG = 45.0  # largest angle between the axes of cameras that may see the same
 _FACING = 2  # keyframes
+_BESIDE = 1.5  # the most by which keyframes may be turned and apart that see the same, though no landmarks say so
 SAME_VIEWS = 4  # keyframes that are looked at
 
 
@@ -61,8 +71,15 @@ class Neighbourhood:
         chosen = [] if w_T_c is None else self._facing(w_T_c, self._state.sparse.posed())[:_FACING]
         return [index for index in chosen if not any(index in others for others in apart_from)]
 
-    def _facing(self, w_T_c: Array, posed: Sequence[int]) -> list[int]:
-        """Those of ``posed`` keyframes that look where a camera at ``w_T_c`` (4, 4) does, nearest first."""
+    def around(self, w_T_c: Array) -> list[int]:
+        """All posed keyframes that look where a camera at ``w_T_c`` (4, 4) does, nearest first."""
+        return self._facing(w_T_c, self._state.sparse.posed())
+
+    def _facing(self, w_T_c: Array, posed: Sequence[int], farthest: float = np.inf) -> list[int]:
+        """Those of ``posed`` keyframes that look where a camera at ``w_T_c`` (4, 4) does, nearest first.
+
+        Less than ``farthest``: as far away as what they see counts 1, and so do 45 degrees.
+        """
         if not posed:
             return []
         poses = np.stack([self._state.sparse.views[index].pose for index in posed])
@@ -71,7 +88,25 @@ class Neighbourhood:
         depth = self._state.sparse.median_depth(posed[-1])
         score = turned / _FACING_DEG + apart / (depth if depth > 0 else 1.0)
         order = np.argsort(score, kind="stable")
-        return [posed[at] for at in order.tolist() if turned[at] < _FACING_DEG]
+        return [posed[at] for at in order.tolist() if turned[at] < _FACING_DEG and score[at] < farthest]
+
+    def unlinked(self) -> list[tuple[int, int]]:
+        """Keyframes that see the same by their poses, though no landmarks lead from one to the other: they share none,
+        and no third one shares some with both. For each the nearest older one, as (older, newer).
+        """
+        sparse, posed = self._state.sparse, self._state.sparse.posed()
+        ids = [sparse.known_in(index).ids for index in posed]
+        rows = np.repeat(np.arange(len(posed)), [len(own) for own in ids])
+        at_all = (rows, np.concatenate([*ids, np.zeros(0, np.int64)]))
+        seen = csr_array((np.ones(len(rows), np.int64), at_all), shape=(len(posed), len(sparse.points)))
+        shared = (seen @ seen.T >= _SEEN_BY_BOTH).astype(np.int64)
+        led = (shared @ shared).tolil().rows
+        found = []
+        for at, index in enumerate(posed):
+            near = self._facing(sparse.views[index].pose, posed[:at], _BESIDE)
+            known = {posed[other] for other in led[at]}
+            found += [(other, index) for other in near if other not in known][:1]
+        return found
 
     def same_view(self, camera: CameraStream, w_T_c: Array) -> list[int]:
         """Keyframes of a camera beside which a frame of it at ``w_T_c`` (4, 4) would be no keyframe, nearest first.
@@ -158,3 +193,139 @@ def _promise(sparse: SparseMap, view: int, other: int, known: np.ndarray) -> flo
 def _angles(a: Array, b: Array) -> Array:
     """(N,) radians between directions (N, 3)."""
     return np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), np.einsum("ni,ni->n", a, b))
+
+
+_APART_DEG, _STRETCH = 35.0, 1.8  # largest angle between two views of a landmark, and ratio of its sizes in them
+_SEEN_FROM = 0.5  # of that angle: from how wide a one it must have been recognised
+_MOST, _COMPARED = 250, 16  # keyframes, spread over the map; those nearest to each, that it is compared with
+_INWARD = 0.95  # of the image from its middle
+_AROUND, _CLOSE, _SAME_DEPTH = 3, 0.05, 0.08  # landmarks; of the long edge; of their depth: of one surface
+_NEAR, _ALIKE = 0.02, 0.85  # of the long edge; cosine of descriptors
+_FEWEST, _FEWEST_IN_CELL, _FEWEST_CELLS = 15, 3, 2  # landmarks; of these; cells without them
+_FEWEST_MISSING = 8  # landmarks
+_FEWEST_PAIRS = 2  # of strangers: a single one is no evidence
+_FOUND, _MISSING = 0.1, 0.2  # of what a cell should show; of all landmarks, those in cells that show less
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """A keyframe at ``w_T_c``, and what it sees of landmarks with a position.
+
+    ``points`` (K, 3) in w, ``pixels`` (K, 2), ``ids`` (K,), and ``feature`` (K,) by which each was seen, -1 for
+    corners and junctions. ``span`` (K,): the widest angle it was recognised from, degrees.
+    """
+
+    w_T_c: Array
+    intrinsics: Intrinsics
+    record: KeyframeRecord
+    points: Array
+    pixels: Array
+    ids: np.ndarray
+    feature: np.ndarray
+    span: Array
+
+    @cached_property
+    def in_camera(self) -> Array:
+        """(K, 3) the points in the camera's frame."""
+        return transform(invert(self.w_T_c), self.points)
+
+    @cached_property
+    def tree(self) -> cKDTree:
+        """Of its pixels."""
+        return cKDTree(self.pixels)
+
+    @cached_property
+    def features(self) -> cKDTree:
+        """Of the pixels of all its features."""
+        return cKDTree(self.record.features.pixels)
+
+    def lacks(self, other: _Look) -> bool:
+        """Whether whole parts of its image show nothing of what ``other`` sees at the surfaces that it sees there.
+
+        Only landmarks count that it sees from about the same direction and as near.
+        """
+        expected, pixels = self._expected(other)
+        if len(expected) < _FEWEST:
+            return False
+        cell = cells(pixels, self.record.stream.half_size) @ [64, 1]
+        _, cell, count = np.unique(cell, return_inverse=True, return_counts=True)
+        full, found = count >= _FEWEST_IN_CELL, np.isin(other.ids[expected], self.ids)
+
+        def empty() -> np.ndarray:
+            """The cells (C,) that show next to nothing of it, if they should show much together; else none."""
+            bare = np.asarray(full & (np.bincount(cell[found], minlength=len(count)) <= _FOUND * count))
+            enough = bare.sum() >= _FEWEST_CELLS
+            return bare & (enough and count[bare].sum() > max(_MISSING * count[full].sum(), _FEWEST_MISSING))
+
+        rest = np.flatnonzero(empty()[cell] & ~found)
+        if len(rest):
+            found[rest] = self._shows(other, expected[rest], pixels[rest])
+        return bool(empty().any())
+
+    def _expected(self, other: _Look) -> tuple[np.ndarray, Array]:
+        """Which of the other's landmarks it should show, and where (E, 2)."""
+        half, long_edge = self.record.stream.half_size, self.record.stream.long_edge
+        here, depth = transform(invert(self.w_T_c), other.points), other.in_camera[:, 2]
+        pixels = self.intrinsics.lens.seen(project(here, self.intrinsics.focal, (0.0, 0.0)))
+        rays = (other.points - look.w_T_c[:3, 3] for look in (self, other))
+        apart = np.degrees(_angles(*rays))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            size = np.abs(np.log(here[:, 2] * other.intrinsics.focal / (depth * self.intrinsics.focal)))
+            shown = (here[:, 2] > 0) & np.all(np.abs(pixels) < _INWARD * half, axis=1)
+        shown &= (other.feature >= 0) & (size < np.log(_STRETCH)) & (apart < _APART_DEG)
+        expected = np.flatnonzero(shown & (_SEEN_FROM * apart < other.span))
+        if len(expected) < _FEWEST or len(self.ids) < _FEWEST:
+            return expected[:0], pixels[:0]
+        distance, near = self.tree.query(pixels[expected], k=_AROUND)
+        around = self.in_camera[near, 2]
+        middle = np.median(around, axis=1)
+        on_surface = np.abs(here[expected, 2] / middle - 1.0) < _SAME_DEPTH
+        on_surface &= (np.ptp(around, axis=1) < 2 * _SAME_DEPTH * middle) & (distance[:, -1] < _CLOSE * long_edge)
+        return expected[on_surface], pixels[expected[on_surface]]
+
+    def _shows(self, other: _Look, wanted: np.ndarray, pixels: Array) -> np.ndarray:
+        """(E,) whether features near ``pixels`` (E, 2) are similar to those of the other's landmarks ``wanted``."""
+        close = self.features.query_ball_point(pixels, _NEAR * self.record.stream.long_edge)
+        row = np.repeat(np.arange(len(wanted)), [len(at) for at in close])
+        here = short(self.record.features)[np.concatenate([*close, []]).astype(int)]
+        there = shortened(other.record.features.descriptors[other.feature[wanted]])[row]
+        return np.isin(np.arange(len(wanted)), row[np.einsum("md,md->m", here, there) > _ALIKE])
+
+
+def _looks(state: Reconstruction) -> dict[int, _Look]:
+    """The posed keyframes of a map."""
+    sparse, span = state.sparse, np.zeros(len(state.sparse.points))
+    ids = np.flatnonzero(sparse.positioned)
+    view, point, _ = sparse.observations(sparse.posed(), ids)
+    if len(view):
+        centers = np.stack([np.zeros(3) if v.w_T_c is None else v.w_T_c[:3, 3] for v in sparse.views])
+        rays = sparse.points[ids[point]] - centers[view]
+        span[ids] = widest_angle(rays / np.linalg.norm(rays, axis=1, keepdims=True), point, len(ids))
+    found, by_id = {}, np.full(len(sparse.points) + 1, -1)
+    for index in sparse.posed():
+        record, tracks = state.records[index], sparse.known_in(index).unique()
+        own = sparse.landmarks.resolved(record.feature_ids)
+        by_id[own] = np.arange(len(own))
+        seen = tracks.pixels, tracks.ids, by_id[tracks.ids], span[tracks.ids]
+        pose, intrinsics = sparse.views[index].pose, state.intrinsics_of(index)
+        found[index] = _Look(pose, intrinsics, record, sparse.points[tracks.ids], *seen)
+        by_id[own] = -1
+    return found
+
+
+def strangers(state: Reconstruction) -> list[tuple[int, int]]:
+    """The pairs of keyframes (a, b), a < b, that stand side by side in a map and see something else there.
+
+    Where two things that look alike were taken for one, the map is folded, and all that was matched fits it. But what
+    is beside the one is not beside the other. So one keyframe lacks, in whole parts of its image, what the other sees
+    there, and the other way round; occlusion, blur and change take away from one of them, or here and there (Zach et
+    al., "Disambiguating visual relations using loop constraints", CVPR 2010; Heinly et al., "Correcting for duplicate
+    scene structure in sparse 3D reconstruction", ECCV 2014). A single pair does not count.
+    """
+    looks, near = _looks(state), Neighbourhood(state)
+    pairs = set()
+    for index in list(looks)[:: -(-len(looks) // _MOST) or 1]:
+        others = [other for other in near.around(looks[index].w_T_c) if other != index]
+        pairs |= {(min(index, other), max(index, other)) for other in others[:_COMPARED]}
+    found = [(a, b) for a, b in sorted(pairs) if looks[a].lacks(looks[b]) and looks[b].lacks(looks[a])]
+    return found if len(found) >= _FEWEST_PAIRS else []

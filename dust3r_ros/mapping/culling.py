@@ -238,6 +238,8 @@ class Culling:
     def drop(self, keyframes: Sequence[int]) -> None:
         """Remove those of ``keyframes`` that share landmarks with another one, which stands in for them; no ties."""
         keyframes = [index for index in keyframes if index not in self._redundancy.placement.ties]
+        if not keyframes:
+            return
         self._redundancy.look(keyframes)
         leaving = [index for index in keyframes if self._redundancy.covisible(index, keyframes)]
         if leaving:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.adjustment import MapAdjuster
 from dust3r_ros.mapping.association import Linker
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
-from dust3r_ros.mapping.covisibility import Neighbourhood
+from dust3r_ros.mapping.covisibility import Neighbourhood, strangers
 from dust3r_ros.mapping.culling import Culling, Numbering, Redundancy
 from dust3r_ros.mapping.depth_schedule import DepthSchedule
 from dust3r_ros.mapping.frames import shown
@@ -173,7 +174,7 @@ class MapBuilder(Submap):
     def absorb(
         self, other: MapBuilder, matches: np.ndarray, shown_by: np.ndarray, strange: bool = False
     ) -> tuple[int, np.ndarray] | None:
-        fit = self._loops.fit(other.state, matches, shown_by)
+        fit = None if other.state in self.state.apart else self._loops.fit(other.state, matches, shown_by)
         if fit is None:
             return None
         own_S_other = fit.target_S_source
@@ -181,6 +182,9 @@ class MapBuilder(Submap):
             certain = self._loops.see_the_same(other.state, own_S_other)
         else:
             certain = self.finder.recognises(other.state, np.unique(shown_by), own_S_other)
+            if certain and not self.state.live and self._loops.folds(other.state, own_S_other, matches[fit.agree]):
+                self.state.keep_apart(other.state)
+                certain = False
         if not certain:
             return None
         for builder in (self, other):
@@ -296,6 +300,8 @@ class MapBuilder(Submap):
         if not self.initialised:
             return
         self._adjuster.place_left_out()
+        for older, newer in self._near.unlinked():  # loops of places that look too different to be found by that
+            self._adjuster.consider(self._loops.between(older, newer))
         self._adjuster.calibrate_last()
         self._adjuster.rebuild(last=True)
         self.deferred.settle()
@@ -307,6 +313,7 @@ class MapBuilder(Submap):
     def finish(self, tick: Tick = no_tick, depth: bool = True) -> None:
         if not self.initialised:
             return
+        self.state.strange = [self.state.records[index] for index in sorted(set(chain(*strangers(self.state))))]
         if depth:
             self._depth.finish(tick)
         self._culling.cull(everywhere=True)  # what it saw has had its say

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy, deepcopy
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,10 +13,11 @@ from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.association import Linker, cells
-from dust3r_ros.mapping.covisibility import Neighbourhood
+from dust3r_ros.mapping.covisibility import Neighbourhood, strangers
 from dust3r_ros.mapping.loop_adjustment import LoopGap, WideLoop
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.sparse.map_merging import MapFit, fit_maps
+from dust3r_ros.sparse.map_merging import MapFit, fit_maps, merge_maps
+from dust3r_ros.sparse.refinement import close_loop
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array
@@ -54,7 +57,7 @@ class LoopClosing:
         ]
         farthest = _NEAR * self._state.records[index].stream.long_edge
         for other, pairs, gap, off_px in found:
-            if max(_typical(off_px), gap.px if gap else 0.0) < _WIDE_PX:
+            if _apart(gap, off_px) < _WIDE_PX:
                 near = pairs[~(off_px > farthest)]
                 self._state.sparse.merge(near[:, 0], near[:, 1])
                 linked.append(other)
@@ -62,6 +65,17 @@ class LoopClosing:
             elif gap := gap or self._gap_by_pose(other, index, pairs):
                 self.wide.append(WideLoop(gap, pairs))
         return linked
+
+    def between(self, other: int, index: int) -> list[WideLoop]:
+        """The loop from ``other`` to a newer keyframe ``index``, if the map has what both show far apart; else none."""
+        (pairs,) = self._links.pairs([other], index, _MATCHES)
+        if not len(pairs):
+            return []
+        gap = self._gap(other, index, pairs)
+        if _apart(gap, self._off_px(index, pairs)) < _NEAR * self._state.records[index].stream.long_edge:
+            return []
+        gap = gap or self._gap_by_pose(other, index, pairs)
+        return [WideLoop(gap, pairs)] if gap else []
 
     def _gap(self, other: int, index: int, pairs: np.ndarray) -> LoopGap | None:
         """How far apart the map has landmarks ``pairs`` (K, 2), as keyframes ``other`` and ``index`` see them."""
@@ -126,6 +140,16 @@ class LoopClosing:
         agreeing = np.bincount(shown_by[fit.agree]) >= _MIN_AGREEING
         return fit if np.count_nonzero(agreeing) >= _WITNESSES else None
 
+    def folds(self, other: Reconstruction, own_S_other: Similarity, matches: np.ndarray) -> bool:
+        """Whether keyframes of both maps, joined by landmarks ``matches`` (M, 2), would be strangers at one place."""
+        trial = copy(self._state)
+        trial.sparse = deepcopy(self._state.sparse)
+        merged = merge_maps(trial.sparse, other.sparse, own_S_other, matches)
+        theirs = [replace(record, feature_ids=merged.ids[record.feature_ids]) for record in other.records]
+        trial.records = [*self._state.records, *theirs]
+        close_loop(trial.sparse)
+        return any(a < merged.first_view <= b for a, b in strangers(trial))
+
     def see_the_same(self, other: Reconstruction, own_S_other: Similarity) -> bool:
         """Whether keyframes of both maps that stand side by side, if ``own_S_other`` holds, see the same.
 
@@ -172,6 +196,11 @@ class LoopClosing:
         with np.errstate(invalid="ignore"):
             fits = np.linalg.norm(seen(found.ids) - found.pixels, axis=1) < _NEAR * record.stream.long_edge
         return len(both & occupied(found.pixels[fits])), len(both)
+
+
+def _apart(gap: LoopGap | None, off_px: Array) -> float:
+    """How far the map has apart what two keyframes show: by its landmarks, or where one of both sees them (K,)."""
+    return max(_typical(off_px), gap.px if gap else 0.0)
 
 
 def _typical(off_px: Array) -> float:

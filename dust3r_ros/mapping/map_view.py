@@ -21,6 +21,8 @@ from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array, Camera, Image, Keyframe, MapCounts, StampedPose
 
+_NAMED = 12  # images, in a sentence
+
 
 @dataclass(frozen=True, eq=False)
 class LiveMap:
@@ -134,6 +136,11 @@ class MapView:
         return self.submap.state.guessing_since if self.mapping else None
 
     @property
+    def presumed(self) -> bool:
+        """As of ``Reconstruction``, while the map grows."""
+        return self.mapping and self.submap.state.presumed
+
+    @property
     def due(self) -> str:
         """What ``work`` would do next; "" if nothing."""
         return self.submap.deferred.due
@@ -197,6 +204,12 @@ class MapView:
             said.append(
                 f"{doubt.share:.0%} of what keyframes {first} to {last} see contradicts the map: it may be bent there, "
                 f"or follow something large that moves"
+            )
+        if strange := self.submap.state.strange:
+            some = ", ".join(f"{1e-9 * stamp:.3f}" for stamp in sorted(record.stamp_ns for record in strange)[:_NAMED])
+            said.append(
+                f"{len(strange)} images see something else than images beside them in the map: it may be folded where "
+                f"things look alike (at {some}{', …' if len(strange) > _NAMED else ''} s)"
             )
         if failures:
             count = f"{len(failures)} of {len(self.submap.posed())} keyframes"

@@ -28,9 +28,10 @@ from dust3r_ros.mapping.covisibility import Neighbourhood
 from dust3r_ros.mapping.keypoint_adjustment import KeypointAdjustment
 from dust3r_ros.mapping.localization import locate_corners
 from dust3r_ros.mapping.pointmap_keyframes import PointmapKeyframes
-from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.reconstruction import REBUILT, Reconstruction
 from dust3r_ros.mapping.saving import PointmapSaving
 from dust3r_ros.mapping.submap import LocatedFrame, Submap
+from dust3r_ros.sparse.consistency import Doubt, doubts
 from dust3r_ros.sparse.rolling_shutter import Motions
 from dust3r_ros.timing import StageTimer, Tick, no_tick
 from dust3r_ros.tracking import Tracks, join, no_tracks
@@ -182,6 +183,12 @@ class PointmapBuilder(Submap):
     def stuck(self) -> bool:
         """True if many keyframes did not match the first one."""
         return not self.initialised and self._attempts >= _MAX_ATTEMPTS
+
+    @property
+    def doubt(self) -> Doubt | None:
+        """The worst stretch of keyframes of a finished map that would be rebuilt if landmarks had made it."""
+        refined = self._keyframes.refined
+        return None if refined is None else next(iter(doubts(refined.contradicted, REBUILT)), None)
 
     def pose(self, index: int) -> Array | None:
         return self._aligner.pose(index) if self.initialised else None

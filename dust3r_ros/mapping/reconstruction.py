@@ -64,6 +64,8 @@ class Reconstruction:
     keyframes, by when a camera was last there; ``visits`` counts how often one was at a keyframe. ``adjusted``: how
     many keyframes there were when all were adjusted together last; ``looked``: the visits when redundant ones were last
     looked for. ``culled``: what was removed, until frames and names follow.
+    ``strange``: keyframes that see something else than those beside them, as of when it was finished. ``apart``:
+    other maps that must not be joined with it.
     """
 
     def __init__(self, config: MapperConfig, pages: Pages | None = None) -> None:
@@ -79,6 +81,13 @@ class Reconstruction:
         self.trail: list[int] = []
         self.visits = self.adjusted = self.looked = 0
         self.culled: list[Culled] = []
+        self.strange: list[KeyframeRecord] = []
+        self.apart: list[Reconstruction] = []
+
+    def keep_apart(self, other: Reconstruction) -> None:
+        """Never join it with ``other``: things look alike in both, but are not the same."""
+        self.apart.append(other)
+        other.apart.append(self)
 
     def append(self, record: KeyframeRecord) -> None:
         """A new keyframe; its camera was at the one that it last visited."""
@@ -193,6 +202,11 @@ class Reconstruction:
     def guessing_since(self) -> int | None:
         """The stamp at which the camera was first seen to move, while its focal is ``guessing``."""
         return self.records[1].stamp_ns if self.guessing and len(self.records) > 1 else None
+
+    @property
+    def presumed(self) -> bool:
+        """Whether that focal is still the one with which the first poses were made: none was found from the images."""
+        return self.guessing and not np.isfinite(self._first_focal.std)
 
     @property
     def trusted(self) -> bool:

@@ -3,7 +3,7 @@
 Either by single frames that see it: each gives pose and focal together, sometimes badly (all landmarks in a plane
 that the camera faces, few or wrong matches). A camera's focal is accepted once several different frames agree, or
 one frame and another camera with images of the same size, or of the same on its side: robots often have several of one
-model, and a phone is turned.
+model, and a phone is turned. A frame may say little of it, as of a small or flat thing: turned, a camera keeps it.
 
 Or by the rig, for cameras with known extrinsics that see nothing the map knows: they may map their own side once
 matches of two frames fit the motion of the rig several times. So wrong extrinsics place nothing.
@@ -113,6 +113,8 @@ class FocalVotes:
         votes, siblings = self._votes.get(stream.index, []), self._siblings(stream)
         usual = bool(votes) and all(any(_alike(vote, sibling) for sibling in siblings) for vote in votes)
         agreed = _agreed(votes, 1 if usual else _VOTES)
+        if agreed is None and usual and (turned := self._siblings(stream, on_its_side=True)):
+            agreed = turned[0].focal, turned[0].std
         if agreed is None:
             return False
         intrinsics = self._state.sparse.intrinsics[stream.index]
@@ -129,10 +131,11 @@ class FocalVotes:
         for votes in self._votes.values():
             votes[:] = [replace(vote, seen=vote.seen.renumbered(new)) for vote in votes]
 
-    def _siblings(self, stream: CameraStream) -> list[Intrinsics]:
-        """Known focals of cameras with images of the same size, upright or on its side."""
+    def _siblings(self, stream: CameraStream, on_its_side: bool = False) -> list[Intrinsics]:
+        """Known focals of cameras with images of the same size, upright or on its side, or of the latter only."""
         size, intrinsics = {stream.width, stream.height}, self._state.sparse.intrinsics
         others = {record.stream for record in self._state.records} - {stream}
+        others = {other for other in others if other.width != stream.width or not on_its_side}
         same = sorted(other.index for other in others if {other.width, other.height} == size)
         return [intrinsics[index] for index in same if intrinsics[index].std < _SURE]
 

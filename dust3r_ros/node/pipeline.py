@@ -20,7 +20,7 @@ from dust3r_ros.node.publishers import PoseOutput, Publishers
 from dust3r_ros.node.status import COMPLAIN_S, CameraStates, Losses, Snapshot, status_message
 from dust3r_ros.node.watch import Watch
 from dust3r_ros.node.worker import Worker
-from dust3r_ros.session.session import StampOrder
+from dust3r_ros.timing import StampOrder
 from dust3r_ros.tracking.exchange import KeyframeRequest, MapSnapshot, Outbox
 from dust3r_ros.tracking.front_end import Tracked
 from dust3r_ros.tracking.live_camera import LiveCamera, Whereabouts

@@ -27,8 +27,7 @@ def snapshot_of(
         return None
     name, w_T_k, unit = keyframes[-1]
     tracks, anchored = stream.tracks.unique(), stream.anchored.unique()
-    points = mapper.positions(tracks.ids)
-    anchors = np.full((len(tracks.ids), 2), np.nan)
+    points, anchors = mapper.positions(tracks.ids), np.full((len(tracks.ids), 2), np.nan)
     _, now, then = np.intersect1d(tracks.ids, anchored.ids, assume_unique=True, return_indices=True)
     anchors[now] = anchored.pixels[then]
     intrinsics = mapper.focal(camera)
@@ -51,6 +50,7 @@ def snapshot_of(
         mapper.revision,
         mapper.young,
         mapper.guessing_since,
+        mapper.presumed,
         rectified,
         {before: (w_T_b, unit_b) for before, w_T_b, unit_b in keyframes[:-1]},
         mapper.numbering,

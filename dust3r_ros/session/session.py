@@ -24,54 +24,13 @@ from dust3r_ros.sensors.camera_info import Calibrations
 from dust3r_ros.session.writer import Keeper, Log
 from dust3r_ros.storage.journal import MapJournal
 from dust3r_ros.storage.loading import load_state
-from dust3r_ros.timing import Heard, Stopwatch, Tick, no_tick
+from dust3r_ros.timing import Heard, StampOrder, Stopwatch, Tick, no_tick
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import FollowedPose
 from dust3r_ros.types import Array, Calibration, Camera, Frame, Image, MapUpdate
 from dust3r_ros.world import ScaleState, WorldAligner, WorldEstimate
 
-# Frames of a camera that overtake each other on the network are at most this far apart; clocks and bags jump further.
-REORDERED_NS = 100_000_000
 NEWEST_FRAMES = 1000  # that stage latencies are about
-
-
-class StampOrder:
-    """The newest stamp of every camera; cameras may have different clocks."""
-
-    def __init__(self, jumps: bool) -> None:
-        """``jumps``: whether time may be set back; else every image before the last one is refused."""
-        self._jumps = jumps
-        self._last: dict[str, int] = {}
-        self._before: dict[str, int] = {}
-
-    def back(self, camera: str, stamp_ns: int) -> int:
-        """By how many ns time was set back before this image; 0 if it was not.
-
-        Raises ``InputError`` for an image that was seen already or was overtaken by others.
-        """
-        back = self._last.get(camera, stamp_ns - 1) - stamp_ns
-        if back < 0:
-            return 0
-        if back == 0:
-            raise InputError(f"image stamp {stamp_ns} ns repeats the last one; stamps must increase")
-        if back <= REORDERED_NS or not self._jumps:
-            seconds = back * 1e-9
-            raise InputError(f"image stamp {stamp_ns} ns is {seconds:.3f} s before the last one; stamps must increase")
-        return back
-
-    def took(self, camera: str, stamp_ns: int) -> None:
-        """An image was used."""
-        self._before[camera], self._last[camera] = self._last.get(camera, 0), stamp_ns
-
-    def take_back(self, camera: str, stamp_ns: int) -> None:
-        """The image was not used after all: another one may have its stamp, unless newer ones came."""
-        if self._last.get(camera) == stamp_ns:
-            self._last[camera] = self._before[camera]
-
-    def clear(self) -> None:
-        """Forget all stamps: time was set back."""
-        self._last.clear()
-        self._before.clear()
 
 
 class Session:

@@ -85,11 +85,12 @@ def average(shares: Array) -> float:
     return float(known.mean()) if len(known) else 0.0
 
 
-def consider_contradictions(sparse: SparseMap) -> None:
-    """Set by how much the map is in doubt, which widens the deviations of its focals."""
-    doubt = average(contradicted(sparse))
+def consider_contradictions(sparse: SparseMap) -> Array:
+    """Set by how much the map is in doubt, which widens the deviations of its focals. Returns ``contradicted``."""
+    shares = contradicted(sparse)
     for intrinsics in sparse.intrinsics:
-        intrinsics.contradicted = doubt
+        intrinsics.contradicted = average(shares)
+    return shares
 
 
 def worst(shares: Array) -> float:

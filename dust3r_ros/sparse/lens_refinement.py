@@ -72,6 +72,7 @@ _VAGUE = 0.75  # of the prior's deviation: a map that determines a center no bet
 _ANYWHERE = 0.3  # standard deviation of the center, radii, where it may be far off the middle
 _FAR_OFF = 0.05  # radii, by which it is to move
 _BETTER = 2.0  # log likelihood that is no accident
+_CLEARLY = 0.97  # of what is unlikely: errors of one image are not independent
 
 
 def look_off_center(sparse: SparseMap, solution: Solution | None) -> bool:
@@ -87,11 +88,11 @@ def look_off_center(sparse: SparseMap, solution: Solution | None) -> bool:
     if solution is None or solution.lens_std[:, 3:].max() < _VAGUE * CENTER_PRIOR:
         return False
     before, centers = sparse.snapshot(), _centers(sparse)
-    _refine_sample(sparse)
+    likelier = _refine_sample(sparse)
     moved = np.linalg.norm(_centers(sparse) - centers, axis=1)
     poses, found = [v.w_T_c for v in sparse.views], [(f.focal, f.lens) for f in sparse.intrinsics]
     sparse.restore(before)
-    if moved.max() < _FAR_OFF:
+    if not likelier or moved.max() < _FAR_OFF:
         return False
     for view, w_T_c in zip(sparse.views, poses, strict=True):
         view.w_T_c = w_T_c
@@ -103,22 +104,32 @@ def look_off_center(sparse: SparseMap, solution: Solution | None) -> bool:
     return True
 
 
-def _refine_sample(sparse: SparseMap) -> None:
-    """Adjust a sample of the map, from its own centers and from any, and keep what is likelier."""
+def _refine_sample(sparse: SparseMap) -> bool:
+    """Adjust a sample of the map, from its own centers and from any, and keep what is likelier.
+
+    Returns whether it is also clearly likelier than with the centers as they are: fewer observations hold them less.
+    """
     _sample(sparse, sparse.posed())
-    sampled = sparse.snapshot()
+    sampled, free = sparse.snapshot(), _uncalibrated(sparse, ENOUGH_VIEWS)
+    refine(sparse, free_focal=True, free_lens=free & [True, True, True, False, False], rounds=2, sharp=True)
+    held = sparse.snapshot()
+    sparse.restore(sampled)
     refine_lenses(sparse, rounds=2)
     scatter, usual = scatter_of(sparse, problem_of(sparse)), sparse.snapshot()
     cost = _unlikelihood(sparse, scatter)
+    sparse.restore(held)
+    as_it_was = _unlikelihood(sparse, scatter)
     sparse.restore(sampled)
     for intrinsics in sparse.intrinsics:
         intrinsics.center_prior = _ANYWHERE
-    refine(sparse, free_focal=True, free_lens=_uncalibrated(sparse, ENOUGH_VIEWS), rounds=1, iterations=30, sharp=True)
+    refine(sparse, free_focal=True, free_lens=free, rounds=1, iterations=30, sharp=True)
     for intrinsics in sparse.intrinsics:
         intrinsics.center_prior = CENTER_PRIOR
     refine_lenses(sparse, rounds=2)
-    if not _unlikelihood(sparse, scatter) < cost - _BETTER:
+    anywhere = _unlikelihood(sparse, scatter)
+    if not anywhere < cost - _BETTER:
         sparse.restore(usual)
+    return min(anywhere, cost) < min(as_it_was - _BETTER, _CLEARLY * as_it_was)
 
 
 def _centers(sparse: SparseMap) -> Array:

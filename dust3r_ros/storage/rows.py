@@ -389,34 +389,19 @@ def _read(base: sqlite3.Connection, number: int, k: KeyframeState) -> Tracks | N
 def _places(observations: Tracks, k: KeyframeState, resolved: Resolve) -> tuple[np.ndarray, np.ndarray] | None:
     """The indices of ``seen`` and ``pruned`` in the observations; None if one is missing or has another id."""
     assert k.seen is not None and k.pruned is not None
-    keys = _keys(observations)
-    order = np.argsort(keys, kind="stable")
-    ids = resolved(observations.ids)
+    named = _named(observations, resolved)
+    order = np.argsort(named, kind="stable")
     found = []
     for tracks in (k.seen, k.pruned):
-        wanted = _keys(tracks)
-        at = np.minimum(np.searchsorted(keys[order], wanted), len(order) - 1) if len(order) else np.zeros(0, int)
-        if len(at) != len(wanted):
+        wanted = _named(tracks, resolved)
+        at = np.searchsorted(named[order], wanted)
+        if len(at) and (at.max() == len(order) or not np.array_equal(named[order[at]], wanted)):
             return None
-        place = order[at]
-        for _ in range(4):  # several observations at one pixel, of different landmarks
-            other = (ids[place] != resolved(tracks.ids)) & (keys[place] == wanted)
-            if not other.any():
-                break
-            at = np.where(other, np.minimum(at + 1, len(order) - 1), at)
-            place = order[at]
-        if not (np.array_equal(keys[place], wanted) and np.array_equal(ids[place], resolved(tracks.ids))):
-            return None
-        found.append(place)
+        found.append(order[at])
     return found[0], found[1]
 
 
 def _named(tracks: Tracks, resolved: Resolve) -> np.ndarray:
     """(N,) landmark and pixel as one item each."""
-    rows = np.column_stack([resolved(tracks.ids).astype(np.float64), tracks.pixels])
+    rows = np.column_stack([resolved(tracks.ids).astype(np.float64), tracks.pixels + 0.0])  # -0.0 is 0.0, too
     return np.ascontiguousarray(rows).view("V24").ravel()
-
-
-def _keys(tracks: Tracks) -> np.ndarray:
-    """(N,) pixels as one number each."""
-    return np.ascontiguousarray(tracks.pixels[:, 0] + 1j * tracks.pixels[:, 1])

@@ -13,6 +13,7 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.features.features import agreeing
 from dust3r_ros.features.masks import MARGIN_PX, ImageMask
+from dust3r_ros.features.patches import find_patches, softened
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.pose import PnpResult, by_chance, refine_pose, solve_pnp
 from dust3r_ros.geometry.rigid import invert, transform
@@ -32,7 +33,8 @@ HANDED = 64  # most images held by the back end: a snapshot may be of one of the
 HOP = 3  # stride in images when corners are carried over many images between a snapshot and now
 _FEWEST_FOR_VIEW = 20  # corners needed to find how the view changed
 _VIEW_PX = 2.0  # tolerance for corners roughly on a plane
-_REALIGNED_PX = 1.5  # how far from its followed position a corner is searched for
+_REALIGNED_PX = 2.0  # how far from its followed position a corner is found again, at most
+_ALIKE = 0.7  # least correlation of its surroundings
 _SURROUNDINGS = 21  # quarter pixels: four windows
 _EVEN_MEAN, _EVEN_SPREAD = 128.0, 40.0  # grey levels
 _NOISE = 6.0  # grey levels: less contrast is not amplified as if it were texture
@@ -244,20 +246,20 @@ def realigned(keyframe: Image, image: Image, anchors: Array, pixels: Array) -> A
     """``pixels`` (N, 2) of corners in an image, measured again from a keyframe's ``anchors`` (N, 2).
 
     Corners followed from image to image drift, and corners searched for over many images are off because their
-    surroundings look different. So the image is warped into the keyframe's view by the homography of all corners
-    before the search. A corner not found close by stays where it is.
+    surroundings look different. So the keyframe's patches are searched for, each with its own affine shape, which
+    begins as that of the homography of all corners. A corner not found close by stays where it is.
     """
     if len(pixels) < _FEWEST_FOR_VIEW:
         return pixels
-    keyframe_H_image, _ = cv2.findHomography(pixels, anchors, cv2.RANSAC, _VIEW_PX)
-    if keyframe_H_image is None:
+    image_H_keyframe, _ = cv2.findHomography(anchors, pixels, cv2.RANSAC, _VIEW_PX)
+    if image_H_keyframe is None:
         return pixels
-    seen = cv2.warpPerspective(image, keyframe_H_image, image.shape[::-1])
-    before = cv2.perspectiveTransform(pixels[:, None], keyframe_H_image)[:, 0]
-    after, found = lucas_kanade(keyframe, seen, anchors.astype(np.float32), before, 0, _EXACT, _QUICK_WINDOW)
-    found &= np.linalg.norm(after - before, axis=1) < _REALIGNED_PX
-    back = cv2.perspectiveTransform(after[:, None].astype(np.float64), np.linalg.inv(keyframe_H_image))[:, 0]
-    return np.where(found[:, None], back, pixels)
+    seen = np.column_stack([anchors, np.ones(len(anchors))]) @ image_H_keyframe.T
+    slopes = image_H_keyframe[:2, :2] - (seen[:, :2] / seen[:, 2:])[:, :, None] * image_H_keyframe[2, :2]
+    warps = np.concatenate([slopes / seen[:, 2:, None], pixels[:, :, None]], axis=2)
+    found = find_patches(softened(keyframe), anchors, [softened(image)], np.zeros(len(anchors)), warps)
+    close = np.linalg.norm(found.pixels - pixels, axis=1) < _REALIGNED_PX
+    return np.where((close & (found.similarity > _ALIKE))[:, None], found.pixels, pixels)
 
 
 def lucas_kanade(

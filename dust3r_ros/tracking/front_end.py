@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from dust3r_ros.config import MapperConfig
+from dust3r_ros.geometry.compiled import LIBRARY
 from dust3r_ros.geometry.pinhole import center_of, project, rays
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.undistortion import Undistortion
@@ -98,7 +99,8 @@ _HOPPING = 250  # corners carried this way
 _TRIES = 6  # images in which corners of the last good one are searched for
 _LEVELS_AHEAD = 2  # halvings of the image when steady motion predicts the corners
 _MASK_MARGIN_PX = 10
-_REALIGNED_NS = 50_000_000  # at least, between realignments: from image to image, drift is small
+# At least, between realignments: from image to image, drift is small, and without the C code they take 50 ms.
+_REALIGNED_NS = 500_000_000 if LIBRARY is None else 50_000_000
 _STRAYED_PX = 1.0  # corners that are off by more are searched for again
 
 

@@ -13,6 +13,9 @@ from dust3r_ros.tracking.front_end import FrontEnd, Tracked
 from dust3r_ros.types import Array, Frame, MapUpdate, TrackingState
 
 _MISSED = 256  # most images kept from before the map, which may get their poses later
+# On a busy machine the first calibration is late, and a focal that is off by a fifth bends the path by a hundredth of
+# its length: without one, the first poses wait so many times as long.
+_PRESUMED_WAIT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +47,7 @@ class LiveCamera:
     def _begin(self) -> None:
         self.held = self._wait_ns > 0  # poses are not published yet
         self._guessing_since: int | None = None
+        self._presumed = False
 
     def forget(self) -> None:
         """Another map, or another time: forget everything known."""
@@ -55,7 +59,7 @@ class LiveCamera:
     def take(self, snapshot: MapSnapshot, covariance: Array | None = None) -> None:
         """Take the current map; ``covariance`` (6, 6) is that of the snapshot's own pose, if it was just found."""
         self.front.take(snapshot)
-        self._guessing_since = snapshot.guessing_since
+        self._guessing_since, self._presumed = snapshot.guessing_since, snapshot.presumed
         self.held = self.held and self._guessing_since is not None
         self._bridge.take(snapshot, covariance)
 
@@ -82,7 +86,8 @@ class LiveCamera:
     def track(self, frame: Frame, turning: Turning | None, metric: bool) -> Whereabouts:
         """Track the next image; ``turning``: the camera's axes by a gyroscope, ``metric``: the map is in metres."""
         carried = self._carried(frame, turning, metric)
-        if self._guessing_since is not None and frame.stamp_ns - self._guessing_since > self._wait_ns:
+        longest_ns = self._wait_ns * (_PRESUMED_WAIT if self._presumed else 1)
+        if self._guessing_since is not None and frame.stamp_ns - self._guessing_since > longest_ns:
             self.held = False
         self.front.expect(None if carried is None else carried.w_T_c)
         tracked = self.front.track(frame.stamp_ns, frame.image, frame.mask)

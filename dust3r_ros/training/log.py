@@ -189,10 +189,13 @@ def _board(folder: Path, step: int, warn: Callable[[str], None]) -> Any:
         return None
 
 
-# A plan is made after a few steps of a stage, when the caches are warm, and renewed as the stage proceeds. The state is
-# written at once with a new plan, so that a run that is killed and resumed follows the plan of its earlier steps.
-_WARM = 2  # first steps of a stage, which are slower than the others
-_FIRST_LOOK = 8  # steps after which the first plan is made
+# A plan is made after a few steps of a stage or a sitting, when the caches are warm, and renewed as the stage proceeds.
+# The state is written at once with a new plan, so that a run that is killed and resumed follows the plan of its earlier
+# steps.
+_WARM = 2  # first steps, which are slower than the others
+_FIRST_LOOKS = (8, 32)  # steps after which the plan is made and renewed
+_RESUMED = 3  # the same after a resume, before these
+_FEW = 200  # steps: in a mean of fewer, those in which calls are recorded or blocks compiled outweigh the others
 _LOOKS = (0.3, 0.6, 0.8, 0.9)  # shares of a stage's plan after which it is renewed
 
 
@@ -204,7 +207,8 @@ class Pace:
     reserve: float = 0.0
     _spent: list[float] = field(default_factory=list)
     _stage: int = -1
-    _looked: int = 0
+    _begun: int = 0  # steps of the stage before this sitting
+    _looked: tuple[int, int] = (0, 0)
 
     def over(self, elapsed: float) -> bool:
         """Whether training has to end now, after ``elapsed`` seconds of this and earlier sittings."""
@@ -214,23 +218,25 @@ class Pace:
         """Record the time of a step and renew the plan of the stage in ``progress`` if it is due; returns whether it
         was.
 
-        The time left is divided among this and the later stages by the recipe's shares.
+        A stage ends when its share, and those before it, of the time are over.
         """
         stage = progress.stage
         if stage != self._stage:
-            self._stage, self._spent, self._looked = stage, [], 0
+            self._stage, self._spent, self._begun = stage, [], progress.within - 1
+            self._looked = 0, self._shares(progress)
         self._spent.append(step_seconds)
-        looks = [_FIRST_LOOK] + [int(progress.plan[stage] * share) for share in _LOOKS]
-        due = sum(progress.within >= look for look in looks)
-        if due <= self._looked or len(self._spent) <= _WARM:
+        first = [*([_RESUMED] if self._begun else []), *_FIRST_LOOKS]
+        due = sum(len(self._spent) >= look for look in first)
+        more = due > self._looked[0] or self._shares(progress) > self._looked[1]
+        if not more or len(self._spent) <= _WARM:
             return False
-        self._looked = due
-        recent = sorted(self._spent[_WARM:][-200:])
-        # Among the first steps are some in which a GPU's calls are recorded.
-        usual = recent[len(recent) // 2] if self._looked == 1 else sum(recent) / len(recent)
-        left = self.seconds - self.reserve - elapsed
-        done = min(progress.within / progress.plan[stage], 0.95) if self._looked > 1 else 0.0
-        here = recipe.shares[stage] * (1 - done)
-        own = here / (here + sum(recipe.shares[stage + 1 :]))
-        progress.plan[stage] = progress.within + max(round(own * left / max(usual, 1e-6)), 1)
+        recent = sorted(self._spent[_WARM:][-_FEW:])
+        usual = sum(recent) / len(recent) if len(recent) == _FEW else recent[len(recent) // 2]
+        left = (self.seconds - self.reserve) * sum(recipe.shares[: stage + 1]) - elapsed
+        progress.plan[stage] = progress.within + max(round(left / max(usual, 1e-6)), 1)
+        self._looked = due, self._shares(progress)
         return True
+
+    def _shares(self, progress: Progress) -> int:
+        """How many of the shares of the stage's plan are done."""
+        return sum(progress.within >= int(progress.plan[progress.stage] * share) for share in _LOOKS)

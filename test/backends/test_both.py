@@ -151,6 +151,14 @@ def test_a_smoothly_bent_view_is_bent_back_where_geometry_is_near(views, alone) 
     assert np.median(errors(found, views)[added]) < 0.025
 
 
+def test_outlines_that_a_network_smears_are_not_believed(views, alone) -> None:
+    """Geometry ends at them: that is where a network would be asked."""
+    smear = lambda true, rng: np.exp(cv2.GaussianBlur(np.log(true), (0, 0), 8.0))  # noqa: E731
+    found = of_both(views, WIDE, wrong=smear)
+    added = (alone[WIDE].confidence_first <= 1.5) & (found.confidence_first > 1.25)
+    assert added.mean() > 0.2 and (errors(found, views)[added] > 0.1).mean() < 0.08
+
+
 WRONG = {
     "nonsense": lambda true, rng: rng.lognormal(0.0, 1.0, true.shape),
     "upside down": lambda true, rng: np.ascontiguousarray(true[::-1]),
@@ -344,6 +352,18 @@ def test_a_network_that_is_believed_and_fills_nothing_is_asked_ever_more_rarely(
     before = [view for view in found if view < good]
     assert before == [0, 3, 4, 5, 21, 69, 197, 325]
     assert found[-50:] == list(range(750, 800))
+
+
+def test_views_that_more_pairs_may_come_of_say_how_much_a_network_fills() -> None:
+    """It is heard before they leave, many views later."""
+    record, (true, geometry) = TrackRecord(), some_view(0.7)
+    for _ in range(5):
+        with_prior(geometry, NetworkDepth(true, np.full_like(true, 3.0)), record)
+    assert record.helps
+    record.hoped = dict.fromkeys(range(4), 0.01)
+    assert record.believed and not record.helps
+    record.hoped[4] = 0.4
+    assert record.helps, "one may be of use again"
 
 
 def test_it_is_asked_again_and_believed_once_it_is_right() -> None:

@@ -281,6 +281,7 @@ def test_compressed_depth_with_and_without_its_header():
         (lambda: decode_mask("mono8", 2, 4, 4, 0, bytes(7)), "holds 7 bytes; it needs at least 4 and 8"),
         (lambda: decode_depth("32FC1", 2, 4, 8, 0, bytes(64)), "has a step of 8"),
         (lambda: decode_depth("64FC1", 2, 4, 32, 0, bytes(64)), "'64FC1' is not supported"),
+        (lambda: decode_depth("32FC1", 2, 3, 12, 0, np.full(6, 900.0, "<f4").tobytes()), "begins 900 m away"),
         (lambda: decode_depth_file("png", b"nonsense"), "8 bytes are not a PNG"),
         (lambda: decode_depth_file("png", b""), "0 bytes"),
         (lambda: decode_depth_file("32FC1; compressedDepth png", bytes(99)), "publish 16UC1 or raw"),

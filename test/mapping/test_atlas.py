@@ -14,7 +14,7 @@ from sequences import SMALL, walk
 from dust3r_ros.geometry.similarity import rms_apart
 from dust3r_ros.mapping.atlas import Atlas
 from dust3r_ros.mapping.culling import Culling
-from dust3r_ros.mapping.loop_closing import Meetings
+from dust3r_ros.mapping.loop_closing import LoopClosing, Meetings
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.types import MapUpdate, PairPrediction, TrackingState, View
@@ -120,6 +120,21 @@ def test_a_map_joined_at_the_end_brings_no_keyframe_that_was_found_again(lost, o
     assert mapper.counts.maps == 1
     stamps = [keyframe.stamp_ns for keyframe in mapper.keyframes]
     assert len(set(stamps)) == len(stamps)
+
+
+def test_maps_of_things_that_look_alike_stay_apart(lost, orbit, monkeypatch) -> None:
+    """Nor are images of one posed in the other one by one, which would fold it just as well."""
+    mapper, _, _ = branch(lost)
+    monkeypatch.setattr(Atlas, "find", lambda *_: None)
+    tried: list[int] = []
+    monkeypatch.setattr(LoopClosing, "folds", lambda *_: tried.append(mapper.counts.maps) or True)
+    feed(mapper, orbit, range(47, 12, -2), 20 * SECOND)
+    (asleep,), active = mapper._atlas.asleep, mapper._atlas.active
+    assert tried == [2] and asleep.submap.state in active.submap.state.apart
+    own = {pose.stamp_ns for pose in active.frames.trajectory()}
+    mapper.finish()
+    assert mapper.counts.maps == 2 and not own & {pose.stamp_ns for pose in mapper.trajectory()}
+    assert tried == [2], "once"
 
 
 def test_the_map_that_is_seen_again_wakes(lost, orbit: RenderedSequence) -> None:

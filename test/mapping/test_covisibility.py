@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from walls import AGAIN, BEFORE, PICTURE, wall
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.features.features import Features
 from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
-from dust3r_ros.mapping.covisibility import Neighbourhood, depth_sources
+from dust3r_ros.mapping.covisibility import Neighbourhood, depth_sources, strangers
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.sparse_map import SparseMap
@@ -123,6 +125,19 @@ def test_same_views_are_those_that_see_the_same_from_as_near() -> None:
     assert there.beside(LEFT, far) is None and there.beside(RIGHT, frame) is None
 
 
+def test_those_side_by_side_that_no_landmarks_link() -> None:
+    """Each shares some with the one before it: those beside a third one are linked by that."""
+    rng, sparse = np.random.default_rng(0), SparseMap(1.0)
+    sparse.landmarks.new(200)
+    sparse.points[:] = rng.uniform([-2, -2, 5], [2, 2, 6], (200, 3))
+    for k, shift in enumerate((0.0, 0.1, 0.2, 0.3, 0.4, 12.0)):
+        ids = np.arange(20 * k, 20 * k + 40)
+        sparse.add(0, Tracks(ids, np.zeros((40, 2))), pose(np.eye(3), [shift, 0, 0]))
+    sparse.add(0, no_tracks(), None)
+    assert near(*[LEFT] * 7, sparse=sparse).unlinked() == [(0, 3), (1, 4)], "the last one is far away"
+    assert near().unlinked() == []
+
+
 def made(shifts: tuple[float, ...], seen: tuple[float, ...]) -> SparseMap:
     """Cameras beside each other that look at a wall 5 away; each sees the first part ``seen`` of 100 landmarks."""
     sparse = SparseMap(1.0)
@@ -152,3 +167,39 @@ def test_without_landmarks_the_order_given_stays() -> None:
     assert depth_sources(sparse, 0, [3, 1, 2], 3) == [2, 3, 1]
     sparse.points[:] = np.nan
     assert depth_sources(sparse, 0, [3, 1, 2], 2) == [3, 1]
+
+
+def test_keyframes_that_see_something_else_at_one_place_are_strangers() -> None:
+    """As where two things that look alike were taken for one: all that was matched fits."""
+    found = strangers(wall([0, 1, 0, 1]))
+    assert found == [(0, 1), (0, 3), (1, 2), (2, 3)]
+
+
+@pytest.mark.parametrize(("rights", "shown"), [([0] * 5, 1.0), ([0] * 5, 0.3), ([0, AGAIN] * 2, 1.0)])
+def test_of_one_thing_there_are_no_strangers(rights: list[int], shown: float) -> None:
+    """Also where features are found anew in a few images only, or were never matched."""
+    assert strangers(wall(rights, shown=shown)) == []
+
+
+def test_what_is_hidden_is_not_missing() -> None:
+    """By something closer."""
+    assert strangers(wall([0, BEFORE] * 2)) == []
+
+
+def without_features(state: Reconstruction, *keyframes: int) -> Reconstruction:
+    """They know the right side of the wall by corners only, which others need not find again."""
+    for record in (state.records[index] for index in keyframes):
+        left = record.feature_ids < PICTURE
+        record.feature_ids = record.feature_ids[left]
+        record.features = Features(record.features.pixels[left], record.features.descriptors[left])
+    return state
+
+
+def test_what_only_one_side_lacks_says_nothing() -> None:
+    assert strangers(without_features(wall([1, 0, 1, 0]), 0, 2)) == []
+
+
+def test_a_single_pair_is_no_evidence() -> None:
+    assert strangers(without_features(wall([0, 1, 0, 1]), 0)) == [(1, 2), (2, 3)]
+    assert strangers(without_features(wall([0, 1, 0, 1]), 0, 3)) == []
+    assert strangers(Reconstruction(CONFIG)) == []

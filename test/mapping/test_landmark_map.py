@@ -14,7 +14,7 @@ from sequences import SMALL, walk
 
 from dust3r_ros.backends import make_backend
 from dust3r_ros.features.features import Features
-from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.landmark_map import MapBuilder, landmark_cloud
@@ -25,6 +25,7 @@ from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.timing import no_timer
 from dust3r_ros.tracking import Tracks, no_tracks
+from dust3r_ros.types import StampedPose
 
 
 class Driver:
@@ -232,6 +233,33 @@ def test_a_keyframe_that_loses_its_pose_is_told_once(sequence: RenderedSequence)
     driver.builder.state.sparse.views[2].w_T_c = np.eye(4)
     driver.builder.mark_all()
     assert 2 in {keyframe.index for keyframe in driver.builder.take_changed()}
+
+
+def test_keyframes_side_by_side_that_nothing_links_are_linked_at_the_end(sequence: RenderedSequence) -> None:
+    """The second half of a walk shares no landmark with the first, and has turned away from it by ten degrees."""
+    driver = Driver(sequence)
+    driver.add(range(16))
+    state, half = driver.builder.state, len(driver.builder) // 2
+    sparse, views = state.sparse, state.sparse.views
+    poses = [StampedPose(record.stamp_ns, "camera", views[k].pose) for k, record in enumerate(state.records)]
+    right = alignment(poses, sequence)[1].max()
+    old = np.unique(sparse.landmarks.resolved(np.concatenate([view.seen.ids for view in views[:half]])))
+    new, renamed = sparse.landmarks.new(len(old)), np.arange(len(sparse.points))
+    renamed[old], sparse.points[new] = new, sparse.points[old]
+    turn = pose(Rotation.from_euler("z", 10, degrees=True).as_matrix(), np.zeros(3))
+    for k in range(half, len(views)):
+        view, record = views[k], state.records[k]
+        view.w_T_c = turn @ view.pose
+        view.seen = Tracks(renamed[sparse.landmarks.resolved(view.seen.ids)], view.seen.pixels)
+        view.pruned = no_tracks()
+        record.feature_ids = renamed[sparse.landmarks.resolved(record.feature_ids)]
+    moved = np.unique(np.concatenate([view.seen.ids for view in views[half:]]))
+    sparse.points[moved] = transform(turn, sparse.points[moved])
+    bent = [StampedPose(found.stamp_ns, "camera", views[k].pose) for k, found in enumerate(poses)]
+    assert alignment(bent, sequence)[1].max() > 5 * right
+    driver.builder.adjust_last()
+    found = [StampedPose(known.stamp_ns, "camera", driver.builder.pose(k)) for k, known in enumerate(poses)]
+    assert alignment(found, sequence)[1].max() < 2 * right
 
 
 def test_landmarks_that_two_keyframes_see_have_place_color_and_count() -> None:

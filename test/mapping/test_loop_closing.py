@@ -9,7 +9,9 @@ import pytest
 from merging import SCALE, halves
 from scoring import play
 from sequences import SMALL, walk
+from walls import PICTURE, wall
 
+from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.association import Linker
 from dust3r_ros.mapping.loop_closing import LoopClosing, Meetings
 from dust3r_ros.mapping.mapper import Mapper
@@ -58,6 +60,17 @@ def test_maps_that_share_nothing_do_not_fit() -> None:
     state.sparse, other.sparse = both.target, both.source
     wrong = np.stack([both.matches[:, 0], np.roll(both.matches[:, 1], 7)], axis=1)
     assert LoopClosing(state, Linker(state)).fit(other, wrong, np.arange(len(wrong)) % 3) is None
+
+
+@pytest.mark.parametrize("right, folds", [(0, False), (1, True)])
+def test_maps_of_things_that_look_alike_from_one_side_would_fold(right: int, folds: bool) -> None:
+    """Joined by what is the same in both, one has something else beside it."""
+    state, other = wall([0] * 4), wall([right] * 4, first=1)
+    before = [view.w_T_c.copy() for view in state.sparse.views]
+    same = np.stack([np.arange(PICTURE)] * 2, axis=1)
+    assert LoopClosing(state, Linker(state)).folds(other, Similarity.identity(), same) is folds
+    assert len(state.records) == len(state.sparse.views) == 4, "it was tried on a copy"
+    assert all(np.array_equal(view.w_T_c, w_T_c) for view, w_T_c in zip(state.sparse.views, before, strict=True))
 
 
 def test_a_second_lap_is_linked_with_the_first() -> None:

@@ -610,6 +610,21 @@ def test_a_map_in_doubt_says_where(known: RenderedSequence, monkeypatch: pytest.
     assert said.startswith("31% of what keyframes 10 to 12 see contradicts the map: it may be bent there")
 
 
+def test_a_folded_map_names_the_images_that_see_something_else(known: RenderedSequence, monkeypatch) -> None:
+    """Once it is finished; found as in ``strangers``."""
+    mapper = Mapper(replace(known_config(known), dense=False))
+    play(mapper, known, range(8))
+    monkeypatch.setattr("dust3r_ros.mapping.landmark_map.strangers", lambda _: [(0, 2), (1, 2)])
+    mapper.finish()
+    (said,) = mapper.doubts
+    stamps = [record.stamp_ns for record in mapper.submap.state.strange]
+    assert len(stamps) == 3 and said.startswith("3 images see something else than images beside them in the map")
+    assert said.endswith(f"(at {', '.join(f'{1e-9 * stamp:.3f}' for stamp in sorted(stamps))} s)")
+    monkeypatch.undo()
+    mapper.finish()
+    assert mapper.doubts == ()
+
+
 @pytest.fixture(scope="module")
 def oracle() -> Run:
     """Around the table with a backend that knows the truth up to noise and a unit per pair."""

@@ -22,6 +22,7 @@ from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.mapping.pointmap_map import PointmapBuilder
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.scenes.sequence import RenderedSequence
+from dust3r_ros.sparse.consistency import Doubt
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.timing import no_timer
 from dust3r_ros.tracking import no_tracks
@@ -359,6 +360,23 @@ def test_pointmaps_that_plenty_of_landmarks_contradict_are_overruled(sequence: R
     assert driver.error() < 0.1 * before
     assert driver.depth_error() < 0.6 * depth_before, "depth follows the landmarks"
     assert abs(np.log(driver.builder.intrinsics[0].focal / sequence.focal)) < 0.2 * off
+
+
+@pytest.mark.parametrize(("share", "doubted"), [(0.03, False), (0.2, True)])
+def test_a_map_that_landmarks_contradict_is_in_doubt(
+    sequence: RenderedSequence, monkeypatch, share: float, doubted: bool
+) -> None:
+    """As of a network that is sure that everything is equally far: nothing else tells that the map is wrong."""
+    driver, bundle = driven(sequence, warp=0.02), pointmap_map.bundle
+    assert driver.builder.doubt is None
+
+    def contradicting(*given, **named):
+        found = bundle(*given, **named)
+        return replace(found, contradicted=np.full_like(found.contradicted, share))
+
+    monkeypatch.setattr(pointmap_map, "bundle", contradicting)
+    driver.builder.adjust_last()
+    assert driver.builder.doubt == (Doubt(0, 11, pytest.approx(share)) if doubted else None)
 
 
 def test_keyframes_without_certain_depth_are_moved_to_their_landmarks_too(sequence: RenderedSequence) -> None:

@@ -104,6 +104,17 @@ def test_one_frame_and_another_camera_of_the_kind_agree(size: tuple[int, int]) -
     assert world.focal.focal == pytest.approx(FOCAL, rel=0.01), "by its own frame"
 
 
+@pytest.mark.parametrize(
+    ("size", "focal", "agree"), [((240, 320), 1.1, True), ((240, 320), 2.0, False), ((320, 240), 1.1, False)]
+)
+def test_a_camera_that_is_turned_keeps_its_focal(size: tuple[int, int], focal: float, agree: bool) -> None:
+    """However little a frame says of it, if it does not say otherwise; another one of the kind may be another one."""
+    world = with_sibling(size[0], 0.025, size[1])
+    world.focal_votes.vote(world.stream, focal * FOCAL, 0.07)
+    assert world.focal_votes.agree(world.stream) is agree
+    assert not agree or world.focal.focal == FOCAL + 3.0
+
+
 @pytest.mark.parametrize(("width", "std", "focal"), [(352, 0.005, FOCAL), (320, 0.2, FOCAL), (320, 0.005, 400.0)])
 def test_one_frame_is_not_enough_beside_another_kind(width: int, std: float, focal: float) -> None:
     world = with_sibling(width, std)

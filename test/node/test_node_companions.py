@@ -69,3 +69,16 @@ def test_masks_and_a_camera_that_has_a_parent(bench, sequence):
     parents = {item.header.frame_id for message in recorder.all["tf"] for item in message.transforms}
     assert parents == {"base_link"}
     assert bench.node.log.count("is not published") == 1
+
+
+@pytest.mark.parametrize("bench", [{"depth_topics": "[/camera/depth]", "dense": False}], indirect=True)
+def test_floats_in_millimetres_are_said_to_be_no_depth(bench, sequence):
+    """The map would be a thousand times too large, and metric."""
+    for image, depth, stamp_ns in zip(sequence.images, sequence.depths, map(int, sequence.stamps_ns), strict=True):
+        message = Image(header=header(stamp_ns, FRAME), height=sequence.height, width=sequence.width, encoding="32FC1")
+        message.step = 4 * sequence.width
+        message.data = array("B", (1000 * depth).astype("<f4").tobytes())
+        bench.send(message, "/camera/depth")
+        bench.send(image_message(image, stamp_ns))
+    bench.node.wait_for_log("m away, as if in millimetres; 32FC1 is in metres")
+    assert bench.handled(len(sequence)).tracked > 0

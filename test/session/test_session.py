@@ -16,10 +16,11 @@ from dust3r_ros.backends import make_backend
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError, InputError, MapFileError
 from dust3r_ros.mapping.joining import gather
-from dust3r_ros.session.session import REORDERED_NS, Session, begin
+from dust3r_ros.session.session import Session, begin
 from dust3r_ros.storage.journal import BEFORE
 from dust3r_ros.storage.loading import load_state
 from dust3r_ros.storage.saved_map import load_map, save_map
+from dust3r_ros.timing import REORDERED_NS
 from dust3r_ros.types import Calibration, Frame, TrackingState
 
 FAST = replace(SMALL, dense=False)

@@ -7,6 +7,7 @@ import pytest
 from synthetic import PLAIN, WIDTH, arc, past_a_wall, sparse_of, unposed
 
 from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.sparse import lens_refinement
 from dust3r_ros.sparse.initialization import Options, bootstrap
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.lens_refinement import consider_lenses, look_off_center, refine_lenses
@@ -72,6 +73,16 @@ def test_a_center_far_off_the_middle_is_looked_for() -> None:
     assert look_off_center(sparse, usual)
     assert abs(sparse.intrinsics[0].focal / FOCAL - 1) < 0.015
     np.testing.assert_allclose(sparse.intrinsics[0].lens.center, [80.0, 0.0], atol=5.0)
+
+
+def test_a_center_that_explains_no_more_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample of the map, with fewer observations, may move it, and the focal, without saying more of them."""
+    sparse = built(Lens(WIDTH / 2, 0.0, (80.0, 0.0)), views=6, noise=0.3)
+    usual = refine_lenses(sparse)
+    before = [(known.focal, known.lens) for known in sparse.intrinsics]
+    monkeypatch.setattr(lens_refinement, "_unlikelihood", lambda sparse, scatter: 100.0)
+    assert not look_off_center(sparse, usual)
+    assert [(known.focal, known.lens) for known in sparse.intrinsics] == before
 
 
 @pytest.mark.parametrize("views", [4, 6, 12])

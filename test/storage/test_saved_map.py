@@ -165,6 +165,17 @@ def test_a_readout_is_kept(grown: Mapper, tmp_path: Path, monkeypatch: pytest.Mo
     assert load_map(path).cameras["camera"].readout == (0.0, 0.0)
 
 
+def test_a_pixel_may_be_of_many_landmarks(grown: Mapper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where many places come together, as at a thing far away, and in corners that have converged."""
+    view = grown.live.atlas.active.submap.state.sparse.views[2]
+    ids = view.seen.ids.copy()
+    one = view.seen.moved(ids[-12:], np.tile([20.25, -0.0], (12, 1)))
+    monkeypatch.setattr(view, "seen", one)
+    save_map(tmp_path / "map.db", grown)
+    again = resumed(tmp_path / "map.db", grown.config).live.atlas.active.submap.state.sparse.views[2].seen
+    assert np.array_equal(again.ids, ids) and np.allclose(again.pixels, one.pixels, atol=0.01)
+
+
 def test_landmarks_are_of_the_same_state(grown: Mapper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The unit of a map that grows changes while it is read."""
     before, contents = saved_map._contents, []

@@ -34,6 +34,18 @@ def test_corners_that_drifted_are_where_the_keyframe_says(keyframe: np.ndarray) 
     np.testing.assert_array_equal(found[:2], drifted[:2])
 
 
+def test_corners_of_another_surface_are_found_as_exactly(keyframe: np.ndarray) -> None:
+    """Their surroundings are stretched unlike those of most, which tell the view."""
+    most, other = (cv2.getRotationMatrix2D((320.0, 240.0), *shape) for shape in ((0.0, 1.05), (9.0, 0.87)))
+    anchors = corners(190)
+    fitting = (cv2.transform(anchors[:, None], shape)[:, 0] for shape in (most, other))
+    truth = np.where(np.arange(190)[:, None] < 150, *fitting)
+    drifted = truth + np.random.default_rng(5).normal(0.0, 0.4, truth.shape)
+    image = cv2.warpAffine(keyframe, other, (640, 480), flags=cv2.INTER_CUBIC)
+    found = realigned(keyframe, image, anchors, drifted)
+    assert np.median(np.linalg.norm(found - truth, axis=1)[150:]) < 0.05
+
+
 def test_without_enough_to_tell_the_view_corners_stay(keyframe: np.ndarray) -> None:
     anchors, flat = corners(12), np.zeros_like(keyframe)
     np.testing.assert_array_equal(realigned(keyframe, keyframe, anchors, anchors + 0.3), anchors + 0.3)

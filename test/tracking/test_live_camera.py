@@ -61,3 +61,18 @@ def test_it_waits_no_longer_than_a_robot_can(sequence):
     shown = states.index(TrackingState.TRACKING)
     assert set(states[:shown]) == {TrackingState.INITIALISING} and set(states[shown:]) == {TrackingState.TRACKING}
     assert 2.0 < (sequence.stamps_ns[shown + 1] - sequence.stamps_ns[0]) * 1e-9 < 2.8
+
+
+def test_it_waits_longer_for_a_first_calibration_that_is_late(sequence):
+    """A focal that nothing was found of yet may be off by a fifth."""
+    presumed = {"guessing_since": int(sequence.stamps_ns[0]), "presumed": True}
+    camera = begun(sequence, **presumed)
+    states = [track(camera, sequence, index).state for index in range(1, 90)]
+    assert set(states) == {TrackingState.INITIALISING}
+    camera.take(snapshot(sequence, 89, guessing_since=int(sequence.stamps_ns[0])))
+    assert track(camera, sequence, 90).state is TrackingState.TRACKING, "calibrated"
+    camera = begun(sequence, **presumed | {"guessing_since": int(sequence.stamps_ns[0] - 5e9)})
+    assert [track(camera, sequence, index).state for index in (1, 15)] == [
+        TrackingState.INITIALISING,
+        TrackingState.TRACKING,
+    ], "but not for ever"

@@ -149,5 +149,27 @@ def test_a_plan_is_made_again_after_a_resume() -> None:
     assert progress.plan == [50, 100]  # 500 seconds are left, 10 each
 
 
+def test_slow_steps_after_a_resume_do_not_end_a_run() -> None:
+    """Those in which a GPU's blocks are compiled and its calls recorded: the plan was made of hundreds of others."""
+    recipe = from_mapping({**RECIPE, "stages": STAGES}, {}, "small")
+    pace, clock = Pace(1000.0, 0.0), 500.0
+    progress = Progress([50, 10_000], step=5050, stage=1, within=5000)
+    for number in range(100):
+        took = 20.0 if number in (0, 2, 5) else 0.6 if number < 12 else 0.05
+        clock += took
+        progress.count(4, True)
+        pace.update(progress, recipe, clock, took)
+        assert not progress.stage_done
+    assert progress.plan[1] == pytest.approx(5100 + (1000 - clock) / 0.05, rel=0.02)
+
+
+def test_a_share_that_is_done_in_the_first_steps_after_a_resume_waits_for_warm_ones() -> None:
+    recipe = from_mapping({**RECIPE, "stages": STAGES}, {}, "small")
+    pace, progress = Pace(1000.0, 0.0), Progress([50, 100], step=109, stage=1, within=59)
+    for renewed in (False, False, True):
+        progress.count(4, True)
+        assert pace.update(progress, recipe, 500.0, 10.0) == renewed
+
+
 def test_over() -> None:
     assert not Pace(60, 10).over(49.9) and Pace(60, 10).over(50)

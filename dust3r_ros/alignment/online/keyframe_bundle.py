@@ -144,13 +144,15 @@ class RefinedKeyframe:
 class RefinedMap:
     """Refined ``keyframes`` by index, ``intrinsics`` with lenses, and ``positions`` (N, 3) of corners by id, or NaN.
 
-    ``certain``: there are so many landmarks that pointmaps that contradict them are wrong.
+    ``certain``: there are so many landmarks that pointmaps that contradict them are wrong. ``contradicted`` (K,): the
+    share of what each keyframe sees that contradicts the map.
     """
 
     keyframes: Mapping[int, RefinedKeyframe]
     intrinsics: Sequence[Intrinsics]
     positions: Array
     certain: bool
+    contradicted: Array
 
 
 def bundle(
@@ -185,11 +187,11 @@ def bundle(
     with measured(sparse):
         refine_lenses(sparse, fewest_views=1)
         consider_lenses(sparse)
-    consider_contradictions(sparse)
+    contradicted = consider_contradictions(sparse)
     positions = sparse.points[sparse.landmarks.resolved(np.arange(len(sparse.points)))]
     refined = {index: _refined_keyframe(sparse, index) for index in sparse.posed()}
     found = [replace(own, prior=given.prior) for own, given in zip(sparse.intrinsics, intrinsics, strict=True)]
-    return RefinedMap(refined, found, positions, _is_certain(sparse))
+    return RefinedMap(refined, found, positions, _is_certain(sparse), contradicted)
 
 
 def _observed(keyframes: Sequence[Posed], intrinsics: Sequence[Intrinsics], min_parallax_deg: float) -> SparseMap:
