@@ -54,12 +54,12 @@ def short(features: Features) -> Array32:
     Neighbouring cells and directions are similar, so the other half is mostly noise (Ke and Sukthankar,
     "PCA-SIFT", CVPR 2004): as many matches are right.
     """
-    return shortened(features.descriptors)
+    return shortened(features.unit)
 
 
-def shortened(descriptors: Image) -> Array32:
-    """(N, 64) the same of descriptors (N, 128) of any features."""
-    slow = (descriptors.astype(np.float32) / 512.0) @ SLOWEST[:, :_SHORT]
+def shortened(unit: Array32) -> Array32:
+    """(N, 64) the same of some descriptors (N, 128), as of ``Features.unit``."""
+    slow = unit @ SLOWEST[:, :_SHORT]
     return np.asarray(slow / np.maximum(np.linalg.norm(slow, axis=1, keepdims=True), 1e-9))
 
 

@@ -288,7 +288,7 @@ class _Look:
         close = self.features.query_ball_point(pixels, _NEAR * self.record.stream.long_edge)
         row = np.repeat(np.arange(len(wanted)), [len(at) for at in close])
         here = short(self.record.features)[np.concatenate([*close, []]).astype(int)]
-        there = shortened(other.record.features.descriptors[other.feature[wanted]])[row]
+        there = shortened(other.record.features.unit[other.feature[wanted]])[row]
         return np.isin(np.arange(len(wanted)), row[np.einsum("md,md->m", here, there) > _ALIKE])
 
 

@@ -88,8 +88,9 @@ def average(shares: Array) -> float:
 def consider_contradictions(sparse: SparseMap) -> Array:
     """Set by how much the map is in doubt, which widens the deviations of its focals. Returns ``contradicted``."""
     shares = contradicted(sparse)
+    doubt = average(shares)
     for intrinsics in sparse.intrinsics:
-        intrinsics.contradicted = average(shares)
+        intrinsics.contradicted = doubt
     return shares
 
 

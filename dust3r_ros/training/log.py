@@ -207,7 +207,7 @@ class Pace:
     reserve: float = 0.0
     _spent: list[float] = field(default_factory=list)
     _stage: int = -1
-    _begun: int = 0  # steps of the stage before this sitting
+    _first: tuple[int, ...] = ()  # looks of this stage in this sitting
     _looked: tuple[int, int] = (0, 0)
 
     def over(self, elapsed: float) -> bool:
@@ -222,11 +222,10 @@ class Pace:
         """
         stage = progress.stage
         if stage != self._stage:
-            self._stage, self._spent, self._begun = stage, [], progress.within - 1
-            self._looked = 0, self._shares(progress)
+            self._stage, self._spent, self._looked = stage, [], (0, self._shares(progress))
+            self._first = _FIRST_LOOKS if progress.within == 1 else (_RESUMED, *_FIRST_LOOKS)
         self._spent.append(step_seconds)
-        first = [*([_RESUMED] if self._begun else []), *_FIRST_LOOKS]
-        due = sum(len(self._spent) >= look for look in first)
+        due = sum(len(self._spent) >= look for look in self._first)
         more = due > self._looked[0] or self._shares(progress) > self._looked[1]
         if not more or len(self._spent) <= _WARM:
             return False
