@@ -46,8 +46,8 @@ class LiveCamera:
 
     def _begin(self) -> None:
         self.held = self._wait_ns > 0  # poses are not published yet
-        self._guessing_since: int | None = None
-        self._presumed = False
+        self._known: MapSnapshot | None = None
+        self._newest_ns = 0
 
     def forget(self) -> None:
         """Another map, or another time: forget everything known."""
@@ -59,8 +59,8 @@ class LiveCamera:
     def take(self, snapshot: MapSnapshot, covariance: Array | None = None) -> None:
         """Take the current map; ``covariance`` (6, 6) is that of the snapshot's own pose, if it was just found."""
         self.front.take(snapshot)
-        self._guessing_since, self._presumed = snapshot.guessing_since, snapshot.presumed
-        self.held = self.held and self._guessing_since is not None
+        self._known = snapshot
+        self._wait_no_longer()
         self._bridge.take(snapshot, covariance)
 
     def miss(self, stamp_ns: int) -> None:
@@ -86,9 +86,8 @@ class LiveCamera:
     def track(self, frame: Frame, turning: Turning | None, metric: bool) -> Whereabouts:
         """Track the next image; ``turning``: the camera's axes by a gyroscope, ``metric``: the map is in metres."""
         carried = self._carried(frame, turning, metric)
-        longest_ns = self._wait_ns * (_PRESUMED_WAIT if self._presumed else 1)
-        if self._guessing_since is not None and frame.stamp_ns - self._guessing_since > longest_ns:
-            self.held = False
+        self._newest_ns = frame.stamp_ns
+        self._wait_no_longer()
         self.front.expect(None if carried is None else carried.w_T_c)
         tracked = self.front.track(frame.stamp_ns, frame.image, frame.mask)
         found = self._found(tracked)
@@ -101,6 +100,12 @@ class LiveCamera:
         if carried is None:
             return Whereabouts(tracked, TrackingState.LOST)
         return Whereabouts(tracked, TrackingState.BRIDGED, carried.w_T_c, carried.covariance)
+
+    def _wait_no_longer(self) -> None:
+        """Publish poses from now on if the focal is found or they waited long enough, also without another image."""
+        if self._known is not None:
+            since, longest = self._known.guessing_since, _PRESUMED_WAIT if self._known.presumed else 1
+            self.held = self.held and since is not None and self._newest_ns - since <= self._wait_ns * longest
 
     def _carried(self, frame: Frame, turning: Turning | None, metric: bool) -> Carried | None:
         """The image's pose by odometry or gyroscope, None without either."""

@@ -71,6 +71,10 @@ def test_it_waits_longer_for_a_first_calibration_that_is_late(sequence):
     assert set(states) == {TrackingState.INITIALISING}
     camera.take(snapshot(sequence, 89, guessing_since=int(sequence.stamps_ns[0])))
     assert track(camera, sequence, 90).state is TrackingState.TRACKING, "calibrated"
+    camera = begun(sequence, **presumed)
+    assert track(camera, sequence, 89).state is TrackingState.INITIALISING
+    camera.take(snapshot(sequence, 88, guessing_since=int(sequence.stamps_ns[0])))
+    assert not camera.held, "calibrated when no more images came"
     camera = begun(sequence, **presumed | {"guessing_since": int(sequence.stamps_ns[0] - 5e9)})
     assert [track(camera, sequence, index).state for index in (1, 15)] == [
         TrackingState.INITIALISING,
