@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from dust3r_ros.features.features import Features, epipolar_inliers, match
-from dust3r_ros.geometry.compiled import LIBRARY, address
+from dust3r_ros.geometry.compiled import LIBRARY
 from dust3r_ros.geometry.depths import REFERENCE_PRECISION
 from dust3r_ros.geometry.pinhole import center_of
 from dust3r_ros.types import Array, Array32, Image
@@ -108,7 +108,7 @@ def _errors(a: Image, b: Image, forth: Array32, back: Array32) -> Array32:
     ]
     given = _Pair(*a.shape, *(part.ctypes.data for part in pair))
     least = (ctypes.c_double * 3)(_MIN_SLOPE * _SCHARR_GAIN, _MAX_DIFFERENCE, _LEAST_ALIKE)
-    if not LIBRARY.check_flow(ctypes.byref(given), least, address(there), address(error)):
+    if not LIBRARY.check_flow(ctypes.byref(given), least, there.ctypes, error.ctypes):
         raise MemoryError
     return error
 
@@ -231,7 +231,7 @@ def seeded_targets(
         return _moved(of_label[nearest], b_T_a, focal_a, focal_b, shape_b)
     target, reach = np.empty((height, width, 2), np.float32), _reach(shape_b)
     views = _Views.of(b_T_a, focal_a, focal_b, shape_a, shape_b)
-    LIBRARY.seed_targets(ctypes.byref(views), *map(address, (of_label, nearest, reach, target)))
+    LIBRARY.seed_targets(ctypes.byref(views), *(part.ctypes for part in (of_label, nearest, reach, target)))
     return target
 
 
@@ -315,13 +315,13 @@ def _triangulated_at_once(
     views = ctypes.byref(_Views.of(b_T_a, focal_a, focal_b, error.shape, shape_b))
     matched, squares, depth, confidence = np.empty((4, *error.shape), np.float32)
     LIBRARY.match_lines(
-        views, address(target), address(error), ctypes.c_double(_MAX_MISS_PX), address(matched), address(squares)
+        views, target.ctypes, error.ctypes, ctypes.c_double(_MAX_MISS_PX), matched.ctypes, squares.ctypes
     )
     around = cv2.blur(squares, _AROUND), cv2.blur(matched, _AROUND)
     leverage = REFERENCE_PRECISION * 0.5 * (focal_a + focal_b)
     how = (ctypes.c_double * 4)(leverage, _BEST_MATCH_PX**2, _MAX_CONFIDENCE - 1.0, least_sine)
     arrays = target, error, matched, *around
-    LIBRARY.triangulate_flow(views, *map(address, arrays), how, address(depth), address(confidence))
+    LIBRARY.triangulate_flow(views, *(part.ctypes for part in arrays), how, depth.ctypes, confidence.ctypes)
     return StereoDepth(depth, confidence)
 
 

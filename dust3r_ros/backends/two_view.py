@@ -16,7 +16,7 @@ from dust3r_ros.backends.base import ByteCache, views_of
 from dust3r_ros.backends.flow import Flow, StereoDepth, chained, dense_flow, depth_from_flow, grid, seeded_targets
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.features.features import Features, extract
-from dust3r_ros.geometry.compiled import LIBRARY, address
+from dust3r_ros.geometry.compiled import LIBRARY
 from dust3r_ros.geometry.essential import essential_pose
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.geometry.rigid import invert, transform
@@ -54,7 +54,7 @@ class PackedFlow:
         packed = cls(np.empty(flow.target.shape, np.int16), np.empty(flow.error.shape, np.uint8))
         given = [np.ascontiguousarray(part, np.float32) for part in (flow.target, flow.error)]
         size = *map(ctypes.c_long, flow.error.shape), ctypes.c_int(_REACH)
-        arrays = *(address(part) for part in given), address(packed.motion), address(packed.error)
+        arrays = *(part.ctypes for part in given), packed.motion.ctypes, packed.error.ctypes
         LIBRARY.pack_flow(*size, *arrays)
         return packed
 
@@ -67,7 +67,7 @@ class PackedFlow:
             error[self.error == _OUTSIDE] = np.inf
             return Flow(grid(*shape) + self.motion.astype(np.float32) / _PER_PIXEL, error)
         flow = Flow(np.empty((*shape, 2), np.float32), np.empty(shape, np.float32))
-        packed, unpacked = (address(self.motion), address(self.error)), (address(flow.target), address(flow.error))
+        packed, unpacked = (self.motion.ctypes, self.error.ctypes), (flow.target.ctypes, flow.error.ctypes)
         LIBRARY.unpack_flow(*map(ctypes.c_long, shape), *packed, *unpacked)
         return flow
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from dust3r_ros.features.masks import Mask
-from dust3r_ros.geometry.compiled import LIBRARY, address
+from dust3r_ros.geometry.compiled import LIBRARY
 from dust3r_ros.geometry.depths import REFERENCE_PRECISION
 from dust3r_ros.types import Array, Array32, Image
 
@@ -136,7 +136,7 @@ def _votes(
         masks = [cv2.threshold(part, 0, 255, cv2.THRESH_BINARY)[1] for part in wide[3:]]
         size = *map(ctypes.c_long, (*core.shape, pad, step)), ctypes.c_int(_ALIKE)
         colors = (ctypes.c_void_p * 3)(*(part.ctypes.data for part in wide[:3]))
-        LIBRARY.count_votes(*size, colors, *map(address, (*masks, np.ascontiguousarray(asked), *votes)))
+        LIBRARY.count_votes(*size, colors, *(part.ctypes for part in (*masks, np.ascontiguousarray(asked), *votes)))
     return votes[0], votes[1]
 
 
@@ -272,9 +272,9 @@ def _fitted_at_once(evidence: _Evidence, some: np.ndarray, triples: np.ndarray) 
     assert LIBRARY is not None
     kept = [np.ascontiguousarray(part) for part in (evidence.at, evidence.inverse, evidence.variance, evidence.weight)]
     plane, count = np.empty(3), ctypes.c_long(len(evidence.at))
-    chosen = ctypes.c_long(len(triples)), address(triples), ctypes.c_long(len(some)), address(some)
-    how = ctypes.c_double(_SIGMAS_SQUARED), ctypes.c_double(_LEAST_SPREAD), ctypes.c_long(_LEAST_USED)
-    found = LIBRARY.fit_plane(count, *map(address, kept), *chosen, *how, ctypes.c_long(_ROUNDS), address(plane))
+    chosen = ctypes.c_long(len(triples)), triples.ctypes, ctypes.c_long(len(some)), some.ctypes
+    limits = *map(ctypes.c_double, (_SIGMAS_SQUARED, _LEAST_SPREAD)), *map(ctypes.c_long, (_LEAST_USED, _ROUNDS))
+    found = LIBRARY.fit_plane(count, *(part.ctypes for part in kept), *chosen, *limits, plane.ctypes)
     return plane if found else None
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from dust3r_ros.depth.completion import complete_planes, cut_at_outlines, fill_depth
-from dust3r_ros.geometry.compiled import LIBRARY, PinholeMaps, address
+from dust3r_ros.geometry.compiled import LIBRARY, PinholeMaps
 from dust3r_ros.geometry.depths import fuse_depths, landed
 from dust3r_ros.geometry.pinhole import Pinhole
 from dust3r_ros.geometry.rigid import invert
@@ -334,8 +334,8 @@ def seen_from(shot: DepthShot, other: DepthShot) -> tuple[Array32, Array32]:
     gives = PinholeMaps.of(shot.pinhole, shot.depth, shot.confidence, shot.smooth)
     takes = PinholeMaps.of(other.pinhole, other.depth, other.confidence, other.smooth, *other.colours_around)
     how = (ctypes.c_double * 5)(COLOR_RANGE, _BEHIND, _SHARE, _MOST_OFF, _NOISE)
-    views = ctypes.byref(gives), ctypes.byref(takes), address(other_T_c)
-    if not LIBRARY.share_depth(*views, how, address(depth), address(sure)):
+    views = ctypes.byref(gives), ctypes.byref(takes), other_T_c.ctypes
+    if not LIBRARY.share_depth(*views, how, depth.ctypes, sure.ctypes):
         raise MemoryError
     return depth, sure
 

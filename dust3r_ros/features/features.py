@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 
 from dust3r_ros.features.masks import MARGIN_PX, ImageMask
 from dust3r_ros.features.sift import SLOWEST, ScaleSpace, describe, strongest_blobs
-from dust3r_ros.geometry.compiled import LIBRARY, address
+from dust3r_ros.geometry.compiled import LIBRARY
 from dust3r_ros.types import Array, Array32, Image
 
 FEATURES = 2000  # of an image
@@ -119,7 +119,7 @@ def _matches_at_once(first: Array32, second: Array32, a: np.ndarray, b: np.ndarr
     assert LIBRARY is not None
     nearest, back = np.empty(len(a), np.int32), np.empty(len(b), np.int32)
     squares, squares_back = np.empty((len(a), 2), np.int32), np.empty((len(b), 2), np.int32)
-    arrays = (address(part) for part in (a, b, nearest, squares, back, squares_back))
+    arrays = (part.ctypes for part in (a, b, nearest, squares, back, squares_back))
     if not LIBRARY.nearest_descriptors(ctypes.c_long(len(a)), ctypes.c_long(len(b)), *arrays):
         raise MemoryError
     best, next_best = squares.T.astype(np.float64)

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
-from dust3r_ros.geometry.compiled import LIBRARY, address
+from dust3r_ros.geometry.compiled import LIBRARY
 from dust3r_ros.types import Array, Array32, Image
 
 LAYERS = 3  # scales to an octave
@@ -172,7 +172,7 @@ class _Differences:
         while True:
             spots, strengths, offsets = np.empty(most, int), np.empty(most), np.empty((most, 3))
             limits = *map(ctypes.c_double, (_CONTRAST, _EDGE)), ctypes.c_long(most)
-            arrays = (address(part) for part in (room, spots, strengths, offsets))
+            arrays = (part.ctypes for part in (room, spots, strengths, offsets))
             found = library.promising_extrema(octaves, ctypes.c_long(len(octaves)), *limits, *arrays)
             if found <= most:
                 break
@@ -187,9 +187,9 @@ class _Differences:
         offsets, strengths = np.ascontiguousarray(offset.T), np.empty(len(spots))
         given = *map(np.ascontiguousarray, (spots, columns, rows * columns)), _TRANSPOSED
         limits = map(ctypes.c_double, (_CONTRAST, _EDGE, _NEAR))
-        flat, count = address(self._flat), ctypes.c_long(len(spots))
-        at, area, step, coefficients = map(address, given)
-        library.polish(flat, count, at, area, step, coefficients, *limits, address(offsets), address(strengths))
+        flat, count = self._flat.ctypes, ctypes.c_long(len(spots))
+        at, area, step, coefficients = (part.ctypes for part in given)
+        library.polish(flat, count, at, area, step, coefficients, *limits, offsets.ctypes, strengths.ctypes)
         where = np.stack([column + offsets[:, 0], row + offsets[:, 1]], axis=1)
         sigma = FIRST_BLUR * 2.0 ** ((level + offsets[:, 2]) / LAYERS)
         return Blobs(octave, level, where, sigma, strengths).select(strengths > 0)
@@ -305,7 +305,7 @@ def _described_at_once(library: ctypes.CDLL, space: ScaleSpace, blobs: Blobs) ->
     at, sigma = (np.ascontiguousarray(part, np.float64) for part in (blobs.at, blobs.sigma))
     octave, level = (np.ascontiguousarray(part, np.int32) for part in (blobs.octave, blobs.level))
     result = np.empty((len(blobs), _CELLS * _CELLS * _BINS), np.float32)
-    given = (address(part) for part in (octave, level, at, sigma, result))
+    given = (part.ctypes for part in (octave, level, at, sigma, result))
     library.describe(octaves, ctypes.c_long(len(blobs)), *given)
     return result
 

@@ -29,11 +29,6 @@ def _library() -> ctypes.CDLL | None:
 LIBRARY = _library()
 
 
-def address(array: np.ndarray) -> ctypes.c_void_p:
-    """The address of an array's data; the caller must keep the array alive."""
-    return ctypes.c_void_p(array.ctypes.data)
-
-
 class _PinholeImage(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_long) for name in ("height", "width")),

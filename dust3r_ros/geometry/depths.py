@@ -15,7 +15,7 @@ from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.geometry.compiled import LIBRARY, address
+from dust3r_ros.geometry.compiled import LIBRARY
 from dust3r_ros.geometry.pinhole import Pinhole
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.types import Array, Array32, PairPrediction
@@ -194,7 +194,9 @@ def _fused(logs: Array32, gain: Array32, weight: Array32, off: Array32, pull: Ar
     else:
         center, agreed = off[0], pull[0]
         size = *logs.shape, logs.strides[0] // logs.itemsize, rounds
-        LIBRARY.settle_logs(*map(ctypes.c_long, size), *map(address, (logs, gain, weight, most, center, agreed)))
+        LIBRARY.settle_logs(
+            *map(ctypes.c_long, size), *(part.ctypes for part in (logs, gain, weight, most, center, agreed))
+        )
     return np.exp(center / _PER_SIGMA) * (most > 0), np.float32(1.0) + agreed
 
 

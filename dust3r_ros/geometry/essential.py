@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from dust3r_ros.errors import GeometryError
-from dust3r_ros.geometry.compiled import LIBRARY, address
+from dust3r_ros.geometry.compiled import LIBRARY
 from dust3r_ros.geometry.pinhole import rays
 from dust3r_ros.geometry.rigid import invert, pose
 from dust3r_ros.types import Array
@@ -103,7 +103,7 @@ def _searched(rays_a: Array, rays_b: Array, threshold: float, tries: int) -> tup
     assert LIBRARY is not None
     motion, (a, b) = np.zeros(12), (np.ascontiguousarray(part, np.float64) for part in (rays_a, rays_b))
     limits = ctypes.c_double(threshold), ctypes.c_long(tries), ctypes.c_double(_CONFIDENCE), ctypes.c_ulonglong(1)
-    if not LIBRARY.search_motion(ctypes.c_long(len(a)), address(a), address(b), *limits, address(motion)):
+    if not LIBRARY.search_motion(ctypes.c_long(len(a)), a.ctypes, b.ctypes, *limits, motion.ctypes):
         return np.eye(4), np.zeros(len(a), bool)
     b_T_a = pose(motion[:9].reshape(3, 3), motion[9:])
     return b_T_a, _fitting(b_T_a, rays_a, rays_b, threshold)
@@ -154,7 +154,7 @@ def _refined(b_T_a: Array, rays_a: Array, rays_b: Array, focal: float) -> Array:
         return _plainly_refined(b_T_a, rays_a, rays_b, focal)
     motion = np.concatenate([b_T_a[:3, :3].ravel(), b_T_a[:3, 3]])
     a, b = (np.ascontiguousarray(part, np.float64) for part in (rays_a, rays_b))
-    LIBRARY.refine_motion(ctypes.c_long(len(a)), address(a), address(b), ctypes.c_double(focal), address(motion))
+    LIBRARY.refine_motion(ctypes.c_long(len(a)), a.ctypes, b.ctypes, ctypes.c_double(focal), motion.ctypes)
     return pose(motion[:9].reshape(3, 3), motion[9:])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from dust3r_ros.depth.depth_maps import COLOR_RANGE, outside_range
 from dust3r_ros.features.masks import Mask
-from dust3r_ros.geometry.compiled import LIBRARY, PinholeMaps, address
+from dust3r_ros.geometry.compiled import LIBRARY, PinholeMaps
 from dust3r_ros.geometry.depths import REFERENCE_PRECISION, landed
 from dust3r_ros.geometry.pinhole import Pinhole, center_of
 from dust3r_ros.geometry.rigid import invert
@@ -226,9 +226,9 @@ def _compared_at_once(shot: SparseShot, other: SparseShot, evidence: Evidence, o
     notes, later = _Notes(*(part.ctypes.data for part in noted)), evidence.later(other_evidence.time)
     count = shot.depth.size
     through, hidden, like = np.empty((2, count), np.int64), np.empty((2, count), np.int64), np.empty(count, bool)
-    given = *map(ctypes.byref, (shot.given, other.given)), address(other_T_c), ctypes.byref(limits)
+    given = *map(ctypes.byref, (shot.given, other.given)), other_T_c.ctypes, ctypes.byref(limits)
     counts = (ctypes.c_long * 2)()
-    found = *(address(part) for part in (through, hidden, like)), counts
+    found = *(part.ctypes for part in (through, hidden, like)), counts
     if not LIBRARY.compare_shots(*given, ctypes.c_int32(later), ctypes.byref(notes), *found):
         raise MemoryError
     seen, covered = counts

@@ -20,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from dust3r_ros.geometry.compiled import LIBRARY, address
+from dust3r_ros.geometry.compiled import LIBRARY
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.processes import each
 from dust3r_ros.sparse.bundle_problem import (
@@ -116,7 +116,7 @@ class CompiledSteps:
     def _errors(self, state: State) -> tuple[float, Array, np.ndarray]:
         r, valid = np.empty(len(self._order)), np.empty(len(self._order), np.uint8)
         given = _given(state)
-        costs = self._each(lambda part: self._library.errors(part, given, address(r), address(valid)))
+        costs = self._each(lambda part: self._library.errors(part, given, r.ctypes, valid.ctypes))
         return float(sum(costs)), r, valid
 
     def _each(self, work: Callable[[object], _Output]) -> list[_Output]:
@@ -126,11 +126,11 @@ class CompiledSteps:
     def step(self, state: State, damping: float) -> Step | None:
         """The Levenberg-Marquardt step; None where the reduced system is not positive definite."""
         N, K, P = 6 * self._observations.free_poses, len(self._observations.unknowns), self._observations.points
-        room, given = [address(array) for array in self._room], _given(state)
+        room, given = [array.ctypes for array in self._room], _given(state)
 
         def reduced(part: object) -> list[Array]:
             sums = [np.zeros(shape) for shape in ((N, N), (1 + K, N), (K, K), (K,), (1 + K, 1 + K))]
-            self._library.reduce(part, given, ctypes.c_double(damping), *map(address, sums), *room)
+            self._library.reduce(part, given, ctypes.c_double(damping), *(part.ctypes for part in sums), *room)
             return sums
 
         S, borders, ff, bf, inner = (reduce(np.add, sums) for sums in zip(*self._each(reduced), strict=True))
@@ -149,13 +149,13 @@ class CompiledSteps:
             return None
         poses, unknowns, information = found
         points = np.empty((3, P))
-        self._each(lambda part: self._library.back(part, *room, *map(address, (poses, unknowns, points))))
+        self._each(lambda part: self._library.back(part, *room, *(part.ctypes for part in (poses, unknowns, points))))
         return Step(poses, unknowns, points, information)
 
     def settled(self, state: State) -> tuple[State, float]:
         """Every point moved to its own best fit, and the resulting cost."""
         moved, given = np.empty_like(state.points), _given(state)
-        costs = self._each(lambda part: self._library.settle(part, given, address(moved)))
+        costs = self._each(lambda part: self._library.settle(part, given, moved.ctypes))
         return State(state.rotation, state.center, state.intrinsics, moved), float(sum(costs))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from dust3r_ros.geometry.compiled import LIBRARY, address
+from dust3r_ros.geometry.compiled import LIBRARY
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.sparse.bundle_problem import Summing
 from dust3r_ros.tracking import Tracks, no_tracks
@@ -409,8 +409,8 @@ def _triangulated_at_once(
     c, d = (np.ascontiguousarray(part, np.float64) for part in (centers, directions))
     points, cosines = np.empty((count, 3)), np.empty(count)
     limits = *map(ctypes.c_double, (noise, np.cos(np.radians(_LEAST_DEG)))), ctypes.c_long(rounds)
-    arrays = (address(part) for part in (starts, order, c, d))
-    library.triangulate(ctypes.c_long(count), *arrays, *limits, address(points), address(cosines))
+    arrays = (part.ctypes for part in (starts, order, c, d))
+    library.triangulate(ctypes.c_long(count), *arrays, *limits, points.ctypes, cosines.ctypes)
     return points, np.degrees(np.arccos(np.clip(cosines, -1.0, 1.0)))
 
 
