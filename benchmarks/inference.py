@@ -333,7 +333,7 @@ def _computed() -> list[str]:
     with torch.device("meta"):
         weights = sum(parameter.numel() for parameter in Dust3r(config).parameters())
     work = encoded + 2 * _PAIRS * decoded
-    each = pair_memory(config, [grid, grid], torch.bfloat16) / 1e9
+    each = pair_memory(config, [grid, grid], torch.bfloat16, "cuda") / 1e9
     held = 2 * weights / 1e9 + 2 * _PAIRS * each
     said = (
         f"Computed, not measured: a keyframe of the published size (512x384, DPT heads) takes {work / 1e3:.1f} TFLOP; "

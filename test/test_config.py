@@ -208,6 +208,12 @@ def test_any_value_is_right_or_refused_by_name(row: Row, value: object) -> None:
         assert type(found) is row.type and (row.low is None or row.low <= found <= row.high)
 
 
+def test_the_map_has_a_frame() -> None:
+    assert from_mapping(NodeConfig, {"map_frame": "/world", "odom_frame": "/"}).map_frame == "world"
+    with pytest.raises(ConfigError, match="'map_frame' is empty; it must name a frame"):
+        from_mapping(NodeConfig, {"map_frame": "/"})
+
+
 def test_paths_are_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MAPS", "/data/maps")

@@ -136,7 +136,7 @@ def _jobs(
     options = _options(arguments)
     jobs = []
     for path, name in zip(recordings, name_all(recordings, records), strict=True):
-        content, size = fingerprint(path)
+        content, size = fingerprint(path, out)
         request = request_of(content, options, __version__)
         jobs.append(Job(name, str(path), joined(out, name), request, size))
     return jobs

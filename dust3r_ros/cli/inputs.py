@@ -179,6 +179,7 @@ def calibrations(arguments: argparse.Namespace, source: FrameSource) -> Mapping[
     if arguments.camera_info is None:
         return source.calibrations()
     from dust3r_ros.io.camera_yaml import read_calibrations
+    from dust3r_ros.io.image_sources import plain_name
 
     cameras, found = list(source.recorded) or arguments.camera or ["camera"], read_calibrations(arguments.camera_info)
     if len(cameras) == len(found) == 1:
@@ -188,7 +189,8 @@ def calibrations(arguments: argparse.Namespace, source: FrameSource) -> Mapping[
             f"camera file '{arguments.camera_info}' has the cameras {', '.join(found)}, the recording has "
             f"{', '.join(cameras)}; they must have the same names"
         )
-    return {name: found[name] for name in cameras if name in found}
+    after = not source.recorded  # a folder names further cameras after the first
+    return {name: one for name, one in found.items() if name in cameras or (after and plain_name(name) in cameras)}
 
 
 def frames(source: FrameSource, plan: Manifest | None, arguments: argparse.Namespace) -> Iterable[Frame | Event]:

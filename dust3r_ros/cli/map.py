@@ -116,7 +116,7 @@ def map_recording(
     directory = Path(arguments.out)
     _check(arguments, directory)
     # Heavy imports only now, so that bad arguments are reported at once.
-    from dust3r_ros.io.files import make_folder
+    from dust3r_ros.io.files import FileLock, make_folder
     from dust3r_ros.io.frames import read_ahead
     from dust3r_ros.io.trajectory import path_length
     from dust3r_ros.session.replay import Replay, apply
@@ -134,6 +134,7 @@ def map_recording(
         loaded = session.mapper.counts.tracked
         view = _view(arguments, config, session, stack)
         make_folder(directory)  # only now, so that a failed start leaves no empty folder
+        stack.enter_context(FileLock(directory / "summary.json"))  # two runs would leave some files of each
         stop = stack.enter_context(stopping)
         _feed(replay, session, view, _expected(items, source, arguments), arguments, stop, tick)
         if not replay.mapped:
@@ -264,6 +265,7 @@ def _session(
         inputs.say(arguments.quiet, done)
     if plan is not None:
         return session
+    source.levels = not session.mapper.cameras
     source.sizes.update({name: (known.height, known.width) for name, known in session.mapper.cameras.items()})
     source.focals.update({name: c.focal for name, c in session.mapper.cameras.items() if isfinite(c.focal_std)})
     for camera, calibration in inputs.calibrations(arguments, source).items():

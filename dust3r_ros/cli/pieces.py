@@ -21,6 +21,7 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
+    from dust3r_ros.session.joined import JoinedMap
     from dust3r_ros.session.pieces import Motion, Piece
     from dust3r_ros.sparse.landmarks import Intrinsics
 
@@ -61,7 +62,6 @@ def map_in_pieces(
     """
     _check(arguments, config)
     from dust3r_ros.io.trajectory import path_length
-    from dust3r_ros.products.results import write_results
     from dust3r_ros.session.joined import join_pieces
     from dust3r_ros.session.pieces import cut
 
@@ -82,15 +82,25 @@ def map_in_pieces(
         joined = join_pieces(pieces, paths, config)
     for words in joined.warnings:
         warn(words)
-    summary = write_results(
-        directory,
-        joined.mapper,
-        config=config,
-        source=Path(arguments.input).name or str(arguments.input),
-        wall_seconds=perf_counter() - start,
-        **joined.for_files(),
-    )
+    summary = _write(arguments, config, directory, joined, perf_counter() - start)
     return Mapped(summary, path_length(joined.mapper.trajectory()), joined.metric, None)
+
+
+def _write(
+    arguments: argparse.Namespace, config: MapperConfig, directory: Path, joined: JoinedMap, seconds: float
+) -> dict[str, Any]:
+    from dust3r_ros.io.files import FileLock
+    from dust3r_ros.products.results import write_results
+
+    with FileLock(directory / "summary.json"):
+        return write_results(
+            directory,
+            joined.mapper,
+            config=config,
+            source=Path(arguments.input).name or str(arguments.input),
+            wall_seconds=seconds,
+            **joined.for_files(),
+        )
 
 
 def _motion(arguments: argparse.Namespace, config: MapperConfig) -> Motion:
@@ -137,12 +147,15 @@ def _folder(path: str) -> Iterator[tuple[Path, Path]]:
 
     A new output folder that stays empty, as after a Ctrl-C, goes, too. SIGTERM and SIGHUP count as a Ctrl-C.
     """
-    from dust3r_ros.io.files import make_folder
+    from dust3r_ros.io.files import FileLock, make_folder
 
     new, directory = not Path(path).exists(), make_folder(path)
     with command.stop_on_signal(at_once=True):
         try:
-            with tempfile.TemporaryDirectory(prefix=".pieces-", dir=directory) as pieces:
+            with (
+                FileLock(directory / "summary.json"),
+                tempfile.TemporaryDirectory(prefix=".pieces-", dir=directory) as pieces,
+            ):
                 yield directory, Path(pieces)
         except BaseException:
             with suppress(OSError):

@@ -174,14 +174,21 @@ def _measured(grey: Image, other: Image, pixels: NDArray[np.int64], where: Array
     if not len(pixels):
         return np.zeros(0, bool), where
     start = where.astype(np.float32)[:, None]
+    shape = np.maximum(grey.shape, other.shape)  # images of two cameras: the flow wants one size
     place, status, _ = cv2.calcOpticalFlowPyrLK(
-        grey, other, pixels.astype(np.float32)[:, None], start.copy(), winSize=(_WINDOW, _WINDOW), maxLevel=0,
+        _padded(grey, shape), _padded(other, shape), pixels.astype(np.float32)[:, None], start.copy(),
+        winSize=(_WINDOW, _WINDOW), maxLevel=0,
         criteria=(cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 0.01), flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
         minEigThreshold=3e-4,
     )  # fmt: skip
     known = status.ravel() > 0
     place = np.where(known[:, None], place[:, 0].astype(np.float64), where)
     return _inside(place, other.shape) & (np.linalg.norm(place - where, axis=1) < _NEAR), place
+
+
+def _padded(grey: Image, shape: NDArray[np.int64]) -> Image:
+    """An image, continued to the right and below to a shape (H, W)."""
+    return np.pad(grey, [(0, more) for more in shape - grey.shape], mode="edge")
 
 
 def _inside(pixels: Array, shape: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -40,7 +40,7 @@ class Row:
         if self.path:
             value = expanded(str(value), f"parameter '{self.name}'")
         if self.frame:
-            value = str(value).lstrip("/")
+            value = self._named(str(value).lstrip("/"))
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"parameter '{self.name}' is {value!r}; it must be finite")
         if self.choices and value not in self.choices:
@@ -48,6 +48,11 @@ class Row:
         if self.low is not None and not (self.low <= value <= self.high):  # type: ignore[operator]
             raise ConfigError(f"parameter '{self.name}' is {value!r}; it must lie in [{self.low:g}, {self.high:g}]")
         return value
+
+    def _named(self, frame: str) -> str:
+        if self.default and not frame:
+            raise ConfigError(f"parameter '{self.name}' is empty; it must name a frame")
+        return frame
 
     def _typed(self, value: object) -> ParameterValue:
         if self.type is tuple and isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):

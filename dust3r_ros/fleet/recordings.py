@@ -188,16 +188,17 @@ def _candidates(path: Place, longer: bool) -> Iterator[str]:
         number += 1
 
 
-def fingerprint(path: Place) -> tuple[str, int]:
+def fingerprint(path: Place, out: str = "") -> tuple[str, int]:
     """Digest and size of a file, or of all files in a folder: by name, size and time of change, without reading them.
 
-    Of a folder of images that is listed by ``rgb.txt`` beside it, that listing is part. Raises ``InputError``.
+    Of a folder of images that is listed by ``rgb.txt`` beside it, that listing is part; the output folder ``out`` in it
+    is not. Raises ``InputError``.
     """
     if isinstance(path, str):
         return places.fingerprint(path)
     digest, size = hashlib.sha256(), 0
     try:
-        for name, file in sorted(_files(path)):
+        for name, file in sorted(_files(path, os.path.realpath(out) if out else "")):
             about = os.stat(file)
             digest.update(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
             size += about.st_size
@@ -206,12 +207,13 @@ def fingerprint(path: Place) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def _files(path: Path) -> Iterator[tuple[str, str]]:
-    """Relative name and path of every file."""
+def _files(path: Path, out: str) -> Iterator[tuple[str, str]]:
+    """Relative name and path of every file that is not in the folder ``out``."""
     if not path.is_dir():
         yield path.name, str(path)
         return
-    for folder, _, names in os.walk(path, onerror=_refuse):
+    for folder, folders, names in os.walk(path, onerror=_refuse):
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(folder, name)) != out]
         for name in names:
             file = os.path.join(folder, name)
             with suppress(FileNotFoundError):  # a link to nothing

@@ -119,6 +119,10 @@ def decode_compressed(kind: str, data: Any) -> Image:
     if "compressedDepth" in kind:
         raise InputError(f"compressed image of format '{kind}' holds depth; give the topic of a colour or grey image")
     image = decode_file(data, f"compressed image of format '{kind}'")
+    mosaic = f"{kind[:10]}8"  # of 8 or, by now, of 16 bits; image_transport compresses it as it is
+    if kind.startswith("bayer_") and mosaic in _LAYOUTS and (image == image[..., :1]).all():
+        height, width = image.shape[:2]
+        return decode_image(mosaic, height, width, width, False, np.ascontiguousarray(image[..., 0]))
     # image_transport may store RGB in place of BGR, and then the format says so.
     return np.ascontiguousarray(image[..., ::-1]) if "compressed rgb" in kind else image
 

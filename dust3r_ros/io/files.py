@@ -208,8 +208,15 @@ class FileLock:
         except FileNotFoundError:
             return False
 
+    def __enter__(self) -> FileLock:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
     def release(self) -> None:
         """Release the lock."""
-        self._name.unlink(missing_ok=True)
+        with suppress(OSError):  # it is gone, or its disk became read-only: the kernel's lock ends all the same
+            self._name.unlink()
         _HELD.discard(self._handle)
         os.close(self._handle)

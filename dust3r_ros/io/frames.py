@@ -40,7 +40,8 @@ class FrameSource(ABC):
     from the first stamp to before the second are read; None: all. ``needs``: whether the next image of a camera is
     needed; where it is not, its frame comes with an empty one, not decoded. ``sizes``: height and width of cameras
     that are known before, for recordings that do not name theirs; ``focals``: about their focals, pixels; ``named``: in
-    such recordings the camera by stamp, where that is known. ``remarks`` are about the recording, a sentence each.
+    such recordings the camera by stamp, where that is known; ``levels``: whether they may say where up is, which is
+    rough: not of a map that is known before. ``remarks`` are about the recording, a sentence each.
     ``incomplete`` counts frames (of the current iteration) that lack an expected companion; ``lacking`` says what the
     first of them lacks.
     """
@@ -56,6 +57,7 @@ class FrameSource(ABC):
         self.sizes: dict[str, tuple[int, int]] = {}
         self.focals: dict[str, float] = {}
         self.named: Mapping[int, str] = {}
+        self.levels = True
         self.remarks: tuple[str, ...] = ()
 
     def wants(self, stamp_ns: int) -> bool:

@@ -36,7 +36,9 @@ class ImageFolder(FrameSource):
     nominal: 30 Hz from 0. Images of another size than the first, or than that of a camera known before, are of another
     camera, named after it; where sizes differ by a percent, they are cropped or continued to the same, around their
     middle. Of photographs that say so, the focal is known roughly; those of another lens than the first, or of a zoom
-    that was turned, are of another camera, too. Depth images among the images are left out, as is what is transparent.
+    that was turned, are of another camera, too. Those that were taken upright or upside down say where up is; their
+    pixels stay as they are stored. Depth images among the images are left out, as is what is transparent, and
+    photographs that cannot be read.
     """
 
     def __init__(self, path: Path, camera: str = "camera") -> None:
@@ -46,9 +48,7 @@ class ImageFolder(FrameSource):
         self._files = _listed(path)
         for folder in (path, path / "rgb"):
             if not self._files and folder.is_dir():
-                self._files, depth = _plain(folder)
-                if depth:
-                    self.remarks = (f"{depth} depth images in '{folder}' are left out",)
+                self._files, self.remarks = _plain(folder)
         if not self._files:
             raise InputError(f"folder '{path}' holds no images; it must hold files that end in {', '.join(SUFFIXES)}")
 
@@ -73,7 +73,7 @@ class ImageFolder(FrameSource):
 
     def _frame(self, stamp_ns: int, file: Path, image: Image, mask: Image | None, first: int) -> Frame:
         """The frame of an image, of another camera where its lens is not the ``first``."""
-        millimetres = _equivalent(file)
+        millimetres, orientation = _exif(file)
         lens = _lens(millimetres)
         name = self._camera if lens in (0, first) else f"{self._camera}_{lens}mm"
         camera, image = fitted(self.named.get(stamp_ns, name), image, self.sizes)
@@ -82,14 +82,15 @@ class ImageFolder(FrameSource):
             self._focals[camera] = _focal(millimetres, width, height) if lens else None
         if mask is not None:
             mask = _centred(mask[..., None], height, width)[..., 0]
-        return Frame(stamp_ns, camera, image, mask, focal=self._focals[camera])
+        up = np.array(_UP[orientation]) if self.levels and orientation in _UP else None
+        return Frame(stamp_ns, camera, image, mask, up=up, focal=self._focals[camera])
 
     def _first_lens(self) -> int:
         """The lens of the camera that has the plain name: the first one, or one that fits that camera's known focal.
 
         0 for none.
         """
-        lenses = (_lens(equivalent) for _, file in self._files[:_LOOKED_AT] if (equivalent := _equivalent(file)))
+        lenses = (_lens(equivalent) for _, file in self._files[:_LOOKED_AT] if (equivalent := _exif(file)[0]))
         known = self.focals.get(self._camera)
         if known is None or self._camera not in self.sizes:
             return next(lenses, 0)
@@ -139,25 +140,29 @@ def sizes_of(cameras: Iterable[str]) -> dict[str, tuple[int, int]]:
 
 _FILM_MM = math.hypot(36.0, 24.0)
 _SENSORS = (4 / 3, 3 / 2)  # shapes
-_EXIF, _FOCAL_35MM = 0x8769, 0xA405
+_EXIF, _FOCAL_35MM, _ORIENTATION = 0x8769, 0xA405, 0x0112
 _FOCALS_MM = (8.0, 2000.0)
 _WHOLE_STD, _CROPPED_STD = 0.08, 0.12  # focusing and corrections of the lens crop the image, too
+# Up in the pixels as stored, by orientation; of other photographs it is assumed of the first one alone.
+_UP = {3: (0.0, 1.0, 0.0), 6: (-1.0, 0.0, 0.0), 8: (1.0, 0.0, 0.0)}
 
 
-def _equivalent(file: Path) -> float:
-    """Focal of a photograph, mm, as its equivalent on 35 mm film by its EXIF; 0: not said. Needs Pillow."""
+def _exif(file: Path) -> tuple[float, int]:
+    """Focal of a photograph, mm, as its equivalent on 35 mm film, and its orientation; 0: not said. Needs Pillow."""
     try:
         from PIL import Image as Pillow
     except ImportError:
-        return 0.0
+        return 0.0, 0
     try:
         with Pillow.open(file) as opened:
             if opened.format == "PNG" and "exif" not in opened.info:
-                return 0.0  # Pillow would decode it all to look behind the pixels
-            equivalent = float(opened.getexif().get_ifd(_EXIF).get(_FOCAL_35MM, 0))
+                return 0.0, 0  # Pillow would decode it all to look behind the pixels
+            exif = opened.getexif()
+            orientation = int(exif.get(_ORIENTATION, 0))
+            equivalent = float(exif.get_ifd(_EXIF).get(_FOCAL_35MM, 0))
     except Exception:  # Pillow lets errors of struct and others through; the image itself was read
-        return 0.0
-    return equivalent if _FOCALS_MM[0] <= equivalent <= _FOCALS_MM[1] else 0.0
+        return 0.0, 0
+    return equivalent if _FOCALS_MM[0] <= equivalent <= _FOCALS_MM[1] else 0.0, orientation
 
 
 def _lens(equivalent: float) -> int:
@@ -196,15 +201,31 @@ def _decoded(file: Path) -> tuple[Image, Image | None]:
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
     parts = re.split(r"(\d+)", path.name)
-    return [(0, int(part), part) if part.isdecimal() else (1, 0, part.lower()) for part in parts]
+    found = [(0, int(part), part) if part.isdecimal() else (1, 0, part.lower()) for part in parts]
+    return [*found, (2, 0, path.name)]  # names that differ in capitals have an order, too
 
 
-def _plain(path: Path) -> tuple[list[tuple[int, Path]], int]:
-    """The images of a folder by nominal stamp, and how many depth images lie beside them."""
-    every = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
+_UNREAD = (".heic", ".heif", ".avif", ".gif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2")
+
+
+def _plain(path: Path) -> tuple[list[tuple[int, Path]], tuple[str, ...]]:
+    """The images of a folder by nominal stamp, and what is left out that lies beside them, a sentence each."""
+    files = [file for file in path.iterdir() if not file.name.startswith(".")]
+    every = [file for file in files if file.suffix.lower() in SUFFIXES]
     images = [file for file in every if not _is_depth(file)] or every
     stamped = [(index * 10**9 // NOMINAL_HZ, file) for index, file in enumerate(_ordered(images))]
-    return stamped, len(every) - len(images)
+    return stamped, tuple(_left_out(path, files, every, len(every) - len(images)))
+
+
+def _left_out(path: Path, files: list[Path], every: list[Path], depth: int) -> Iterator[str]:
+    """What to say of depth images, and of photographs in a format that is not read."""
+    if depth:
+        yield f"{depth} depth images in '{path}' are left out"
+    names = {file.stem for file in every}  # cameras write some photographs in two formats
+    unread = [file for file in files if file.suffix.lower() in _UNREAD and file.stem not in names]
+    if unread:
+        kinds = ", ".join(sorted({file.suffix for file in unread}))
+        yield f"{len(unread)} photographs in '{path}' are left out, as {kinds} is not read; make them JPEG"
 
 
 def _ordered(files: list[Path]) -> list[Path]:
@@ -249,6 +270,7 @@ def _entries(listing: Path) -> Iterator[tuple[int, Path]]:
 
 _DEFAULT_HZ = 30.0
 _LEAST_BYTES = 8  # of a frame in a video, even where nothing moves
+_MATROSKA = b"\x1aE\xdf\xa3"  # and WebM: without a count, OpenCV's is duration times a rate, which may vary
 
 
 class VideoFile(FrameSource):
@@ -264,13 +286,15 @@ class VideoFile(FrameSource):
         self._count = int(claimed) if 0 < claimed <= possible else 0
         rate = capture.get(cv2.CAP_PROP_FPS)
         self._period_ns = round(1e9 / (rate if np.isfinite(rate) and 0 < rate <= 1e4 else _DEFAULT_HZ))
+        with open(path, "rb") as file:
+            self._counted = file.read(4) != _MATROSKA
         capture.release()
 
     def __len__(self) -> int:
         return self._count
 
     def _open(self) -> cv2.VideoCapture:
-        capture = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
+        capture = cv2.VideoCapture(os.path.abspath(self._path), cv2.CAP_FFMPEG)  # "10:30.mp4" would be a protocol
         if not capture.isOpened():
             raise InputError(f"'{self._path}' is not a readable video; give a folder of images, a video file or a bag")
         return capture
@@ -278,14 +302,15 @@ class VideoFile(FrameSource):
     def _frames(self) -> Iterator[Frame | InputError]:
         capture = self._open()
         last = -self._period_ns
-        read = 0
+        read = longest = 0
         try:
             while True:
                 if not capture.grab():
                     break
                 read += 1
                 stamp_ns = round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
-                last = stamp_ns if stamp_ns > last else last + self._period_ns
+                stamp_ns = stamp_ns if stamp_ns > last else last + self._period_ns
+                longest, last = max(longest, stamp_ns - last), stamp_ns
                 if not self.wants(last):
                     continue
                 image = self.image(self._camera, partial(_retrieved, capture))
@@ -294,9 +319,12 @@ class VideoFile(FrameSource):
                 yield Frame(last, *fitted(self.named.get(last, self._camera), image, self.sizes))
         finally:
             capture.release()
+        count = self._count
+        if not self._counted:
+            count = min(count, read + max(0, (count * self._period_ns - last - longest) // self._period_ns))
         # The container's count may be a frame or two off; more means a truncated file.
-        for missing in range(read, self._count if self._count - read > 2 + 0.01 * self._count else read):
-            yield InputError(f"frame {missing} of {self._count} cannot be decoded")
+        for missing in range(read, count if count - read > 2 + 0.01 * count else read):
+            yield InputError(f"frame {missing} of {count} cannot be decoded")
 
 
 def _retrieved(capture: cv2.VideoCapture) -> Image | None:
@@ -316,9 +344,9 @@ def open_source(
     ``topic`` chooses among the image topics of a bag. ``camera`` names the camera (default: the topic's namespace for
     bags, else "camera"). ``topics`` replaces both, for bags. Raises ``InputError`` when there is nothing to read.
     """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"input '{path}' does not exist; give a folder of images, a video file or a bag")
+    named, path = str(path), Path(path)
+    if not named or not path.exists():  # an empty path, as of a variable that is not set, would be this folder
+        raise InputError(f"input '{named}' does not exist; give a folder of images, a video file or a bag")
     if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
         raise InputError(f"input '{path}' may not be read by this user; its permissions must allow it")
     bag = _bag(path)
@@ -356,5 +384,8 @@ def _bag(path: Path) -> Path | None:
     files = sorted(child for child in path.iterdir() if child.suffix.lower() in _BAG_SUFFIXES)
     if len(files) > 1:
         names = ", ".join(file.name for file in files)
-        raise InputError(f"folder '{path}' holds {len(files)} bags and no metadata.yaml; give one of {names}")
+        raise InputError(
+            f"folder '{path}' holds {len(files)} bags and no metadata.yaml; give one of {names}, or, "
+            "where they are parts of one recording, let 'ros2 bag reindex' write it"
+        )
     return files[0] if files else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import count
 
@@ -21,7 +21,7 @@ from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.frames import CameraFrame, TrackedImage
 from dust3r_ros.mapping.loop_closing import Meetings
-from dust3r_ros.mapping.reconstruction import Culled
+from dust3r_ros.mapping.reconstruction import Culled, Heir
 from dust3r_ros.mapping.rig import Rig
 from dust3r_ros.mapping.state import MapState, SubmapState
 from dust3r_ros.mapping.submap import Submap
@@ -36,22 +36,6 @@ _HEIRS = 64  # culled keyframes for which late poses are accepted
 _NEWEST = 200  # frames located again while the map grows: a fifth of a second of work
 
 
-@dataclass(frozen=True, eq=False)
-class _Heir:
-    """The keyframe in place of a culled one: its ``name``, ``heir_T_culled`` (4, 4) and both units at that time."""
-
-    name: int
-    heir_T_culled: Array
-    unit: float
-    own_unit: float
-
-    def instead(self, culled_T_c: Array, unit: float) -> tuple[int, Array, float]:
-        """Its name, and a pose relative to the culled one (4, 4), whose unit was ``unit``, relative to it."""
-        relative = culled_T_c.copy()
-        relative[:3, 3] *= self.unit / unit if np.isfinite(self.unit / unit) else 1.0
-        return self.name, self.heir_T_culled @ relative, self.own_unit
-
-
 class AtlasEntry:
     """One map of an atlas: the map itself, its frames, and the names of its keyframes, unique in the atlas."""
 
@@ -63,7 +47,7 @@ class AtlasEntry:
         self.removals = 0  # how often some were culled
         self.numbering = 0  # how often landmarks got new ids
         self.renumbering: Renumbering | None = None  # the last time, of those that cameras may follow
-        self._heirs: dict[int, _Heir] = {}  # of those culled last, by name
+        self._heirs: dict[int, Heir] = {}  # of those culled last, by name
         self._restored = False
         self._generation = 0
         self.names: list[int] = []
@@ -139,7 +123,7 @@ class AtlasEntry:
         self.names = [name for name, new in zip(names, culled.new, strict=True) if new >= 0]
         for index, heir_T_culled in culled.heir_T_culled.items():
             units = float(culled.units[index, 0]), float(culled.units[index, 1])
-            self._heirs[names[index]] = _Heir(self.names[culled.heir[index]], heir_T_culled, *units)
+            self._heirs[names[index]] = Heir(self.names[culled.heir[index]], heir_T_culled, *units)
         self._heirs = dict(list(self._heirs.items())[-_HEIRS:])
         return tuple(names[index] for index in sorted(culled.heir_T_culled))
 
@@ -313,6 +297,7 @@ _UNREPORTED = 8  # newest keyframes waiting for another camera's next frame
 # Offline, stamps of files say little. A camera is lost for good after so many images in a row that show anything, by
 # their features (it is found later just as well); after so many of it alone, so are others, whose images are over.
 _MOST_LOST, _ALONE, _ANYTHING, _SURELY = 3, 10, 6, 3  # images, of one; times the fewest landmarks of a pose
+_ANYWHERE_NS = 1_500_000_000  # a live camera that was lost for longer may have been carried anywhere
 _EAGER, _RELUCTANT = 6, 3  # frames of a camera that was never found: all of the first, then one in so many
 
 
@@ -339,9 +324,16 @@ class Search:
             if self._vain[stream.name] > _EAGER and self._vain[stream.name] % _RELUCTANT:
                 return tracks, None
         found = submap.finder.relocalise(stream, frame.gray, frame.working, near)
-        if found is None:
+        if found is None or not self._may_be(frame, found[0].w_T_c):
             return tracks, self._placed(frame.stamp_ns, stream, frame.gray)
         return join(found[1], tracks.select(~np.isin(tracks.ids, found[1].ids))), found[0]
+
+    def _may_be(self, frame: CameraFrame, w_T_c: Array) -> bool:
+        """Whether a live camera that was lost just now may be at a pose: a house looks like the next one."""
+        active, (since_ns, _) = self._atlas.active, self._lost.get(frame.stream.name, (frame.stamp_ns, 0))
+        if active.live is None or frame.stamp_ns - since_ns > _ANYWHERE_NS:
+            return True
+        return active.frames.may_be(frame.stamp_ns, frame.stream.name, w_T_c, frame.session)
 
     def again(self, frame: CameraFrame) -> bool:
         """Locate a frame of before in the active map, unless it is there, by more landmarks than one that goes on."""

@@ -28,6 +28,7 @@ from dust3r_ros.mapping.rig_placement import FocalVotes, RigPlacement
 from dust3r_ros.mapping.saving import LandmarkSaving
 from dust3r_ros.mapping.submap import BEGIN, CULL, DEPTH, PREVIEW, RENUMBER, TAKE, DeferredWork, LocatedFrame, Submap
 from dust3r_ros.sparse.consistency import Doubt
+from dust3r_ros.sparse.lens_refinement import consider_images
 from dust3r_ros.sparse.rolling_shutter import Motions
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.timing import StageTimer, Tick, no_tick
@@ -314,6 +315,7 @@ class MapBuilder(Submap):
         if not self.initialised:
             return
         self.state.strange = [self.state.records[index] for index in sorted(set(chain(*strangers(self.state))))]
+        consider_images(self.state.sparse, [(record.session, record.stamp_ns) for record in self.state.records])
         if depth:
             self._depth.finish(tick)
         self._culling.cull(everywhere=True)  # what it saw has had its say

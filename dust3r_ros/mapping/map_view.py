@@ -97,6 +97,22 @@ def masked_share(submap: Submap, config: MapperConfig) -> MaskedShare:
     return MaskedShare(parts[0], parts[1], parts[2], submap.regions)
 
 
+def _of_images(camera: str, intrinsics: Intrinsics) -> list[str]:
+    """What the images of a camera seem to be, though the map takes them not to be, a sentence each."""
+    said = []
+    if intrinsics.zoom:
+        said.append(
+            f"parts of what camera '{camera}' saw have focal lengths of their own, +-{intrinsics.zoom:.0%}: either it "
+            "zoomed or focused anew, which a map cannot follow, or the map is bent"
+        )
+    if intrinsics.squeeze:
+        said.append(
+            f"pixels of camera '{camera}' seem {np.exp(intrinsics.squeeze):.2f} times as wide as high, which bends the "
+            "map: scale its images so that they are square"
+        )
+    return said
+
+
 class MapView:
     """The active map of an atlas, for display, saving and queries: a method or property for each question."""
 
@@ -211,6 +227,8 @@ class MapView:
                 f"{len(strange)} images see something else than images beside them in the map: it may be folded where "
                 f"things look alike (at {some}{', …' if len(strange) > _NAMED else ''} s)"
             )
+        for stream in self._cameras:
+            said += _of_images(stream.name, self.submap.intrinsics[stream.index])
         if failures:
             count = f"{len(failures)} of {len(self.submap.posed())} keyframes"
             said.append(f"depth failed for {count} ({failures[-1]}); these keep their previews")

@@ -189,7 +189,12 @@ def _serve(channel: Channel) -> None:
         if number < 0:
             return
         try:
-            channel.send((number, "result", getattr(host, method)(*values)))
+            result = getattr(host, method)(*values)
+        except Exception as error:  # an OSError, too: it is the method's, and not of the channel
+            channel.send((number, "error", _picklable(error)))
+            continue
+        try:
+            channel.send((number, "result", result))
         except OSError:
             return
         except Exception as error:

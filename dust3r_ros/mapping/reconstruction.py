@@ -43,6 +43,22 @@ class Culled:
     units: Array
 
 
+@dataclass(frozen=True, eq=False)
+class Heir:
+    """The keyframe in place of a culled one: its ``name``, ``heir_T_culled`` (4, 4) and both units at that time."""
+
+    name: int
+    heir_T_culled: Array
+    unit: float
+    own_unit: float
+
+    def instead(self, culled_T_c: Array, unit: float) -> tuple[int, Array, float]:
+        """Its name, and a pose relative to the culled one (4, 4), whose unit was ``unit``, relative to it."""
+        relative = culled_T_c.copy()
+        relative[:3, 3] *= self.unit / unit if np.isfinite(self.unit / unit) else 1.0
+        return self.name, self.heir_T_culled @ relative, self.own_unit
+
+
 _Value = TypeVar("_Value")
 
 

@@ -282,11 +282,9 @@ class Calibrator:
 
         It explains independent errors worse by a factor ``rival``.
         """
-        if not rival < _NO_RIVAL:
-            intrinsics.rival_std = 0.0
-            return
         count = INDEPENDENT * len(self._state.sparse.posed())
-        intrinsics.rival_std = abs(np.log(focal / intrinsics.focal)) * float(max(rival, 1.0) ** (-count / 4.0))
+        weight = max(rival, 1.0) ** (-count / 4.0) if rival < _NO_RIVAL else 0.0
+        intrinsics.rival = (focal, weight, intrinsics.focal) if weight else (1.0, 0.0, 1.0)
 
     def rebuild(self) -> bool:
         """Rebuild stretches of keyframes that see what contradicts the map; returns whether it explains more now."""

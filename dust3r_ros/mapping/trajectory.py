@@ -118,6 +118,8 @@ class _Rows:
 # Newest frames that can be located again. Those of a mapped place have four times as many corners as followed ones: of
 # these, half as many are kept, or a camera that stays would fill 20 MiB with them.
 _KEPT, _KEPT_CORNERS = 1000, 700_000  # 12 bytes a corner
+_NEWEST, _BEFORE_NS = 64, 500_000_000  # frames, and before the last one, that tell how fast a camera moves
+_FASTER, _OFF = 3.0, 0.1  # times its speed; units, by which poses may be off
 
 
 class FrameLog:
@@ -239,6 +241,22 @@ class FrameLog:
             return None
         nearest = int(np.argmin(np.abs(rows["stamp_ns"] - stamp_ns)))
         return np.array(self._poses(rows[nearest : nearest + 1])[0])
+
+    def may_be(self, stamp_ns: int, camera: str, w_T_c: Array, session: int = 0) -> bool:
+        """Whether a camera may have come to ``w_T_c`` (4, 4) from its newest poses: it gains twice its speed, and in
+        a second a unit per second."""
+        rows = self._rows.take(np.arange(max(0, len(self) - _NEWEST), len(self)))
+        code = self._names.index(camera) if camera in self._names else -1
+        own = (rows["camera"] == code) & (rows["session"] == session) & (rows["stamp_ns"] < stamp_ns)
+        rows = np.sort(rows[own & self._placed()(rows)], order="stamp_ns")
+        rows = rows[rows["stamp_ns"] >= rows["stamp_ns"].max(initial=0) - _BEFORE_NS]
+        if not len(rows):
+            return True
+        centers, took_s = self._poses(rows)[:, :3, 3], 1e-9 * np.ptp(rows["stamp_ns"])
+        went, since_s = np.linalg.norm(np.diff(centers, axis=0), axis=1).sum(), 1e-9 * (stamp_ns - rows["stamp_ns"][-1])
+        reach = _FASTER * went / max(took_s, since_s) * since_s
+        reach += self._keyframes.unit(int(rows["keyframe"][-1])) * (since_s**2 + _OFF)
+        return not np.linalg.norm(w_T_c[:3, 3] - centers[-1]) > reach
 
     def since(self, count: int, rewritten: int) -> Iterator[tuple[int, FrameState]]:
         """Place and state of each frame from place ``count``, and of those that changed after ``rewritten``."""

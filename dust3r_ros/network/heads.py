@@ -6,12 +6,14 @@ Attribute names are those of the published checkpoints.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, linear, pixel_shuffle, relu
+from torch.nn.functional import interpolate, linear, pad, pixel_shuffle, relu
 
 from dust3r_ros.network.config import PATCH, Dust3rConfig
 
@@ -127,9 +129,11 @@ class _Dpt(nn.Module):
         """Four maps (B, C, h, w) -> (B, 4, 16 h, 16 w), computed in the number format of the weights."""
         kind = self.scratch.layer1_rn.weight.dtype
         levels = [process(x.to(kind)) for process, x in zip(self.act_postprocess, maps, strict=True)]
-        features = self.head[:-1](self.scratch(levels))
-        last = self.head[-1]
+        fused, last = self.scratch(levels), self.head[-1]
         assert isinstance(last, nn.Conv2d) and last.bias is not None
+        if _pays_in_strips(fused):
+            return self._by_strips(fused, last)
+        features = self.head[:-1](_doubled(fused))
         if features.dtype == last.weight.dtype:
             return last(features)
         if torch.compiler.is_compiling():
@@ -140,6 +144,12 @@ class _Dpt(nn.Module):
         # Row by row of patches: all of the features in the wider format would be the largest tensor of the network.
         rows = [last(part.to(last.weight.dtype)) for part in features.split(PATCH, dim=2)]
         return torch.cat(rows, dim=2)
+
+    def _by_strips(self, fused: Tensor, last: nn.Conv2d) -> Tensor:
+        """The head's last layers: (1, 256, 4 h, 4 w) -> (1, 4, 16 h, 16 w)."""
+        half = torch.cat(list(_filtered_double(fused, self.head[0]))).permute(2, 0, 1)[None]
+        wide = (relu(strip, inplace=True).to(last.weight.dtype) for strip in _filtered_double(half, self.head[2]))
+        return torch.cat([linear(part, last.weight.flatten(1), last.bias) for part in wide]).permute(2, 0, 1)[None]
 
 
 class _Scratch(nn.Module):
@@ -153,13 +163,13 @@ class _Scratch(nn.Module):
         self.refinenet1, self.refinenet2, self.refinenet3, self.refinenet4 = (_Fusion() for _ in _LEVELS)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """-> (B, 256, 8 h, 8 w)."""
+        """-> (B, 256, 4 h, 4 w)."""
         first, second, third, fourth = levels
         skip = self.layer3_rn(third)
         # With an odd number of rows or columns the coarsest level is upsampled to one more.
-        x = self.refinenet4(self.layer4_rn(fourth))[..., : skip.shape[-2], : skip.shape[-1]]
-        x = self.refinenet3(x, skip)
-        x = self.refinenet2(x, self.layer2_rn(second))
+        x = _doubled(self.refinenet4(self.layer4_rn(fourth)))[..., : skip.shape[-2], : skip.shape[-1]]
+        x = _doubled(self.refinenet3(x, skip))
+        x = _doubled(self.refinenet2(x, self.layer2_rn(second)))
         return self.refinenet1(x, self.layer1_rn(first))
 
 
@@ -171,11 +181,11 @@ class _Fusion(nn.Module):
         self.out_conv = nn.Conv2d(_FEATURES, _FEATURES, 1)
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        """(B, 256, h, w) and a skip of that shape -> (B, 256, 2 h, 2 w)."""
+        """(B, 256, h, w) and a skip of that shape -> the same shape, to be doubled."""
         if skip is not None:
             x = self.resConfUnit1(skip).add_(x)
         # A 1 x 1 filter commutes with interpolation, whose weights sum to 1; before it, it has a quarter of the pixels.
-        return interpolate(self.out_conv(self.resConfUnit2(x)), scale_factor=2.0, mode="bilinear", align_corners=True)
+        return self.out_conv(self.resConfUnit2(x))
 
 
 class _ResidualUnit(nn.Module):
@@ -187,6 +197,52 @@ class _ResidualUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # In place: a new map of this size costs a CPU more than the sum.
         return self.conv2(relu(self.conv1(relu(x)), inplace=True)).add_(x)
+
+
+def _doubled(x: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, C, 2 h, 2 w)."""
+    return interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)
+
+
+def _pays_in_strips(x: Tensor) -> bool:
+    """Whether ``_filtered_double`` is used: where inference is reduced for a CPU, which computes image by image."""
+    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and len(x) == 1 and not torch.compiler.is_compiling()
+
+
+def _filtered_double(x: Tensor, conv: Any) -> Iterator[Tensor]:
+    """``conv(_doubled(x))`` of ``x`` (1, C, h, w), ``conv`` 3 x 3: strips of rows (16, 2 w, channels).
+
+    Each of the filter's nine taps commutes with interpolation, so their products take a quarter of the pixels. The
+    results are interpolated, shifted and added by matrices, first along columns, then along rows.
+    """
+    width, pixels = x.shape[3], x[0].permute(1, 2, 0)
+    taps = [conv.weight[:, :, row].permute(1, 2, 0).flatten(1).contiguous() for row in range(3)]  # (C, 3 channels)
+    across = [(left, right, side.mT.flatten(1)) for left, right, side in _doubling(width, 2 * PATCH, x.dtype)]
+    for first, last, down in _doubling(x.shape[2], PATCH, x.dtype):
+        part = pixels[first:last].flatten(0, 1)
+        products = x.new_empty(3, len(part), taps[0].shape[1])
+        for tap, place in zip(taps, products, strict=True):
+            torch.mm(part, tap, out=place)
+        sums = (down.flatten(1) @ products.view(down[0].numel(), -1)).view(len(down), width, 3, -1)
+        strip = [side @ sums[:, left:right].flatten(1, 2) for left, right, side in across]
+        yield torch.cat(strip, dim=1).add_(conv.bias)
+
+
+@lru_cache(maxsize=64)
+def _doubling(count: int, step: int, kind: torch.dtype) -> list[tuple[int, int, Tensor]]:
+    """For each ``step`` places of a line of ``count`` that is doubled: the first and last places that they take, and
+    the weights (step, 3, last - first) of what the taps before, at and after them gave there.
+    """
+    line = interpolate(torch.eye(count)[None], scale_factor=2.0, mode="linear", align_corners=True)[0].T
+    large = torch.where(line >= 0.5, line, 0.0).to(kind).float()
+    line = torch.where((line > 0) & (line < 0.5), 1 - large.sum(dim=1, keepdim=True), large)  # their sum stays 1
+    taps = pad(line, (0, 0, 1, 1)).unfold(0, 2 * count, 1).permute(2, 0, 1)  # (2 count, 3, count)
+    parts = []
+    for part in taps.split(step):
+        used = part.any(dim=0).any(dim=0).nonzero()
+        first, last = int(used[0]), int(used[-1]) + 1
+        parts.append((first, last, part[..., first:last].to(kind)))
+    return parts
 
 
 def _as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -103,10 +103,10 @@ def free_memory(device: torch.device) -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def pair_memory(config: Dust3rConfig, grids: Sequence[tuple[int, int]], kind: torch.dtype) -> int:
+def pair_memory(config: Dust3rConfig, grids: Sequence[tuple[int, int]], kind: torch.dtype, device: str = "cpu") -> int:
     """About the most bytes that decoding an ordered pair takes, weights not counted.
 
-    ``grids``: (rows, columns) of patches of both views.
+    ``grids``: (rows, columns) of patches of both views. ``device``: "cpu" or "cuda".
     """
     size = kind.itemsize
     tokens = [rows * columns for rows, columns in grids]
@@ -118,7 +118,10 @@ def pair_memory(config: Dust3rConfig, grids: Sequence[tuple[int, int]], kind: to
     if config.head_type == "linear":
         return kept + block + 3 * outputs
     # The widest maps: 128 channels before and after the last filter of 3 x 3 pixels, and what their fusion left.
-    return kept + 2 * outputs + max(block, pixels * 128 * size * 3)
+    widest = pixels * 128 * size * 3
+    if kind == torch.bfloat16 and device == "cpu":  # by strips: what the filter before left, of half the size
+        widest //= 4
+    return kept + 2 * outputs + max(block, widest)
 
 
 _LONG_S = 0.02  # a call that says how many cores there are
@@ -201,7 +204,8 @@ class FastDust3r:
 
         Half of the free memory is left: to tokens, to the workspace of filters, to others.
         """
-        return max(min(most, free_memory(self.device) // 2 // pair_memory(self.config, grids, self.kind)), 1)
+        pair = pair_memory(self.config, grids, self.kind, self.device.type)
+        return max(min(most, free_memory(self.device) // 2 // pair), 1)
 
     @torch.inference_mode()
     def _run(self, name: Hashable, call: Call, *inputs: Tensor) -> Sequence[Tensor]:

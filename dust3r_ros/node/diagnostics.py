@@ -154,7 +154,7 @@ def _inputs(now: Snapshot, before: Snapshot) -> _Verdict:
         return _WARN, (
             f"{lost} images were lost in transport, judging by their stamps; see 'Images that get lost' in docs/ros.md"
         )
-    reasons = [item.reason for item in now.inputs if item.reason and not item.well]
+    reasons = [*(item.reason for item in now.inputs if item.reason and not item.well), *now.lacking]
     if reasons:
         return _WARN, "; ".join(reasons)
     return _OK, "all inputs arrive"

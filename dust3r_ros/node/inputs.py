@@ -18,7 +18,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Imu
 from sensor_msgs.msg import Image as ImageMessage
 
 from dust3r_ros.config import NodeConfig
-from dust3r_ros.errors import GeometryError
+from dust3r_ros.errors import ConfigError, GeometryError
 from dust3r_ros.node.assembler import Ask, Assembler, Held
 from dust3r_ros.node.conversions import Arrival, depth_of, mask_of, pose_matrix, stamp_to_ns
 from dust3r_ros.node.interface import IMU, ODOMETRY, SENSOR, Quality
@@ -210,6 +210,7 @@ class Inputs:
         self._frames: dict[str, str] = {}  # of the cameras, as their images have it
         self._known: dict[str, Calibration] = {}
         self._monitors: dict[str, TopicMonitor] = {}
+        self._kinds: dict[str, type] = {}  # of messages, by topic
         self._lock = RLock()
         self._images: dict[str, TopicMonitor] = {}  # by camera
         self._since = 0.0  # time of subscription
@@ -325,6 +326,9 @@ class Inputs:
         quality: Quality | None = None,
     ) -> TopicMonitor:
         """Subscribe with a quality of service (None: that of images); ``take`` returns complaints."""
+        known = self._kinds.setdefault(topic, kind)
+        if known is not kind:
+            raise ConfigError(f"topic '{topic}' is given for {what}, {kind.__name__}, but also for {known.__name__}")
         monitor = self._monitors.setdefault(f"{topic} {what} {camera}", TopicMonitor(topic, what, camera))
 
         def heard(message: Any) -> None:

@@ -64,18 +64,29 @@ def full_path(path: str, meant: str, root: str = "") -> str:
     """The requested path as an absolute one, so that the answer says where the file is.
 
     With a ``root`` (``files_root``), relative paths start there, and symbolic links are followed: the result lies in
-    that folder. Raises ``InputError`` for an empty path, saying what is ``meant``, and for one outside ``root``;
-    ``ConfigError`` if it cannot be expanded.
+    that folder. Raises ``InputError`` for an empty path, saying what is ``meant``, for one outside ``root``, and one
+    that the file system refuses to look up; ``ConfigError`` if it cannot be expanded.
     """
     if not path:
         raise InputError(f"path is empty; it must name {meant}")
     if not root:
-        return os.path.abspath(expanded(path))
+        return looked_up(os.path.abspath(expanded(path)))
     folder = os.path.realpath(root)
     found = os.path.realpath(os.path.join(folder, expanded(path)))
     if os.path.commonpath([folder, found]) != folder:
         raise InputError(f"path '{path}' lies outside '{root}'; files_root confines services to that folder")
-    return found
+    return looked_up(found)
+
+
+def looked_up(path: str) -> str:
+    """``path``; raises ``InputError`` if the file system refuses to say whether it exists."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it may be written, or reading it says so
+    except OSError as error:  # a folder without permission, a name that is too long
+        raise InputError(f"path '{path}' cannot be used: {error.strerror}") from error
+    return path
 
 
 def _estimated(cameras: Mapping[str, Camera], camera: str) -> list[Camera]:

@@ -319,7 +319,10 @@ class MapMaker:
 
     def know(self, camera: str, calibration: Calibration) -> News:
         """Take a published calibration in. Raises ``Dust3rRosError`` for an invalid one."""
-        self._session.know(camera, calibration)
+        try:
+            self._session.know(camera, calibration)
+        except ConfigError as error:
+            raise ConfigError(f"the calibration of camera '{camera}' is not used: {error}") from error
         return self._news()
 
     def place(self, rig: Mapping[str, Array]) -> None:

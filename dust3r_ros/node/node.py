@@ -161,6 +161,9 @@ class MappingNode(ReportingNode):
         for folder in (self._config.output_dir, self._config.files_root):
             if folder:
                 make_folder(folder)  # fail now rather than after the run
+        own = self._config
+        for path in filter(None, (own.map_db, own.load_map, own.manifest, own.profile, mapper.checkpoint)):
+            jobs.looked_up(path)
         cameras = all_camera_topics(self._config, partial(full_topic, self))
         self._first_camera = cameras[0].name
         self._images = ", ".join(camera.image for camera in cameras)
@@ -225,7 +228,7 @@ class MappingNode(ReportingNode):
                 self._pipeline.settle()
                 arguments = self._config.output_dir, self._mapper_config, self._images
                 self.get_logger().info(self._pipeline.run(jobs.write_products, *arguments).result())
-        except Dust3rRosError as error:
+        except (Dust3rRosError, OSError) as error:
             self.get_logger().error(f"no results written: {error}")
         finally:
             self._release()

@@ -11,7 +11,7 @@ from typing import Any
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from dust3r_ros.config import MapperConfig, NodeConfig
-from dust3r_ros.errors import Dust3rRosError, InputError
+from dust3r_ros.errors import ConfigError, Dust3rRosError, InputError
 from dust3r_ros.node import jobs
 from dust3r_ros.node.back_end_link import BackEndLink, Hearing
 from dust3r_ros.node.conversions import Arrival, frame_of
@@ -79,6 +79,7 @@ class Pipeline:
         self._watch = Watch(node.profile)
         self._output = PoseOutput(publishers, self._watch)
         self._losses = Losses(logger, lambda: self._worker.dropped)
+        self._lacking: dict[str, tuple[str, ...]] = {}  # why, by camera, and by camera and "calibration"
         self._unsaved = 0  # images processed by a back end that has ended, missing in its map file
         self._map_asked = False
         self._of_node: dict[str, Any] = {}
@@ -119,7 +120,13 @@ class Pipeline:
 
     def know(self, camera: str, calibration: Calibration) -> None:
         """Take in a published calibration."""
-        self._when_done(self._link.know(camera, calibration), self._answered)
+
+        def known(answer: Future[Any]) -> None:
+            error = answer.exception()
+            self._lacking[f"{camera} calibration"] = (str(error),) if isinstance(error, ConfigError) else ()
+            self._answered(answer)
+
+        self._when_done(self._link.know(camera, calibration), known)
 
     def place(self, rig: Mapping[str, Array]) -> None:
         """Set the cameras' places on their rig, (4, 4) each, metres."""
@@ -186,7 +193,7 @@ class Pipeline:
         """End the back end after its pending work and the worker after its current image, then close the files."""
         try:
             self._link.stop()
-        except Dust3rRosError as error:
+        except (Dust3rRosError, OSError) as error:
             self._logger.error(str(error))
         self._worker.stop()
         self._watch.close(self._logger)
@@ -206,6 +213,7 @@ class Pipeline:
             message=self._losses.message,
             waiting=self._worker.waiting + len(self._outbox) + (self._handed is not None),
             problems=(*status.problems, *trouble),
+            lacking=tuple(problem for problems in dict(self._lacking).values() for problem in problems),
             front_stages=self._watch.summary(),
             lag=self._watch.lag,
             **self._of_node,
@@ -221,6 +229,7 @@ class Pipeline:
         try:
             with self._watch("decode"):
                 frame, problems = frame_of(arrival)
+            self._lacking[arrival.camera] = problems
             for problem in problems:
                 self._logger.warning(problem, throttle_duration_sec=COMPLAIN_S)
             self._check_order(arrival)

@@ -105,7 +105,8 @@ class Snapshot:
     where focal lengths come from (estimated, fixed, prior), all by camera. ``masked``, ``moving`` and ``far`` are
     fractions of the pixels. ``metres_per_unit`` is that of the map before it became metric, 0 while unknown.
     ``contradicted``: the largest share of what some keyframes see that contradicts the map. ``problems`` (of files and
-    the map), ``contradictions`` (between sources of scale) and ``tf_problems`` are sentences.
+    the map), ``contradictions`` (between sources of scale), ``tf_problems`` and ``lacking`` (what the newest images
+    lack: companions, a calibration) are sentences.
     ``back_end_mb``: resident memory of the mapping process, ``kept_mb`` of that for arrays of keyframes, and what of
     them is on disk; ``backlog``: postponed work, of which ``depth_backlog`` is
     keyframes without depth. ``lag`` (s): of the map behind the camera; ``depth_lag`` (s): of depth behind the map.
@@ -141,6 +142,7 @@ class Snapshot:
     problems: tuple[str, ...] = ()
     contradictions: tuple[str, ...] = ()
     tf_problems: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
     inputs: tuple[TopicHealth, ...] = ()
     stages: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     front_stages: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

@@ -214,6 +214,8 @@ class TfOutput:
                 f"another node publishes '{other}' -> '{child}' on TF, so '{parent}' -> '{child}' is not published:"
                 f" a frame can have only one parent ({self._advice(child, other)})"
             )
+        elif child == parent:
+            problem = f"'{child}' is the frame of the map, but also that of the camera or robot: one needs another name"
         elif child in self._ancestors(parent):
             problem = (
                 f"'{child}' is already above '{parent}' on TF, so '{parent}' -> '{child}' is not published:"

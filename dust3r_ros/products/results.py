@@ -180,7 +180,7 @@ def _summary(
 ) -> dict[str, Any]:
     cameras = sorted(mapper.cameras.items())
     return {
-        "source": source,
+        "source": source.encode(errors="replace").decode(),  # names on disks need not be UTF-8
         "frames": counts.frames,
         "tracked": counts.tracked,
         "lost": counts.lost,

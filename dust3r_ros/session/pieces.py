@@ -185,7 +185,7 @@ def _rotation(here: Array32, there: Array32, shape: tuple[int, ...]) -> Array:
 def _small(image: Image) -> Image:
     """The image (h, w) in grey, about 240 pixels wide or high; each pixel the mean of those it covers."""
     factor = max(1, round(max(image.shape[:2]) / _LONG_EDGE))
-    size = max(16, image.shape[1] // factor), max(16, image.shape[0] // factor)
+    size = max(32, image.shape[1] // factor), max(32, image.shape[0] // factor)  # or OpenCV crashes
     return np.asarray(cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from dust3r_ros.errors import ConfigError, InputError
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.io.files import make_folder
+from dust3r_ros.io.image_sources import plain_name
 from dust3r_ros.io.manifest import ManifestWriter, packed
 from dust3r_ros.mapping.camera_stream import check_image
 from dust3r_ros.mapping.mapper import Mapper
@@ -80,6 +82,7 @@ class Session:
             mapper.set_extrinsics(camera, r_T_c)
         self._order = StampOrder(self._on_time_jump != "ignore")
         self._seen: dict[str, tuple[Tracks, int]] = {}
+        self._late: set[str] = set()  # cameras whose calibration came after their map had begun
         by_network = self._backend.metric_depth if isinstance(self._backend, Monocular) else None
         self.world, world = WorldAligner(by_network), settings.get("world", {})
         if state is not None:
@@ -101,10 +104,16 @@ class Session:
         if not self.calibrations.know(camera, calibration):
             return
         self.keeper.note("calibration", camera=camera, calibration=calibration)
+        begun, matters = camera in self.mapper.cameras, self.calibrations.matters(camera)
+        early = not (self.mapper.counts.maps or self.calibrations.in_use(camera))
+        if begun and not (matters and early):  # said once: a camera that focuses publishes another one with each image
+            if camera in self._late:
+                return
+            self._late.add(camera)
         self._log.info(f"calibration of camera '{camera}' received: focal {calibration.fx:.1f} px")
-        if camera not in self.mapper.cameras or not self.calibrations.matters(camera):
+        if not (begun and matters):
             return
-        if not (self.mapper.counts.maps or self.calibrations.in_use(camera)):
+        if early:
             self._log.info(f"the map of camera '{camera}' restarts with the calibration")
             self.reset(by="calibration")
         else:
@@ -313,9 +322,24 @@ class Session:
             return
         if known is not None:
             self.mapper.set_camera(frame.camera, width, height, *known)
+        elif self._config.focal > 0:
+            if self._is_another(frame):
+                usual = float(max(width, height)), 0.0
+                self.mapper.set_camera(frame.camera, width, height, *(frame.focal or usual), guess="only")
         elif frame.focal is not None and self._config.calibration != "ignore":
             self.mapper.set_camera(frame.camera, width, height, *frame.focal, guess=True)
             self._log.info(f"camera '{frame.camera}' begins with the focal of its EXIF data, {frame.focal[0]:.0f} px")
+
+    def _is_another(self, frame: Frame) -> bool:
+        """Whether the focal that is known is that of another camera, after which this one is named for its lens or
+        size, as photographs are; one that is turned upright has the same.
+        """
+        height, width = frame.image.shape[:2]
+        first = self.mapper.cameras.get(plain_name(frame.camera))
+        if first is None or first.name == frame.camera or not math.isclose(first.focal, self._config.focal):
+            return False
+        alike = frame.camera == f"{first.name}_{width}x{height}" and {width, height} == {first.width, first.height}
+        return not alike
 
     # Scale and gravity
 

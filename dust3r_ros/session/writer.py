@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,7 +70,7 @@ class Keeper:
 
     def writes(self, path: str | Path) -> bool:
         """Whether a file is the one that the journal writes."""
-        return self._journal is not None and self._journal.path.resolve() == Path(path).resolve()
+        return self._journal is not None and os.path.realpath(self._journal.path) == os.path.realpath(path)
 
     def keep_map(self, open_journal: Callable[[bool], Journal], fresh: bool) -> None:
         """Write the map from now on; ``open_journal(fresh)`` opens the file, new or to be continued."""

@@ -20,7 +20,7 @@ from dust3r_ros.sparse.bundle_problem import Summing
 from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.types import Array
 
-BLOCK = 4096  # ids per block
+BLOCK, _SPARSE = 4096, 100  # ids per block; times as many numbers as ids: beyond this they are sorted
 
 
 class Landmarks:
@@ -86,8 +86,7 @@ class Landmarks:
         self._barred = self._barred[:0]
 
     def aliases(self, merges: int = 0) -> tuple[int, np.ndarray, np.ndarray]:
-        """The number of mergers, blocks of ids that changed since the first ``merges`` of them, and the new id of every
-        landmark (L,).
+        """The number of mergers, blocks of ids changed since the first ``merges`` of them, all landmarks' new ids (L,).
 
         Each id leads one step on; ``restore`` takes them.
         """
@@ -155,8 +154,6 @@ _CONTRADICTED = 0.02  # on average, at most, in maps that are right
 _CAUTION = 1.7  # images count as few measurements: deviations are so many times the errors (`make calibration`)
 # Of a focal: no lens is quite as models of it are; another map may learn better than one that seems to know.
 _LEAST_STD, _LEAST_HANDED_ON = 0.002, 0.005
-
-
 # Standard deviations for webcams, phones and depth cameras: of the log focal; of the radial terms, in tangents of the
 # angle off the axis (wide lenses bend more); of the center, in units of half the long edge.
 FOCAL_PRIOR, CENTER_PRIOR, _RADIAL_PRIOR, _SECOND_PRIOR, _THIRD_PRIOR = 0.35, 0.02, 0.065, 0.01, 0.002
@@ -167,21 +164,23 @@ TAIL = math.sqrt(0.5)  # as of Cauchy's distribution: weighted like a normal one
 class Intrinsics:
     """The ``focal`` of a camera, pixels of the tracked images, its prior and standard deviation (relative); its lens.
 
-    ``std`` comes from the observations, with the lens free, and is cautious; ``rival_std`` from another focal that
-    explains them as well. ``contradicted`` is the mean share of what keyframes see that contradicts the map.
-    ``lens`` is plain until distortion is known. ``prior_std`` is that of the prior (of the log focal), infinite for
-    a mere guess; ``guess_std`` that of a network's or another map's guess, infinite for the usual one. ``measured``: a
-    given focal as the images alone say (value, relative std), None until they determine it. ``center_prior``: standard
-    deviation of the lens's center, radii. ``rolling``: seconds from pixel to pixel, across and down, in which an image
-    is read out; ``rolling_std`` comes from not knowing that better. ``known``: std and lens before the map.
-    ``focal_only``: what was given is not the lens, so it is estimated though the focal may be held.
+    ``std`` comes from the observations, with the lens free, and is cautious; ``rival``: another focal that explained
+    them as well, its weight, and the own one then: an adjustment that takes it as far knows both. ``contradicted``: the
+    mean share of what keyframes see that contradicts the map. ``lens`` is plain until it is known. ``prior_std`` is
+    that of the prior (of the log focal), infinite for a mere guess; ``guess_std`` that of a network's or another map's
+    guess, infinite for the usual one. ``measured``: a given focal as the images alone say (value, relative std), None
+    until they determine it. ``center_prior``: standard deviation of the lens's center, radii. ``rolling``: seconds from
+    pixel to pixel, across and down, in which an image is read out; ``rolling_std`` comes from not knowing that better.
+    ``known``: std and lens before the map. ``focal_only``: the lens was not given, and is estimated though the focal
+    may be held. ``zoom``: by how much (deviation of the log) the focal changes, ``squeeze``: by how much (log) pixels
+    are wider than high, if for sure.
     """
 
     focal: float
     prior: float
     std: float = float("inf")
     fixed: bool = False
-    rival_std: float = 0.0
+    rival: tuple[float, float, float] = (1.0, 0.0, 1.0)
     lens: Lens = field(default_factory=lambda: Lens(320.0))
     prior_std: float = float("inf")
     measured: tuple[float, float] | None = None
@@ -192,6 +191,8 @@ class Intrinsics:
     rolling_std: float = 0.0
     known: tuple[float, Lens] | None = None
     focal_only: bool = False
+    zoom: float = 0.0
+    squeeze: float = 0.0
 
     def handed_on(self) -> Intrinsics:
         """What another map begins with: it knows the focal as well as this one does."""
@@ -204,7 +205,9 @@ class Intrinsics:
         """As before the map, without anything that it estimated."""
         std, lens = self.known or (math.inf, Lens(self.lens.radius))
         std, lens = self.std if self.fixed else std, self.lens if self.lens_known else lens
-        return replace(self, focal=self.prior, std=std, lens=lens, rival_std=0.0, measured=None, contradicted=0.0)
+        return replace(
+            self, focal=self.prior, std=std, lens=lens, rival=(1.0, 0.0, 1.0), measured=None, contradicted=0.0
+        )
 
     @property
     def given(self) -> bool:
@@ -238,10 +241,9 @@ class Intrinsics:
         given = min(self.prior_std, self.guess_std, FOCAL_PRIOR) ** -2.0  # not cautious, unlike what was seen beyond it
         std = (given + max(max(self.std, 1e-9) ** -2.0 - given, 0.0) * _CAUTION**2) ** -0.5
         doubt = math.sqrt(max(1.0, self.contradicted / _CONTRADICTED))
-        return math.hypot(_LEAST_STD, doubt * math.hypot(std, self.rolling_std / _CAUTION, self.rival_std))
-
-
-_SPARSE = 100  # times as many numbers as ids: beyond this they are sorted
+        away, went = (abs(math.log(focal / self.rival[2])) for focal in (self.rival[0], self.focal))
+        std = math.hypot(std, self.rolling_std / _CAUTION, self.rival[1] * away if 3 * went < 2 * away else 0.0)
+        return math.hypot(_LEAST_STD, doubt * std, self.zoom, 0.5 * self.squeeze)
 
 
 def observations_of(
@@ -388,11 +390,10 @@ def widest_angle(directions: Array, group: np.ndarray, count: int) -> Array:
 def triangulate(centers: Array, directions: Array, group: np.ndarray, count: int, noise: float) -> tuple[Array, Array]:
     """Points nearest to their rays, and the widest angle at which their rays meet.
 
-    ``centers`` (M, 3) and unit ``directions`` (M, 3), both in w, belong to point ``group`` (M,) of
-    ``count``; ``noise`` is the rays' angular error (radians). Returns points (count, 3), NaN where
-    the rays determine none, and angles (count,) in degrees: the angle between a point's first ray and
-    the one that differs most from it. Least squares of the distances to the rays, reweighted so
-    that a ray that misses by much more than the noise (a wrong match) hardly counts.
+    ``centers`` (M, 3) and unit ``directions`` (M, 3), both in w, belong to point ``group`` (M,) of ``count``; ``noise``
+    is the rays' angular error (radians). Returns points (count, 3), NaN where the rays determine none, and angles
+    (count,) in degrees: the angle between a point's first ray and the one that differs most from it. Least squares of
+    the distances to the rays, reweighted so that a ray that misses by much more than the noise hardly counts.
     """
     rounds = _ROUNDS if (np.bincount(group, minlength=count) > 2).any() else 1
     if LIBRARY is None:

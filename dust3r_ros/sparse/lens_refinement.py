@@ -1,4 +1,5 @@
-"""Refinement of a sparse map with its lenses: which terms the images determine, and centers far from the middle.
+"""Refinement of a sparse map with its lenses: which terms the images determine, and centers far from the middle;
+what no lens explains: a focal that changes, pixels that are not square.
 
 A map hardly distinguishes radial distortion from focal length: both stretch the image, and poses and landmarks absorb
 most of the difference. So both are free together, with priors of ordinary lenses, and observations count as what they
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from dust3r_ros.sparse.bundle_problem import BundleProblem
 from dust3r_ros.sparse.landmarks import CENTER_PRIOR, TAIL
 from dust3r_ros.sparse.refinement import place_landmarks, problem_of, refine, scatter_of, thin, weighed
 from dust3r_ros.sparse.sparse_map import SparseMap
+from dust3r_ros.tracking import no_tracks
 from dust3r_ros.types import Array
 
 ENOUGH_VIEWS = 5
@@ -177,3 +180,107 @@ def consider_lenses(sparse: SparseMap) -> None:
     solution = adjust(problem, huber_px=huber_px, iterations=0)
     for k, std in zip(np.flatnonzero(problem.free_focal), solution.focal_std, strict=True):
         sparse.intrinsics[k].std = float(std)
+
+
+_SHORT, _STRETCH, _LONGEST, _MOST_STRETCHES = 5, 10, 12, 8  # keyframes of a stretch; at most; how many stretches
+_SAMPLE_OF_STRETCH, _SETTLING_PX = 100, (10.0, 4.0, 4.0)  # landmarks of each view; errors at most
+_TRIED, _FARTHEST, _TRIALS = 0.02, 0.1, 5  # of the logarithm: a trial, a step; how many steps
+_DENIED, _SURE = 6.0, 4.5  # log likelihoods that are no accident: of one of many stretches; of all together
+_UNUSUAL = 0.03  # by which a focal, or a pixel, is off
+_MOST_VIEWS = 120  # that are adjusted: in more, a sample would take minutes
+
+
+def consider_images(sparse: SparseMap, when: Sequence[tuple[int, int]]) -> None:
+    """Set by how much focals change, and how far pixels are from square, for cameras that are not calibrated.
+
+    ``when`` (V,) each view was taken: in which session, and its stamp. The map is unchanged otherwise.
+    """
+    views = sorted(sparse.posed(), key=when.__getitem__)
+    for camera, intrinsics in enumerate(sparse.intrinsics):
+        own = [view for view in views if sparse.views[view].camera == camera]
+        unknown = not intrinsics.given
+        parts = {min(max(2, len(own) // count), _MOST_STRETCHES) for count in (_SHORT, _STRETCH)}
+        intrinsics.zoom = max(_variation(sparse, camera, own, count) for count in parts) if unknown else 0.0
+        intrinsics.squeeze = _squeeze(sparse, camera, own) if unknown and not intrinsics.zoom else 0.0
+
+
+def _variation(sparse: SparseMap, camera: int, views: Sequence[int], count: int) -> float:
+    """By how much (root mean square, log) the focals of ``count`` stretches of views are off, 0 if not for sure.
+
+    The map of a camera that zooms is bent until all it sees fits one focal. So each stretch is adjusted as a map of its
+    own: that of a camera that does not has no other focal, as far as it determines one.
+    """
+    parts = [part.tolist() for part in np.array_split(np.array(views, int), count)]
+    if len(parts[-1]) < ENOUGH_VIEWS:
+        return 0.0
+    found = [_alone(sparse, camera, part[max(len(part) - _LONGEST, 0) // 2 :][:_LONGEST]) for part in parts]
+    spread = math.sqrt(np.mean([off**2 if gain > _DENIED else 0.0 for off, gain in found]))
+    return spread if spread > _UNUSUAL else 0.0
+
+
+def _alone(sparse: SparseMap, camera: int, views: Sequence[int]) -> tuple[float, float]:
+    """By how much (log) the focal is off, as a map of a few views alone has it, and the log likelihood that it gains.
+
+    Against the best that the same observations fit with the focal as it is, wherever that is begun: deviations mean
+    little of a focal that is hardly determined. The lens is held, as it is the same in all. The map is unchanged.
+    """
+    focal, before = sparse.intrinsics[camera].focal, sparse.snapshot()
+    for index, view in enumerate(sparse.views):
+        if index not in views:
+            view.w_T_c, view.seen, view.pruned = None, no_tracks(), no_tracks()
+    sparse.unprune()
+    thin(sparse, views, _SAMPLE_OF_STRETCH)
+    place_landmarks(sparse)
+    misfit = sparse.misfit()
+    for limit in _SETTLING_PX:
+        refine(sparse, free_focal=True, rounds=1, iterations=30, max_error_px=limit, sharp=limit == _SETTLING_PX[-1])
+        sparse.extend()
+    built = problem_of(sparse, None, True)
+    if built is None or not sparse.misfit() < misfit:  # what it left out counts: wrong matches agree on any focal
+        sparse.restore(before)
+        return 0.0, 0.0
+    problem, huber_px = weighed(built[0], scatter_of(sparse, built))
+    problem = replace(problem, focal_prior_sigma=math.inf)
+    own = adjust(problem, huber_px=huber_px)
+    held = replace(problem, focals=np.full_like(problem.focals, focal), free_focal=np.zeros_like(problem.free_focal))
+    cost = adjust(held, huber_px=huber_px, iterations=40).cost
+    sparse.restore(before)
+    if cost - own.cost > _DENIED:
+        place_landmarks(sparse)
+        points = np.where(np.isfinite(sparse.points[built[2]]), sparse.points[built[2]], problem.points)
+        there = replace(held, w_T_c=np.stack([sparse.views[view].pose for view in built[1]]), points=points)
+        cost = min(cost, adjust(there, huber_px=huber_px, iterations=40).cost)
+        sparse.restore(before)
+    return math.log(own.focals[camera] / focal), cost - own.cost
+
+
+def _squeeze(sparse: SparseMap, camera: int, views: Sequence[int]) -> float:
+    """By how much (log) pixels of a camera are wider than high, 0 if they are square as far as images say.
+
+    A sample of the map is adjusted to images that are somewhat narrower and wider: the cost is about a parabola.
+    """
+    middle = max(len(views) - _MOST_VIEWS, 0) // 2
+    free = None if len(sparse.posed()) <= _MOST_VIEWS else views[middle : middle + _MOST_VIEWS]
+    built = sampled(sparse, free) if len(views) >= ENOUGH_VIEWS else None
+    if built is None:
+        return 0.0
+    problem, huber_px, _ = built
+    mine = problem.camera[problem.view] == camera
+
+    def cost(squeeze: float) -> float:
+        factors = np.where(mine[:, None], np.exp([0.5 * squeeze, -0.5 * squeeze]), 1.0)
+        shown = replace(problem, offset=problem.offset * factors)
+        return adjust(shown, huber_px=huber_px, iterations=20, tolerance=1e-5).cost
+
+    found, bend, now = 0.0, 0.0, cost(0.0)
+    best = now
+    for _ in range(_TRIALS):
+        less, more = cost(found - _TRIED), cost(found + _TRIED)
+        slope, bend = (less - more) / (2.0 * _TRIED), (less + more - 2.0 * best) / _TRIED**2
+        step = float(np.clip(slope / max(bend, 1e-9), -_FARTHEST, _FARTHEST))
+        if slope * step < 2.0 * _SURE:
+            break
+        found += step
+        best = cost(found)
+    certain = best < now - _SURE and bend * found**2 > 2.0 * _SURE  # a map that is wrong prefers any change of images
+    return found if certain and abs(found) > _UNUSUAL else 0.0

@@ -338,5 +338,5 @@ def _keep_surer(kept: Intrinsics, other: Intrinsics) -> None:
     if not surer:
         return
     kept.focal, kept.std, kept.fixed = other.focal, other.std, other.fixed
-    kept.lens, kept.rival_std, kept.contradicted = other.lens, other.rival_std, other.contradicted
+    kept.lens, kept.rival, kept.contradicted = other.lens, other.rival, other.contradicted
     kept.focal_only = other.focal_only

@@ -94,7 +94,7 @@ class MapJournal:
         """Whether the file was moved or deleted: its path names none, or another one."""
         try:
             return not os.path.samestat(self._file, os.stat(self._path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return True
         except OSError:  # writing will say why
             return False
@@ -227,6 +227,8 @@ def _set_aside(path: Path) -> None:
         raise OutputError(f"'{path}' is a folder; it must be a file")
     if not path.exists():
         return
+    if not path.is_file():
+        raise OutputError(f"'{path}' is a device or a pipe; it must be a file")
     _merge_log(path)
     aside, log = _beside(path, BEFORE), _beside(path, "-wal")
     try:

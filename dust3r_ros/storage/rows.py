@@ -237,9 +237,8 @@ def _focal_fields(intrinsics: Intrinsics) -> dict[str, Any]:
 def intrinsics_of(values: Mapping[str, Any]) -> Intrinsics:
     """A focal of ``focals_text``."""
     given = {entry.name: values[entry.name] for entry in fields(Intrinsics) if entry.name in values}
-    measured = None if given["measured"] is None else tuple(given["measured"])
-    given |= {"lens": lens_of(values["lens"]), "measured": measured, "rolling": tuple(given.get("rolling", (0.0, 0.0)))}
-    return Intrinsics(**given)
+    pairs = {name: tuple(given[name]) for name in ("measured", "rolling", "rival") if given.get(name) is not None}
+    return Intrinsics(**given | pairs | {"lens": lens_of(values["lens"])})
 
 
 def image_row(number: int, k: KeyframeState) -> dict[str, Any]:

@@ -289,6 +289,7 @@ def lucas_kanade(
 
 
 _FLOW_LONG_EDGE = 320
+_FLOW_SHORT_EDGE = 32  # on smaller images OpenCV may choose patches larger than they are, and crash
 _SPACING_PX = 9
 _ENOUGH_SEEN = 150  # corners already followed elsewhere: with this many, others are not worth the search
 
@@ -435,9 +436,9 @@ def carried(pixels: Array, flow: Array32, scale: float) -> Array:
 
 
 def shrink(gray: Image) -> Image:
-    """The image (h, w), at most 320 pixels wide or high, used for dense flow."""
-    scale = _FLOW_LONG_EDGE / max(gray.shape)
-    if scale >= 1.0:
+    """The image (h, w) used for dense flow: at most 320 pixels wide or high, but nowhere narrower than 32."""
+    scale = min(1.0, _FLOW_LONG_EDGE / max(gray.shape))
+    if scale == 1.0 and min(gray.shape) >= _FLOW_SHORT_EDGE:
         return gray
-    size = (max(16, round(gray.shape[1] * scale)), max(16, round(gray.shape[0] * scale)))
+    size = (max(_FLOW_SHORT_EDGE, round(gray.shape[1] * scale)), max(_FLOW_SHORT_EDGE, round(gray.shape[0] * scale)))
     return cv2.resize(gray, size, interpolation=cv2.INTER_AREA)

@@ -10,7 +10,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -174,7 +174,8 @@ class _Leg:
         if "init" not in self.record:
             self.record["init"] = self.plan.init or _fitting(recipe)
             say(f"recipe {recipe.name}, from {self.record['init'] or 'random weights'}")
-        return recipe
+        # Smaller images first are for random weights: those that have learned would spend most of the day on them.
+        return replace(recipe, stages=recipe.stages[-1:]) if self.record["init"] else recipe
 
     def _train(self, recipe: Recipe, choice: Choice) -> None:
         """Train until the leg or the day is over; then pack the results."""

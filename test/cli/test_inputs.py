@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from robot_bag import CAMERAS, Robot
@@ -17,6 +18,7 @@ from dust3r_ros.cli.command import Parser
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError, InputError
 from dust3r_ros.io.bags.topics import BagTopics
+from dust3r_ros.io.camera_yaml import write_cameras
 from dust3r_ros.io.manifest import ManifestWriter
 from dust3r_ros.types import Camera, Frame, StampedPose
 
@@ -60,6 +62,18 @@ def test_the_only_camera_needs_no_name(bag: Path) -> None:
     assert frame.mask is not None
     with pytest.raises(InputError, match=r"'/left/mask' is given without a camera; it must be one of left, right"):
         mapped(bag, *STEREO, "--mask-topic", "/left/mask")
+
+
+def test_a_calibration_file_has_those_that_a_folder_names_after_its_camera(tmp_path: Path) -> None:
+    """As this command writes it for photographs of several sizes or lenses."""
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images/1.png"), np.zeros((48, 64, 3), np.uint8))
+    names = ["camera", "camera_32x24", "camera_13mm_32x24", "wide"]
+    write_cameras(tmp_path / "cameras.yaml", [Camera(name, 64, 48, 60.0) for name in names])
+    arguments = parsed(tmp_path / "images", "--camera-info", tmp_path / "cameras.yaml")
+    assert list(inputs.calibrations(arguments, inputs.open_inputs(arguments, None))) == names[:3]
+    arguments.camera = ["camera_32x24"]
+    assert list(inputs.calibrations(arguments, inputs.open_inputs(arguments, None))) == names[1:2]
 
 
 def test_every_takes_of_each_camera_alike(bag: Path) -> None:

@@ -25,8 +25,10 @@ from threads import unlimited
 
 from dust3r_ros.cli.map import main
 from dust3r_ros.io.camera_yaml import write_cameras
+from dust3r_ros.io.files import FileLock
 from dust3r_ros.scenes.export import write_bag, write_folder
 from dust3r_ros.scenes.sequence import RenderedSequence
+from dust3r_ros.session import pieces
 from dust3r_ros.types import Camera
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -289,6 +291,7 @@ def trouble(tmp_path: Path) -> Path:
         (["IN", "--out", "new", "--every", "0"], 2, ["--every", "0"]),
         (["IN", "--out", "new", "--wrong"], 2, ["--wrong"]),
         (["gone", "--out", "new"], 2, ["gone", "does not exist"]),
+        (["", "--out", "new"], 2, ["input ''", "does not exist"]),
         (["empty", "--out", "new"], 2, ["empty", "no images"]),
         (["IN", "--out", "garbage.mp4"], 2, ["garbage.mp4", "is a file"]),
         (["IN", "--out", "IN"], 2, ["is the input"]),
@@ -342,6 +345,20 @@ def test_options_win_over_the_file_and_set_over_options(folder: Path, tmp_path: 
     assert [summary["configuration"][name] for name in ("focal", "window", "seed")] == [150.0, 5, 4]
     assert summary["focal"]["camera"] == pytest.approx(150.0)
     assert summary["cameras"]["camera"]["fixed"] is True
+
+
+@pytest.mark.parametrize("more", [[], ["--workers", "2"]])
+def test_two_runs_do_not_write_to_one_folder(
+    more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pieces, "_LEAST", 6.0)
+    write_folder(walk("orbit", 36), tmp_path / "walk")
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / "summary.json"):
+        assert main([str(tmp_path / "walk"), "--out", str(tmp_path / "out"), *FAST, *more]) == 1
+    said = capsys.readouterr()
+    assert "another process" in said.err and ("in 2 pieces" in said.out) == bool(more)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_an_interrupt_finishes_the_map_with_what_is_there(folder: Path, tmp_path: Path) -> None:

@@ -59,6 +59,20 @@ def test_observations_are_measured_in_the_images_not_made_up(tracks: DenseTracks
     assert np.median(errors[errors > 1e-6]) > 1.3 * np.median(right[right > 1e-6])
 
 
+def test_cameras_may_have_images_of_different_sizes(tracks: DenseTracks, keyframes: list[Keyframe]) -> None:
+    """As photographs of which some were taken upright; here every second one is cropped, alike on all sides."""
+    mixed = list(keyframes)
+    for view in range(1, len(mixed), 2):
+        whole = mixed[view]
+        cut = {name: getattr(whole, name)[4:-4, 16:-16] for name in ("image", "depth", "confidence")}
+        mixed[view] = replace(whole, **cut)
+    found = dense_tracks(mixed, 4000)
+    assert len(found) > 0.8 * len(tracks) and reprojection_errors(found, mixed).max() < 1.0
+    assert np.unique(found.view).size == len(mixed)
+    errors = [reprojection_errors(of, kept)[of.view % 2 == 1] for of, kept in ((found, mixed), (tracks, keyframes))]
+    assert np.median(errors[0][errors[0] > 1e-6]) < 1.1 * np.median(errors[1][errors[1] > 1e-6])
+
+
 def test_points_lie_on_surfaces_with_their_colour(tracks: DenseTracks, keyframes: list[Keyframe]) -> None:
     assert np.abs(tracks.points[:, 0]).max() < 3.25 and tracks.points[:, 2].min() > -0.02
     first = tracks.view == 0

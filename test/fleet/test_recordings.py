@@ -128,6 +128,13 @@ def test_a_fingerprint_changes_with_every_file(place: Path) -> None:
         fingerprint(place / "gone.bag")
 
 
+def test_results_below_a_recording_are_no_part_of_it(place: Path) -> None:
+    before = fingerprint(place / "images", str(place / "images/maps"))
+    (place / "images/maps/images").mkdir(parents=True)
+    (place / "images/maps/images/map.db").write_bytes(b"x")
+    assert fingerprint(place / "images", str(place / "images/maps")) == before != fingerprint(place / "images")
+
+
 def test_a_request_depends_on_recording_options_and_version() -> None:
     same = request_of("f", {"every": 1, "seed": 0}, "1")
     assert same == request_of("f", {"seed": 0, "every": 1}, "1")

@@ -190,6 +190,16 @@ def test_compressed_images(picture: np.ndarray) -> None:
     assert np.array_equal(decode_compressed("png", encoded(with_alpha, "png")), picture)
 
 
+def test_a_mosaic_that_image_transport_compressed(picture: np.ndarray) -> None:
+    grey = picture[..., 0]
+    coloured = decode("bayer_grbg8", grey, 1)
+    assert np.array_equal(decode_compressed("bayer_grbg8; png compressed ", encoded(grey, "png")), coloured)
+    deep = encoded(grey.astype(np.uint16) * 256, "png")
+    assert np.array_equal(decode_compressed("bayer_grbg16; png compressed ", deep), coloured)
+    bgr = np.ascontiguousarray(picture[..., ::-1])
+    assert np.array_equal(decode_compressed("bayer_grbg8; png compressed bgr8", encoded(bgr, "png")), picture)
+
+
 @pytest.mark.parametrize("most", [255, 65535])
 def test_what_is_transparent_is_masked(picture: np.ndarray, most: int) -> None:
     """Unless all is: then alpha was never set."""

@@ -33,6 +33,15 @@ def test_the_second_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
     FileLock(path).release()
 
 
+def test_it_lets_go_where_its_folder_is_no_more(tmp_path: Path) -> None:
+    (tmp_path / "maps").mkdir()
+    lock = FileLock(tmp_path / "maps/map.db")
+    (tmp_path / "maps").rename(tmp_path / "moved")
+    (tmp_path / "maps").write_text("")
+    lock.release()
+    FileLock(tmp_path / "moved/map.db").release()
+
+
 def test_links_to_one_file_are_one_lock(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     for name in ("a.db", "b.db"):

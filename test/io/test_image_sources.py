@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import cv2
@@ -162,6 +163,40 @@ def test_depth_images_beside_the_images_are_left_out(sequence: RenderedSequence,
     assert len(open_source(tmp_path / "alone")) == 2 and not open_source(tmp_path / "alone").remarks
 
 
+def test_photographs_that_cannot_be_read_are_said_to_be_left_out(sequence: RenderedSequence, tmp_path: Path) -> None:
+    """But not the raw file beside a JPEG."""
+    for name in ("IMG_1.HEIC", "IMG_2.heic", "IMG_3.DNG"):
+        (tmp_path / name).write_bytes(b"x")
+    for index in (3, 4):
+        save(tmp_path / f"IMG_{index}.jpg", sequence.images[index])
+    source = open_source(tmp_path)
+    assert len(source) == 2
+    assert source.remarks == (
+        f"2 photographs in '{tmp_path}' are left out, as .HEIC, .heic is not read; make them JPEG",
+    )
+
+
+def test_photographs_that_were_turned_say_where_up_is(sequence: RenderedSequence, tmp_path: Path) -> None:
+    """In their pixels as stored; the part of a picture with the highest row, upright, is up."""
+    photograph(tmp_path / "0.jpg", (400, 300), 26)
+    upright = PIL.Image.fromarray(np.repeat(np.uint8([[[255]], [[0]]]), 8, 0).repeat(16, 1).repeat(3, 2))
+    turned = {3: PIL.Image.Transpose.ROTATE_180, 6: PIL.Image.Transpose.ROTATE_90, 8: PIL.Image.Transpose.ROTATE_270}
+    for orientation, how in turned.items():
+        exif = PIL.Image.Exif()
+        exif[0x0112] = orientation
+        upright.transpose(how).save(tmp_path / f"{orientation}.png", exif=exif)
+    first, *others = open_source(tmp_path)
+    assert first.up is None
+    for frame in others:
+        rows, columns = np.nonzero(frame.image[..., 0])
+        height, width = frame.image.shape[:2]
+        bright = [columns.mean() - (width - 1) / 2, rows.mean() - (height - 1) / 2, 0.0]
+        assert frame.up is not None and np.allclose(frame.up, np.array(bright) / np.linalg.norm(bright))
+    source = open_source(tmp_path)
+    source.levels = False
+    assert all(frame.up is None for frame in source)
+
+
 def test_exif_that_is_damaged_says_nothing(tmp_path: Path) -> None:
     photograph(tmp_path / "whole.jpg", (400, 300), 26)
     data = (tmp_path / "whole.jpg").read_bytes()
@@ -202,10 +237,16 @@ def test_links_to_images_keep_the_stamps_of_the_listing(sequence: RenderedSequen
 
 
 @pytest.mark.parametrize(
-    "names", [["102.0", "102.033", "102.067", "102.1", "102.133"], ["1.8", "1.9", "1.10"], ["frame9", "frame10"]]
+    "names",
+    [
+        ["102.0", "102.033", "102.067", "102.1", "102.133"],
+        ["1.8", "1.9", "1.10"],
+        ["frame9", "frame10"],
+        ["IMG", "IMg", "ImG", "Img", "iMG", "img"],
+    ],
 )
 def test_names_are_ordered_by_their_numbers(sequence: RenderedSequence, tmp_path: Path, names: list[str]) -> None:
-    """Seconds, of which some have fewer digits, too."""
+    """Seconds, of which some have fewer digits, too; whatever the order in which the disk has them."""
     for name, image in zip(names, sequence.images, strict=False):
         save(tmp_path / f"{name}.png", image)
     for frame, image in zip(open_source(tmp_path), sequence.images, strict=False):
@@ -311,6 +352,32 @@ def test_a_container_that_claims_millions_of_frames(sequence: RenderedSequence, 
     path.write_bytes(raw)
     source = open_source(path)
     assert len(list(source)) == len(sequence.images) and source.skipped < 1000 and len(source) < 1000
+
+
+def test_a_rate_that_varies_is_not_taken_for_missing_frames(sequence: RenderedSequence, tmp_path: Path) -> None:
+    """As in recordings of a browser: Matroska has no count of frames. Its end, cut off, is missing all the same."""
+    path = write_video(tmp_path / "walk.mkv", np.concatenate([sequence.images] * 5))
+    raw = bytearray(path.read_bytes())
+    frames = [
+        found.start() for found in re.finditer(rb"\xa3[\x08-\xff][^\x81]{0,7}?\x81..\x80\xff\xd8", raw, re.DOTALL)
+    ]
+    assert len(frames) == 30
+    for at in frames[1:-1]:
+        if at not in frames[::3]:
+            raw[at] = 0xEC  # an element without meaning
+    path.write_bytes(raw)
+    source = open_source(path)
+    assert len(list(source)) == 11 and source.skipped == 0
+    path.write_bytes(raw[: frames[15]])
+    assert len(list(source := open_source(path))) == 5 and source.skipped > 5
+
+
+def test_a_name_with_a_colon_is_no_protocol(
+    sequence: RenderedSequence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "walk.avi", sequence.images).rename(tmp_path / "10:30.avi")
+    monkeypatch.chdir(tmp_path)
+    assert len(list(open_source("10:30.avi"))) == 6
 
 
 @pytest.mark.parametrize("data", [b"", b"no video", bytes(5000)])

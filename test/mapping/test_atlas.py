@@ -268,6 +268,24 @@ def test_a_live_map_waits_for_a_lost_camera_and_keeps_no_images(broken, config) 
     assert mapper.counts.lost == 5 and max(pose.stamp_ns for pose in mapper.trajectory()) < 14 * SECOND // 8
 
 
+def test_a_live_camera_does_not_jump_to_what_looks_like_a_place_far_away(orbit: RenderedSequence, config) -> None:
+    """As the next house in a row does. One that was lost for long may have been carried."""
+    mapper = Mapper(replace(config, focal=orbit.focal, lost_patience_s=1e5))
+    mapper.go_live(beside=False)
+    frames = [*range(44), *(2 for _ in range(20)), 42]
+    states = []
+    for i, frame in enumerate(frames):
+        states.append(mapper.process(i * SECOND // 8, "camera", orbit.images[frame]).state)
+        while mapper.due:
+            mapper.work(mapper.due)
+    assert set(states[20:44]) == {TrackingState.TRACKING}
+    since = states[44:].index(TrackingState.TRACKING)
+    assert set(states[44 : 44 + since]) == {TrackingState.LOST} and 3 <= since <= 13
+    mapper.finish()
+    frame_of = {i * SECOND // 8: frame for i, frame in enumerate(frames)}
+    check(mapper, orbit, frame_of, 0.02)
+
+
 def test_localising_only_stays_in_the_map_that_shows_the_images() -> None:
     """Which need not be the largest of those that were saved together."""
     room, hall = walk("orbit", 36), walk("corridor", 24)

@@ -625,6 +625,22 @@ def test_a_folded_map_names_the_images_that_see_something_else(known: RenderedSe
     assert mapper.doubts == ()
 
 
+@pytest.mark.parametrize("kind", ["zooms", "squeezed"])
+def test_what_a_map_cannot_follow_is_said_of_its_camera(kind: str) -> None:
+    """Both bend a map, without contradictions; neither is in its deviations otherwise."""
+    sequence = walk("orbit", ORBIT_FRAMES)
+    height, width = sequence.images.shape[1:3]
+    if kind == "zooms":
+        left, top, half = width // 4, height // 4, len(sequence.images) // 2
+        near = [cv2.resize(image[top:-top, left:-left], (width, height)) for image in sequence.images[half:]]
+        images = np.concatenate([sequence.images[:half], near])
+    else:
+        images = np.stack([cv2.resize(image, (int(0.8 * width), height)) for image in sequence.images])
+    mapper = run_of(replace(sequence, images=images)).mapper
+    said = {"zooms": "have focal lengths of their own", "squeezed": "times as wide as high"}[kind]
+    assert any(said in words for words in mapper.doubts), mapper.doubts
+
+
 @pytest.fixture(scope="module")
 def oracle() -> Run:
     """Around the table with a backend that knows the truth up to noise and a unit per pair."""

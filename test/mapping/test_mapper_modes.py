@@ -136,8 +136,8 @@ def test_what_is_reported_without_a_frame_is_told_once(half_grown):
 def test_a_map_that_is_dropped_leaves_no_doubt_about_the_focal(sequence):
     mapper = Mapper(MapperConfig(dense=False))
     feed(mapper, sequence, range(1))
-    mapper.submap.intrinsics[0].std, mapper.submap.intrinsics[0].rival_std = 0.1, 0.5
+    mapper.submap.intrinsics[0].std, mapper.submap.intrinsics[0].rival = 0.1, (90.0, 0.5, 200.0)
     mapper.submap.intrinsics[0].contradicted = 0.3
     mapper.begin_anew()
-    assert (mapper.focal("camera").std, mapper.focal("camera").rival_std) == (np.inf, 0.0)
+    assert (mapper.focal("camera").std, mapper.focal("camera").rival[1]) == (np.inf, 0.0)
     assert mapper.focal("camera").contradicted == 0.0

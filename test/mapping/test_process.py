@@ -40,9 +40,12 @@ def test_calls_are_answered_in_order_and_errors_are_those_raised(made):
     sums = make(1.0)
     answers = [sums.call("add", np.ones((300, 400))) for _ in range(5)]
     wrong = sums.call("fail", InputError("no good"))
+    barred = sums.call("fail", PermissionError(13, "Permission denied"))  # of a file, not of the way to the process
     assert [answer.result(30) for answer in answers] == [1.0 + 120_000.0 * k for k in range(1, 6)]
     with pytest.raises(InputError, match=r"^no good$"):
         wrong.result(30)
+    with pytest.raises(PermissionError):
+        barred.result(30)
     pid, niceness = sums.call("facts").result(30)
     assert pid == sums.pid != os.getpid() and niceness >= min(19, os.nice(0) + NICENESS)
     until(lambda: ("worked", 0) in reported)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ CONFIG = MapperConfig()
 FIRST, SECOND = (CameraStream(name, index, 320, 240, CONFIG) for index, name in enumerate(("first", "second")))
 
 
-def state(*cameras: CameraStream, **focal: float | bool) -> Reconstruction:
+def state(*cameras: CameraStream, **focal: Any) -> Reconstruction:
     """Keyframes of ``cameras``; the first one's focal is as said, the second's a guess."""
     made, nothing = Reconstruction(CONFIG), Features(np.zeros((0, 2)), np.zeros((0, 128), np.uint8))
     made.sparse.intrinsics += [Intrinsics(320.0, 320.0, **focal), Intrinsics(300.0, 300.0)]
@@ -75,11 +76,11 @@ def test_the_trail_says_where_cameras_were_last() -> None:
 def test_a_joined_map_is_as_settled_as_the_one_whose_focal_stays(settled: bool) -> None:
     """A focal with a rival is less certain than its scatter says; another camera's is not asked."""
     nothing = np.zeros((0, 2), int)
-    vague, sure = state(FIRST, std=0.02, rival_std=0.3), state(FIRST, std=0.03)
+    vague, sure = state(FIRST, std=0.02, rival=(432.0, 1.0, 320.0)), state(FIRST, std=0.03)
     vague.settled, sure.settled = not settled, settled
     vague.absorb(sure, Similarity.identity(), nothing)
     assert vague.settled is settled and vague.sparse.intrinsics[0].std == 0.03
-    vague, sure = state(FIRST, std=0.02, rival_std=0.3), state(FIRST, std=0.03)
+    vague, sure = state(FIRST, std=0.02, rival=(432.0, 1.0, 320.0)), state(FIRST, std=0.03)
     vague.settled, sure.settled = not settled, settled
     sure.absorb(vague, Similarity.identity(), nothing)
     assert sure.settled is settled and sure.sparse.intrinsics[0].std == 0.03

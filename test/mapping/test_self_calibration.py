@@ -15,7 +15,7 @@ from dust3r_ros.mapping import self_calibration
 from dust3r_ros.mapping.reconstruction import TRUSTED, Reconstruction
 from dust3r_ros.mapping.self_calibration import CalibrationSchedule, Calibrator, same_place
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Outcome, bootstrap
-from dust3r_ros.sparse.landmarks import FOCAL_PRIOR
+from dust3r_ros.sparse.landmarks import FOCAL_PRIOR, Intrinsics
 from dust3r_ros.sparse.refinement import place_landmarks
 
 
@@ -268,6 +268,11 @@ def less_cautious(std: float) -> float:
     return float((prior + (std**-2.0 - prior) * 1.7**2) ** -0.5)
 
 
+def by_rival(intrinsics: Intrinsics) -> float:
+    focal, weight, own = intrinsics.rival
+    return float(abs(np.log(focal / own)) * weight)
+
+
 def test_a_map_that_much_contradicts_knows_its_focal_less_well():
     """A fifth of what every view sees is elsewhere; the errors of what is left do not show it."""
     plain, state, stream = pressed(focal=1.1 * WIDTH)
@@ -275,12 +280,12 @@ def test_a_map_that_much_contradicts_knows_its_focal_less_well():
     plain.consider_lens(stream)
     before = state.sparse.intrinsics[0]
     assert before.contradicted == 0.0
-    assert before.total_std == pytest.approx(np.hypot(np.hypot(less_cautious(before.std), before.rival_std), 0.002))
+    assert before.total_std == pytest.approx(np.hypot(np.hypot(less_cautious(before.std), by_rival(before)), 0.002))
     for number, view in enumerate(state.sparse.views):
         view.seen.pixels[number % 5 :: 5] += [60.0, -45.0]
     plain.consider_lens(stream)
     after = state.sparse.intrinsics[0]
     assert 0.1 < after.contradicted < 0.4
-    grown = np.sqrt(after.contradicted / 0.02) * np.hypot(less_cautious(after.std), after.rival_std)
+    grown = np.sqrt(after.contradicted / 0.02) * np.hypot(less_cautious(after.std), by_rival(after))
     assert after.total_std == pytest.approx(np.hypot(grown, 0.002))
     assert replace(after, std=0.0, fixed=True).total_std == 0.0, "a focal that is held"

@@ -227,6 +227,25 @@ def test_frames_of_two_clocks_have_nothing_to_do_with_each_other() -> None:
     assert [pose.w_T_c[0, 3] for pose in log.trajectory(only, range(1, 2))] == [7.0, 9.0]
 
 
+def test_a_camera_lost_just_now_is_not_far_away() -> None:
+    """It moves by 0.1 a frame, at 10 frames a second, through what is a unit away."""
+    log, frame = FrameLog(Keyframes(0.0)), 100_000_000
+    assert log.may_be(frame, "left", at(9.0)), "nothing is known of it"
+    for number in range(10):
+        log.add(0, LEFT, seen(number * frame), found(0.1 * number))
+        log.add(0, RIGHT, seen(number * frame), found(5.0))
+    log.add(0, LEFT, seen(10 * frame), None)
+
+    def far(frames: int) -> tuple[bool, ...]:
+        return tuple(log.may_be((9 + frames) * frame, "left", at(0.9 + x)) for x in (0.1, -0.3, 0.7, -1.5, 2.5))
+
+    assert far(1) == (True, True, False, False, False)
+    assert far(3) == (True, True, True, False, False)
+    assert far(10) == (True, True, True, True, True)
+    assert log.may_be(10 * frame, "right", at(5.05)) and not log.may_be(10 * frame, "right", at(5.3)), "it stood still"
+    assert log.may_be(10 * frame, "left", at(9.0), session=1), "by another clock"
+
+
 def test_what_corners_drift_until_another_clock_is_another_matter() -> None:
     keyframes = Keyframes(0.0, 1.0)
     log, keyframes.off = FrameLog(keyframes), 0.5

@@ -27,6 +27,7 @@ from dust3r_ros.network import (  # noqa: E402
     normalise,
 )
 from dust3r_ros.network.blocks import _attend_in_parts  # noqa: E402
+from dust3r_ros.network.heads import _doubled, _filtered_double  # noqa: E402
 from dust3r_ros.network.inference import (  # noqa: E402
     CallGraphs,
     FastDust3r,
@@ -124,6 +125,18 @@ def test_attention_in_parts_is_attention(tokens: int, others: int) -> None:
         torch.testing.assert_close(_attend_in_parts(q, k, v), exact, atol=1e-5, rtol=1e-5)
         half = _attend_in_parts(*(x.bfloat16() for x in (q, k, v)))
     assert (half.float() - exact).norm() < 0.01 * exact.norm()
+
+
+@pytest.mark.parametrize("height, width", [(8, 12), (20, 37)])
+def test_a_filter_of_a_doubled_map_is_computed_before_it_is_doubled(height: int, width: int) -> None:
+    torch.manual_seed(1)
+    x, filters = torch.randn(1, 24, height, width), torch.nn.Conv2d(24, 8, 3, padding=1)
+    with torch.inference_mode():
+        exact = filters(_doubled(x))
+        strips = list(_filtered_double(x, filters))
+        torch.testing.assert_close(torch.cat(strips).permute(2, 0, 1)[None], exact, atol=1e-5, rtol=1e-5)
+        half = torch.cat(list(_filtered_double(x.bfloat16(), filters.bfloat16()))).permute(2, 0, 1)[None]
+    assert len(strips) == -(-2 * height // 16) and (half.float() - exact).norm() < 0.01 * exact.norm()
 
 
 @pytest.mark.parametrize("head", ["linear", "dpt"])

@@ -142,6 +142,12 @@ def test_every_input_is_watched(inputs, level, text):
     assert status.level == level and status.message.startswith(text)
 
 
+def test_what_images_lack_is_said():
+    lacking = "mask of camera 'front' is 100x75, but its image is 200x150"
+    status = judged(inputs=(IMAGES,), lacking=(lacking,))["inputs"]
+    assert (status.level, status.message) == (DiagnosticStatus.WARN, lacking)
+
+
 def test_a_calibration_that_the_images_contradict_warns():
     camera = Camera(
         "front", 640, 480, 520.0, 0.0, 9, fixed=True, given=520.0, given_std=2.0, measured=500.0, measured_std=4.0

@@ -482,6 +482,13 @@ def test_an_override_that_cannot_be_is_named(robot, value):
         r.inputs.subscribe()
 
 
+def test_a_topic_that_is_given_twice_for_different_things_is_named(robot):
+    r = robot(imu_topic="/camera/image_raw")
+    with pytest.raises(ConfigError, match="'/camera/image_raw' is given for imu, Imu, but also for Image"):
+        r.inputs.subscribe()
+    assert r.node.get_subscriptions_info_by_topic("/camera/image_raw") == []
+
+
 def test_where_one_subscription_cannot_be_none_is_left(robot):
     r = robot(("qos_overrides./camera/camera_info.subscription.reliability:=nonsense",))
     with pytest.raises(ConfigError):

@@ -119,6 +119,8 @@ def test_paths_of_services_are_expanded_and_absolute(tmp_path, monkeypatch):
     assert write_calibration("other", session(RIGHT)) == (str(tmp_path / "other" / "right.yaml"),)
     with pytest.raises(ConfigError, match=r"\$NO_SUCH_FOLDER is not set"):
         write_calibration("$NO_SUCH_FOLDER/new", session(RIGHT))
+    with pytest.raises(InputError, match=r"cannot be used: File name too long"):
+        write_calibration("x" * 300, session(RIGHT))
     assert not (tmp_path / "~").exists()
 
 

@@ -81,4 +81,7 @@ def test_floats_in_millimetres_are_said_to_be_no_depth(bench, sequence):
         bench.send(message, "/camera/depth")
         bench.send(image_message(image, stamp_ns))
     bench.node.wait_for_log("m away, as if in millimetres; 32FC1 is in metres")
+    heard = bench.recorder.last  # also on /diagnostics, not only in the log
+    said = "depth of camera 'camera': depth begins"
+    bench.recorder.wait(lambda: said in str(heard.get("diagnostics")), 150, "the diagnostics name what is unusable")
     assert bench.handled(len(sequence)).tracked > 0

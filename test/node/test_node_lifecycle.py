@@ -152,6 +152,13 @@ def test_what_cannot_be_made_refuses_to_configure(start_node, tmp_path):
     assert state(bench.recorder) == State.PRIMARY_STATE_UNCONFIGURED
 
 
+@pytest.mark.parametrize("row", ["map_db", "profile"])
+def test_a_path_that_cannot_be_looked_up_is_said_in_a_sentence(start_node, tmp_path, row):
+    bench = start_node(**{row: str(tmp_path / ("x" * 300))})
+    bench.node.wait_for_log("not configured")
+    assert "cannot be used: File name too long" in bench.node.log and "Traceback" not in bench.node.log
+
+
 def test_parameters_are_described_and_checked_when_set(bench):
     recorder = bench.recorder
     names = ["map_stride", "backend", "min_confidence"]

@@ -301,6 +301,14 @@ def test_a_loop_is_not_closed(world):
     world.quiet()
 
 
+def test_a_frame_is_not_put_in_itself(world):
+    """Some drivers stamp their images in the frame of the map; TF would refuse it with an error for each."""
+    output = world.output()
+    output.frame(tracked(some_pose(1)), "map", None, True)
+    assert "'map' is the frame of the map" in output.problems[0]
+    world.quiet()
+
+
 def test_a_base_without_odometry(world):
     w_T_c, b_T_c = some_pose(1), some_pose(2)
     world.say("base_link", "lens", b_T_c, static=True)

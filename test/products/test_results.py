@@ -121,6 +121,13 @@ def test_a_mapper_that_saw_nothing_gives_valid_files(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 8
 
 
+def test_a_name_that_is_not_utf_8_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:
+    """As of a folder on an old disk; it was an error once everything was mapped."""
+    config = MapperConfig()
+    written = write_results(tmp_path, Mapper(config), config=config, stopwatch=Stopwatch(), source="K\udcfcche")
+    assert written["source"] == "K?che" and "K?che" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_all_files_tell_of_the_same_lens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bent = Camera(
         "front", 640, 480, 500.0, 2.0, 9, principal_offset=(3.25, -4.5), distortion=(0.11, -0.03, 0.0, 0.0, 0.017)

@@ -76,6 +76,7 @@ def test_motion_is_measured_in_images_and_a_rest_is_none() -> None:
     assert sum(steps[:2]) == 0.0 and sum(steps[-2:]) < 0.01
     units = max(100 / 320 / CONFIG.keyframe_motion, 100 / 320 / (1 - CONFIG.keyframe_overlap))
     assert sum(steps) == pytest.approx(units, rel=0.15), "each is less than a pixel of the images compared"
+    assert sum(motion_of(image(shift)[:24, :240] for shift in (0, 8, 16)).steps) > 0.0, "of narrow images, too"
 
 
 def test_motion_too_fast_for_flow_counts_and_noise_does_not() -> None:

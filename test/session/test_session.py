@@ -410,6 +410,29 @@ def test_what_a_photograph_says_of_its_focal_length_is_begun_with(log, caplog, u
     assert session.mapper.cameras["camera"].focal == pytest.approx(focal if use == "ignore" else 200.0)
 
 
+def test_a_known_focal_length_is_not_that_of_another_lens_or_size(log):
+    """Of cameras that a folder of photographs names after the first; one that is turned has it."""
+    session = Session(replace(FAST, focal=210.0), log)
+    image = walk("orbit", frames=12).images[0]
+    frames = {
+        "camera": (image, (200.0, 0.08)),
+        "camera_176x240": (np.ascontiguousarray(np.rot90(image)), None),
+        "camera_120x88": (image[::2, ::2], None),
+        "camera_13mm": (image, (100.0, 0.08)),
+        "right": (image[::2, ::2], None),
+    }
+    for name, (pixels, said) in frames.items():
+        session.process(Frame(0, name, np.ascontiguousarray(pixels), focal=said))
+    cameras = session.mapper.cameras
+    assert [(name, camera.focal, camera.fixed) for name, camera in cameras.items()] == [
+        ("camera", pytest.approx(210.0), True),
+        ("camera_176x240", pytest.approx(210.0), True),
+        ("camera_120x88", pytest.approx(120.0), False),
+        ("camera_13mm", pytest.approx(100.0), False),
+        ("right", pytest.approx(210.0), True),
+    ]
+
+
 def test_calibrated_cameras_are_rectified_alike_when_their_map_is_gone_on_with(log, tmp_path):
     """Whatever the new run's own parameters and topics say."""
     sequence, path = walk("orbit", frames=12), tmp_path / "map.db"
@@ -463,15 +486,18 @@ def test_a_calibration_that_comes_after_a_map_was_left_keeps_it(log):
     assert session.mapper.counts.maps == 1 and session.resets == 0
 
 
-def test_a_camera_that_focuses_keeps_its_map(log, sequence):
+def test_a_camera_that_focuses_keeps_its_map(log, sequence, caplog):
     """Its driver says a slightly different focal with every image; the first one holds."""
     session = Session(FAST, log)
     for index in range(24):
         session.know("camera", known(sequence.width, sequence.height, sequence.focal + 0.05 * (index % 7)))
         session.process(Frame(index * 10**9 // 8, "camera", sequence.images[index]))
     assert session.resets == 0 and session.mapper.counts.keyframes > 3
-    session.know("camera", known(sequence.width, sequence.height, 1.1 * sequence.focal))
+    for factor in (1.1, 1.2, 1.3):
+        session.know("camera", known(sequence.width, sequence.height, factor * sequence.focal))
     assert session.resets == 0 and session.mapper.counts.keyframes > 3
+    assert caplog.text.count("from the next reset on") == 1, "the log is not flooded"
+    assert session.calibrations.known["camera"].fx == pytest.approx(1.3 * sequence.focal)
 
 
 def test_a_scale_is_of_one_map_and_not_of_the_next(log):

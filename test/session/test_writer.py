@@ -138,6 +138,18 @@ def test_a_file_that_is_moved_away_is_written_anew(
     again.close()
 
 
+def test_a_folder_that_became_a_file_or_leads_nowhere_stops_no_map(session: Session, tmp_path: Path) -> None:
+    folder = tmp_path / "maps"
+    shutil.rmtree(folder)
+    folder.symlink_to(folder)
+    assert session.keeper.writes(folder / "map.db")
+    folder.unlink()
+    folder.touch()
+    feed(session, *FRAMES[:2])
+    assert "the map is not saved" in session.keeper.problems[0]
+    session.close()
+
+
 def test_a_new_map_on_a_full_disk_waits_for_room(session: Session, tmp_path: Path) -> None:
     """The map before is kept; the new one is in the file as soon as it can be."""
     path, before = tmp_path / "maps/map.db", mapped(session)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -50,6 +52,14 @@ def test_what_was_known_before_the_images_is_no_surer_through_them(known: dict[s
     assert Intrinsics(300.0, 300.0, 0.1, **known).total_std == pytest.approx(0.1, rel=1e-3)
     assert Intrinsics(300.0, 300.0, 0.35).total_std == pytest.approx(0.35, rel=1e-3), "the usual prior"
     assert Intrinsics(300.0, 300.0, 0.01).total_std == pytest.approx(np.hypot(0.01 / 1.7, 0.002), rel=1e-3)
+
+
+def test_a_rival_counts_until_an_adjustment_has_gone_as_far() -> None:
+    """To it, or away from it: both are in one valley, which the deviation covers."""
+    guess = Intrinsics(640.0, 640.0, 0.01, rival=(540.0, 0.9, 640.0))
+    assert guess.total_std == pytest.approx(0.9 * np.log(640 / 540), rel=1e-2)
+    assert replace(guess, focal=620.0).total_std == pytest.approx(guess.total_std)
+    assert replace(guess, focal=542.0).total_std < 0.01 and replace(guess, focal=252.0).total_std < 0.01
 
 
 def test_the_older_stays_and_takes_a_position() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from synthetic import PLAIN, WIDTH, arc, past_a_wall, sparse_of, unposed
@@ -10,10 +12,11 @@ from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.sparse import lens_refinement
 from dust3r_ros.sparse.initialization import Options, bootstrap
 from dust3r_ros.sparse.landmarks import Intrinsics
-from dust3r_ros.sparse.lens_refinement import consider_lenses, look_off_center, refine_lenses
+from dust3r_ros.sparse.lens_refinement import consider_images, consider_lenses, look_off_center, refine_lenses
 from dust3r_ros.sparse.refinement import refine
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks
+from dust3r_ros.types import Array
 
 FOCAL = 330.0
 
@@ -205,3 +208,39 @@ def test_refining_with_free_lenses_moves_only_those() -> None:
     assert sparse.intrinsics[0].lens.plain
     refine(sparse, free_focal=True, free_lens=np.array([[True, False, False, False, False]]))
     assert sparse.intrinsics[0].lens.radial < -0.03 and sparse.intrinsics[0].lens.center == (0.0, 0.0)
+
+
+def considered(focal: Array, wide: float = 1.0) -> SparseMap:
+    """A map of views of so many pixels of ``focal`` each, whose pixels are ``wide`` times as wide as high."""
+    scene = replace(past_a_wall(len(focal)), focal=focal)
+    sparse = unposed(scene)
+    for view in sparse.views:
+        view.seen = Tracks(view.seen.ids, view.seen.pixels / [wide, 1.0])
+    assert bootstrap(sparse, range(len(focal)), 0, [0.8 * WIDTH, 1.2 * WIDTH], Options()).starts
+    refine_lenses(sparse)
+    poses, _, focals, points = sparse.snapshot()
+    consider_images(sparse, [(0, -stamp) for stamp in range(len(focal))])
+    now = sparse.snapshot()
+    assert focals == now[2]
+    np.testing.assert_array_equal(poses, now[0])
+    np.testing.assert_array_equal(points, now[3])
+    return sparse
+
+
+def test_a_camera_that_zooms_is_noticed() -> None:
+    """Its map fits one focal, with a deviation that says nothing of it: stretches by themselves have others."""
+    focal = FOCAL * np.repeat([1.0, 1.4], 12)
+    intrinsics = considered(focal).intrinsics[0]
+    assert intrinsics.std < 0.05 and intrinsics.zoom > 0.1 and intrinsics.squeeze == 0.0
+    assert abs(np.log(focal / intrinsics.focal)).max() < 2.0 * intrinsics.total_std
+
+
+def test_pixels_that_are_not_square_are_noticed() -> None:
+    intrinsics = considered(np.full(12, FOCAL), 1.1).intrinsics[0]
+    assert intrinsics.squeeze == pytest.approx(np.log(1.1), abs=0.02) and intrinsics.zoom == 0.0
+    assert intrinsics.total_std > 0.04
+
+
+def test_an_ordinary_camera_does_neither() -> None:
+    intrinsics = considered(np.full(24, FOCAL)).intrinsics[0]
+    assert (intrinsics.zoom, intrinsics.squeeze) == (0.0, 0.0)

@@ -256,7 +256,7 @@ def two_cameras(focals: tuple[Intrinsics, Intrinsics]) -> SparseMap:
 
 
 def test_of_two_focals_the_more_certain_one_stays() -> None:
-    vague = Intrinsics(300.0, 320.0, 0.1, rival_std=0.02, contradicted=0.3)
+    vague = Intrinsics(300.0, 320.0, 0.1, rival=(360.0, 0.1, 300.0), contradicted=0.3)
     sure = Intrinsics(310.0, 320.0, 0.01)
     given = Intrinsics(305.0, 305.0, 0.0, fixed=True, lens=Lens(200.0, -0.05))
     source = two_cameras((given, vague))
@@ -268,7 +268,7 @@ def test_of_two_focals_the_more_certain_one_stays() -> None:
     assert [intrinsics.focal for intrinsics in target.intrinsics] == [305.0, 310.0], "the surer one stays"
     assert [intrinsics.fixed for intrinsics in target.intrinsics] == [True, False]
     assert target.intrinsics[0].lens == given.lens and target.intrinsics[1].lens.plain, "a lens belongs to its focal"
-    assert target.intrinsics[0].rival_std == target.intrinsics[0].contradicted == 0.0
+    assert target.intrinsics[0].rival[1] == target.intrinsics[0].contradicted == 0.0
 
 
 def test_a_prior_from_one_of_the_maps_does_not_count_in_both() -> None:

@@ -360,6 +360,10 @@ class TestRefused:
             MapJournal(tmp_path / "nowhere" / "map.db")
         with pytest.raises(OutputError, match="is a folder"):
             MapJournal(tmp_path)
+        os.mkfifo(pipe := tmp_path / "pipe")
+        with pytest.raises(OutputError, match="is a device or a pipe"):
+            MapJournal(pipe)
+        assert pipe.is_fifo()
         journal = MapJournal(tmp_path / "map.db")
         journal.close()
         journal.close()

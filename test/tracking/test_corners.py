@@ -130,7 +130,7 @@ def test_corners_keep_their_distance() -> None:
     assert len(tracker.corners(60, off)) == len(first), "corners outside the image do no harm"
 
 
-@pytest.mark.parametrize("size", [(48, 64), (16, 400), (400, 24), (700, 900)])
+@pytest.mark.parametrize("size", [(48, 64), (16, 400), (400, 24), (700, 900), (12, 64), (24, 128)])
 def test_images_of_any_size(size: tuple[int, int]) -> None:
     image, tracker = texture(*size), CornerTracker()
     start(tracker, image)

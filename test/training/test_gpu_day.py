@@ -142,19 +142,24 @@ def test_legs_go_on_where_the_last_was_ended(
     assert "the same command continues" in capsys.readouterr().out
 
 
-def test_a_day_that_continues_another_sees_other_worlds(
+def test_a_day_that_continues_another_sees_other_worlds_at_full_size(
     tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With one seed for all days, each would learn again from the worlds of the first."""
+    """With one seed for all days, each would learn again from the worlds of the first, and from small images."""
     monkeypatch.setattr(day, "train", two_steps)
-    seeds, start = [], []
+    last = _SMALL["stages"][0]
+    monkeypatch.setitem(_SMALL, "stages", [{**last, "sizes": [[16, 16]]}, {**last, "restart": False}])
+    seeds, stages, start = [], [], []
     for number in range(3):
         assert gpu_day.main([*options(tmp_path, "--minutes", "20"), *start]) == 0
-        seeds.append(json.loads((tmp_path / "day" / "small.json").read_text())["seed"])
+        applied = json.loads((tmp_path / "day" / "small.json").read_text())
+        seeds.append(applied["seed"])
+        stages.append([stage["sizes"] for stage in applied["stages"]])
         joined = join_weights(tmp_path / "day" / "back", tmp_path / f"joined{number}")
         start = ["--init", str(joined)]
         shutil.rmtree(tmp_path / "day")
     assert len(set(seeds)) == 3 and seeds[0] == _SMALL.get("seed", 0)
+    assert stages == [[[[16, 16]], [[32, 32]]], [[[32, 32]]], [[[32, 32]]]]
 
 
 def test_a_stage_that_fails_costs_only_itself(

@@ -58,6 +58,13 @@ def test_a_bag_opens_with_and_without_its_topic(
     assert next(iter(open_source(bags[storage], camera="mine"))).camera == "mine"
 
 
+def test_parts_of_a_recording_without_its_metadata_are_no_choice(bags: dict[str, Path], tmp_path: Path) -> None:
+    for number in range(2):
+        shutil.copy(next(bags["mcap"].glob("*.mcap")), tmp_path / f"run_{number}.mcap")
+    with pytest.raises(InputError, match=r"give one of run_0.mcap, run_1.mcap, or, .*'ros2 bag reindex'"):
+        open_source(tmp_path)
+
+
 @pytest.mark.parametrize("storage, pattern", [("mcap", "*.mcap"), ("sqlite3", "*.db3")])
 def test_a_storage_file_opens_without_its_folder(
     bags: dict[str, Path], sequence: RenderedSequence, tmp_path: Path, storage: str, pattern: str
