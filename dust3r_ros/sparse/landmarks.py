@@ -165,15 +165,14 @@ class Intrinsics:
     """The ``focal`` of a camera, pixels of the tracked images, its prior and standard deviation (relative); its lens.
 
     ``std`` comes from the observations, with the lens free, and is cautious; ``rival``: another focal that explained
-    them as well, its weight, and the own one then: an adjustment that takes it as far knows both. ``contradicted``: the
-    mean share of what keyframes see that contradicts the map. ``lens`` is plain until it is known. ``prior_std`` is
-    that of the prior (of the log focal), infinite for a mere guess; ``guess_std`` that of a network's or another map's
-    guess, infinite for the usual one. ``measured``: a given focal as the images alone say (value, relative std), None
-    until they determine it. ``center_prior``: standard deviation of the lens's center, radii. ``rolling``: seconds from
-    pixel to pixel, across and down, in which an image is read out; ``rolling_std`` comes from not knowing that better.
-    ``known``: std and lens before the map. ``focal_only``: the lens was not given, and is estimated though the focal
-    may be held. ``zoom``: by how much (deviation of the log) the focal changes, ``squeeze``: by how much (log) pixels
-    are wider than high, if for sure.
+    them as well, its weight, and the own one then. ``contradicted``: the mean share of what keyframes see that
+    contradicts the map. ``lens`` is plain until it is known. ``prior_std`` is that of the prior (of the log focal),
+    infinite for a mere guess; ``guess_std`` that of a network's or another map's guess, infinite for the usual one.
+    ``measured``: a given focal as the images alone say (value, relative std), if they do. ``center_prior``: deviation
+    of the lens's center, radii. ``rolling``: seconds from pixel to pixel, across and down, in which an image is read
+    out; ``rolling_std`` comes from not knowing that better. ``known``: std and lens before the map. ``focal_only``: the
+    lens was not given, and is estimated though the focal may be held. ``zoom``: by how much (deviation of the log) the
+    focal changes, ``squeeze``: by how much (log) pixels are wider than high, if sure.
     """
 
     focal: float
