@@ -62,7 +62,7 @@ def map_in_pieces(
     """
     _check(arguments, config)
     from dust3r_ros.io.trajectory import path_length
-    from dust3r_ros.session.joined import join_pieces
+    from dust3r_ros.products.results import write_results
     from dust3r_ros.session.pieces import cut
 
     start = perf_counter()
@@ -71,36 +71,44 @@ def map_in_pieces(
         inputs.say(arguments.quiet, "the recording is too short to be cut")
         return None
     inputs.say(arguments.quiet, f"{sum(len(piece.frames) for piece in pieces)} images in {len(pieces)} pieces")
-    with _folder(arguments.out) as (directory, folder):
-        paths = [folder / f"{number}.db" for number in range(len(pieces))]
+    with _folder(arguments.out) as directory:
+        joined = _joined(arguments, config, pieces, map_piece, directory, warn)
+        for words in joined.warnings:
+            warn(words)
+        summary = write_results(
+            directory,
+            joined.mapper,
+            config=config,
+            source=Path(arguments.input).name or str(arguments.input),
+            wall_seconds=perf_counter() - start,
+            **joined.for_files(),
+        )
+    return Mapped(summary, path_length(joined.mapper.trajectory()), joined.metric, None)
+
+
+def _joined(
+    arguments: argparse.Namespace,
+    config: MapperConfig,
+    pieces: Sequence[Piece],
+    map_piece: MapPiece,
+    directory: Path,
+    warn: Callable[[str], object],
+) -> JoinedMap:
+    """The map of all pieces, whose own maps are in a folder that goes in the end. A signal counts as a Ctrl-C."""
+    from dust3r_ros.session.joined import join_pieces
+
+    with (
+        command.stop_on_signal(at_once=True),
+        tempfile.TemporaryDirectory(prefix=".pieces-", dir=directory) as folder,
+    ):
+        paths = [Path(folder) / f"{number}.db" for number in range(len(pieces))]
         mapped = _map_all(arguments, pieces, paths, map_piece)
         for number, one in enumerate(mapped, start=1):
             for words in one.warnings:
                 warn(f"piece {number}: {words}")
         pieces = [replace(piece, frames=one.frames) for piece, one in zip(pieces, mapped, strict=True)]
         inputs.say(arguments.quiet, "joining the pieces …")
-        joined = join_pieces(pieces, paths, config)
-    for words in joined.warnings:
-        warn(words)
-    summary = _write(arguments, config, directory, joined, perf_counter() - start)
-    return Mapped(summary, path_length(joined.mapper.trajectory()), joined.metric, None)
-
-
-def _write(
-    arguments: argparse.Namespace, config: MapperConfig, directory: Path, joined: JoinedMap, seconds: float
-) -> dict[str, Any]:
-    from dust3r_ros.io.files import FileLock
-    from dust3r_ros.products.results import write_results
-
-    with FileLock(directory / "summary.json"):
-        return write_results(
-            directory,
-            joined.mapper,
-            config=config,
-            source=Path(arguments.input).name or str(arguments.input),
-            wall_seconds=seconds,
-            **joined.for_files(),
-        )
+        return join_pieces(pieces, paths, config)
 
 
 def _motion(arguments: argparse.Namespace, config: MapperConfig) -> Motion:
@@ -142,26 +150,19 @@ def _calibration(mapped: MappedPiece) -> dict[str, Intrinsics]:
 
 
 @contextmanager
-def _folder(path: str) -> Iterator[tuple[Path, Path]]:
-    """The output folder, and one in it for the maps of pieces, which goes in the end.
-
-    A new output folder that stays empty, as after a Ctrl-C, goes, too. SIGTERM and SIGHUP count as a Ctrl-C.
-    """
+def _folder(path: str) -> Iterator[Path]:
+    """The output folder, for one run at a time; a new one that stays empty, as after a Ctrl-C, goes in the end."""
     from dust3r_ros.io.files import FileLock, make_folder
 
     new, directory = not Path(path).exists(), make_folder(path)
-    with command.stop_on_signal(at_once=True):
-        try:
-            with (
-                FileLock(directory / "summary.json"),
-                tempfile.TemporaryDirectory(prefix=".pieces-", dir=directory) as pieces,
-            ):
-                yield directory, Path(pieces)
-        except BaseException:
-            with suppress(OSError):
-                if new:
-                    directory.rmdir()
-            raise
+    try:
+        with FileLock(directory / "summary.json"):
+            yield directory
+    except BaseException:
+        with suppress(OSError):
+            if new:
+                directory.rmdir()
+        raise
 
 
 def _map_all(

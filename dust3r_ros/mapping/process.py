@@ -189,12 +189,11 @@ def _serve(channel: Channel) -> None:
         if number < 0:
             return
         try:
-            result = getattr(host, method)(*values)
+            answer = "result", getattr(host, method)(*values)
         except Exception as error:  # an OSError, too: it is the method's, and not of the channel
-            channel.send((number, "error", _picklable(error)))
-            continue
+            answer = "error", _picklable(error)
         try:
-            channel.send((number, "result", result))
+            channel.send((number, *answer))
         except OSError:
             return
         except Exception as error:
