@@ -144,6 +144,7 @@ class Aside(Generic[Result]):
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._until = time.monotonic() + _LONGEST_S
         self._pid: int | None = None
+        self._parent = os.getpid()
         self._pid = os.fork()
         if not self._pid:
             _run(work, self._file.fileno(), nice)
@@ -179,8 +180,8 @@ class Aside(Generic[Result]):
         self.cancel()
 
     def cancel(self) -> None:
-        """End the child."""
-        if self._pid is not None:
+        """End the child; does nothing in another child, whose copy of this is garbage."""
+        if self._pid is not None and os.getpid() == self._parent:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)

@@ -105,5 +105,7 @@ class Channel:
         return self._connection.poll(seconds)
 
     def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
+        """Close the connection, and free its memory."""
+        with self._lock:
+            for end in (self._connection, self._out, self._in):
+                end.close()

@@ -18,6 +18,7 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from dust3r_ros.cloud.cloud import Cloud
+from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.pinhole import center_of
 from dust3r_ros.geometry.rigid import from_quaternion, quaternion
 from dust3r_ros.io.encodings import (
@@ -264,7 +265,7 @@ class Arrival:
 
     ``frame_id``: the camera's optical frame. ``anchor_T_c`` (4, 4): the camera's pose in the frame whose parent is the
     map (odom_frame or base_frame), None if unknown. ``turning``: its axes by the gyroscope. ``at``: arrival time by
-    ``perf_counter`` (s).
+    ``perf_counter`` (s). ``odd``: why it cannot be used, or "".
     """
 
     camera: str
@@ -275,6 +276,7 @@ class Arrival:
     anchor_T_c: Array | None = None
     turning: Turning | None = None
     at: float = field(default_factory=perf_counter)
+    odd: str = ""
 
     @property
     def bytes(self) -> int:
@@ -286,8 +288,10 @@ class Arrival:
 def frame_of(arrival: Arrival) -> tuple[Frame, tuple[str, ...]]:
     """The frame, and what is missing or unusable, a sentence each.
 
-    Raises ``InputError`` for an image that is empty, damaged or of an unknown encoding.
+    Raises ``InputError`` for an image that is odd, empty, damaged or of an unknown encoding.
     """
+    if arrival.odd:
+        raise InputError(arrival.odd)
     completed = arrival.match.onto(Frame(arrival.stamp_ns, arrival.camera, image_of(arrival.image)))
     return completed.frame, completed.missing
 

@@ -19,7 +19,7 @@ from sensor_msgs.msg import Image as ImageMessage
 
 from dust3r_ros.config import NodeConfig
 from dust3r_ros.errors import ConfigError, GeometryError
-from dust3r_ros.node.assembler import Ask, Assembler, Held
+from dust3r_ros.node.assembler import Ask, Assembler, Held, StampDoubts
 from dust3r_ros.node.conversions import Arrival, depth_of, mask_of, pose_matrix, stamp_to_ns
 from dust3r_ros.node.interface import IMU, ODOMETRY, SENSOR, Quality
 from dust3r_ros.node.jobs import calibration_from
@@ -207,6 +207,7 @@ class Inputs:
             config.companion_wait,
             in_order=config.backlog == "every",  # live, poses of each camera are published at once
         )
+        self._doubts = StampDoubts()
         self._frames: dict[str, str] = {}  # of the cameras, as their images have it
         self._known: dict[str, Calibration] = {}
         self._monitors: dict[str, TopicMonitor] = {}
@@ -259,6 +260,7 @@ class Inputs:
 
     def _begin(self, forget: bool) -> None:
         with self._lock:
+            self._doubts.clear()
             self._assembler.clear()
             for monitor in self._images.values():
                 monitor.restart(forget=forget)
@@ -380,11 +382,18 @@ class Inputs:
     # Messages
 
     def _take_image(self, camera: str, message: Any) -> str:
-        self._frames[camera] = self._named(camera, message)
         stamp_ns = stamp_to_ns(message.header.stamp)
-        self._images[camera].stamped(stamp_ns)
-        self._release(self._assembler.image(camera, stamp_ns, message, time.monotonic()))
+        self._pass_on(self._doubts.image(Held(camera, stamp_ns, message, time.monotonic())))
         return ""
+
+    def _pass_on(self, images: Sequence[Held]) -> None:
+        for held in images:
+            if held.odd:
+                self._on_arrival(Arrival(held.camera, held.stamp_ns, "", held.image, odd=held.odd))
+                continue
+            self._frames[held.camera] = self._named(held.camera, held.image)
+            self._images[held.camera].stamped(held.stamp_ns)
+            self._release(self._assembler.image(held.camera, held.stamp_ns, held.image, held.arrived))
 
     def _take_companion(self, kind: str, camera: str, take: Callable[[str, Any], str], message: Any) -> str:
         complaint = take(camera, message)

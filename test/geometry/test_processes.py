@@ -101,6 +101,14 @@ def test_a_child_that_fails_or_is_ended_gives_nothing_and_says_why(caplog):
     assert "ended" in caplog.text
 
 
+def test_what_is_garbage_in_another_child_runs_on():
+    """A map that was replaced may be collected there while its own child still runs here."""
+    waited = Aside(lambda: time.sleep(100))
+    assert Aside(lambda: waited.cancel() or "went on").result() == "went on"
+    assert not waited.done
+    waited.cancel()
+
+
 def test_a_child_lets_others_go_first():
     assert Aside(lambda: os.nice(0), nice=5).result() == os.nice(0) + 5
     if hasattr(os, "SCHED_IDLE"):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,6 +52,21 @@ def test_calls_are_answered_in_order_and_errors_are_those_raised(made):
     until(lambda: ("worked", 0) in reported)
     sums.stop()
     assert ended == []
+
+
+def test_its_shared_memory_goes_with_it(made):
+    """At once, and not when Python comes round to it: it is up to 128 MiB for each."""
+
+    def files():
+        return [name for fd in Path("/proc/self/fd").iterdir() if "memfd:dust3r_ros" in (name := os.path.realpath(fd))]
+
+    before = len(files())
+    sums = made[0]()
+    assert len(files()) == before + 2
+    sums.stop()
+    assert len(files()) == before
+    with pytest.raises(BackendError):
+        sums.call("add", np.ones((300, 400))).result(30)
 
 
 def test_what_cannot_be_made_says_why(made):

@@ -154,6 +154,20 @@ def test_a_stamp_that_jumps_back_starts_a_new_map(bench, sequence):
     assert "jump back" in bench.node.log
 
 
+def test_single_wrong_stamps_are_refused_and_the_map_stays(start_node, sequence):
+    """A day ahead, an hour back: neither starts a new map, and poses go on."""
+    bench = start_node(dense=False, focal=sequence.focal)
+    bench.play(sequence, last=14)
+    for index, seconds in ((14, 86400), (18, -3600)):
+        bench.send(image_message(sequence.images[index], int(sequence.stamps_ns[index]) + seconds * 10**9))
+        bench.play(sequence, first=index + 1, last=index + 4)
+    status = bench.handled(20, rejected=2)
+    assert (status.resets, status.state) == (0, "tracking")
+    assert "must come from one clock" in status.message
+    newest = max(stamp_to_ns(message.header.stamp) for message in bench.recorder.all["pose"])
+    assert newest == int(sequence.stamps_ns[21])
+
+
 def test_poses_go_on_when_a_bag_starts_again_while_images_of_the_last_round_wait(start_node, sequence):
     """Their results come later, with stamps that are ahead of all that follow."""
     bench = start_node(dense=False, focal=sequence.focal)
