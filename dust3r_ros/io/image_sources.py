@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -141,6 +141,7 @@ def sizes_of(cameras: Iterable[str]) -> dict[str, tuple[int, int]]:
 _FILM_MM = math.hypot(36.0, 24.0)
 _SENSORS = (4 / 3, 3 / 2)  # shapes
 _EXIF, _FOCAL_35MM, _ORIENTATION = 0x8769, 0xA405, 0x0112
+_FOCAL_MM, _PIXELS, _DENSITIES, _UNIT, _INCH = 0x920A, (0xA002, 0xA003), (0xA20E, 0xA20F), 0xA210, 2
 _FOCALS_MM = (8.0, 2000.0)
 _WHOLE_STD, _CROPPED_STD = 0.08, 0.12  # focusing and corrections of the lens crop the image, too
 # Up in the pixels as stored, by orientation; of other photographs it is assumed of the first one alone.
@@ -159,10 +160,26 @@ def _exif(file: Path) -> tuple[float, int]:
                 return 0.0, 0  # Pillow would decode it all to look behind the pixels
             exif = opened.getexif()
             orientation = int(exif.get(_ORIENTATION, 0))
-            equivalent = float(exif.get_ifd(_EXIF).get(_FOCAL_35MM, 0))
+            equivalent = _equivalent(exif.get_ifd(_EXIF))
     except Exception:  # Pillow lets errors of struct and others through; the image itself was read
         return 0.0, 0
     return equivalent if _FOCALS_MM[0] <= equivalent <= _FOCALS_MM[1] else 0.0, orientation
+
+
+def _equivalent(said: Mapping[int, Any]) -> float:
+    """Focal of a photograph, mm, as its equivalent on 35 mm film; 0: not said.
+
+    Cameras of Canon say the focal itself, and how many pixels are an inch of the sensor, whose sides are whole
+    thousandths of an inch. Where they are not, a program has changed the number of pixels, but not the other one.
+    """
+    if said.get(_FOCAL_35MM):
+        return float(said[_FOCAL_35MM])
+    pixels, densities = ([float(said.get(tag, 0)) for tag in tags] for tags in (_PIXELS, _DENSITIES))
+    if said.get(_UNIT, _INCH) != _INCH or not all(pixels + densities):
+        return 0.0
+    sides = [1000.0 * count / density for count, density in zip(pixels, densities, strict=True)]
+    whole = all(abs(side - round(side)) < 0.01 for side in sides)
+    return float(said.get(_FOCAL_MM, 0)) * _FILM_MM / (0.0254 * math.hypot(*sides)) if whole else 0.0
 
 
 def _lens(equivalent: float) -> int:

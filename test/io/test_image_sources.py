@@ -119,6 +119,29 @@ def test_photographs_say_their_focal_length(
     assert [frame.focal for frame in frames] == [None if focal is None else pytest.approx(focal, rel=1e-3)] * 2
 
 
+@pytest.mark.parametrize(
+    ("pixels", "density", "unit", "focal"),
+    [
+        ((4608, 3456), (4608 / 0.243, 3456 / 0.182), 2, 4.3 / 7.711 * 500),  # a sensor of 6.17 by 4.62 mm
+        ((2304, 1728), (4608 / 0.243, 3456 / 0.182), 2, None),  # made smaller by a program
+        ((3456, 4608), (4608 / 0.243, 3456 / 0.182), 2, None),  # turned by one
+        ((4608, 3456), (4608 / 0.243, 3456 / 0.182), 3, None),  # per centimetre, as no camera says it
+        ((4608, 0), (4608 / 0.243, 3456 / 0.182), 2, None),
+        ((4608, 3456), (0, 0), 2, None),
+    ],
+)
+def test_photographs_say_their_focal_length_by_their_sensor(
+    tmp_path: Path, pixels: tuple[int, int], density: tuple[float, float], unit: int, focal: float | None
+) -> None:
+    """As cameras of Canon do, which say no equivalent."""
+    exif = PIL.Image.Exif()
+    exif.get_ifd(0x8769).update({0x920A: 4.3, 0xA210: unit})
+    exif.get_ifd(0x8769).update(dict(zip((0xA002, 0xA003, 0xA20E, 0xA20F), pixels + density, strict=True)))
+    PIL.Image.new("RGB", (400, 300)).save(tmp_path / "0.jpg", exif=exif)
+    (frame,) = open_source(tmp_path)
+    assert frame.focal == (None if focal is None else pytest.approx((focal, 0.08), rel=1e-3))
+
+
 def test_photographs_of_several_lenses_are_of_several_cameras(tmp_path: Path) -> None:
     """A phone's; one that says nothing is of the first; a zoom in small steps is few cameras."""
     upright = (300, 400)
