@@ -53,7 +53,8 @@ class Camera:
     ``distortion`` are the coefficients of ``distortion_model``, as in a ``Calibration``: plumb_bob, or equidistant for
     lenses so wide that it would miss. Keyframes are images of a pinhole, with the principal point in their middle.
     ``readout`` (across, down): seconds from one end of the image to the other in which it is read; measured at the end,
-    0 for a shutter that does not seem to roll.
+    0 for a shutter that does not seem to roll. ``focal_range`` (pixels): the shortest and the longest focal of
+    keyframes, where it changes, whose images are changed to ``focal``; 0 where it does not.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Camera:
     measured: float = 0.0
     measured_std: float = float("inf")
     readout: tuple[float, float] = (0.0, 0.0)
+    focal_range: tuple[float, float] = (0.0, 0.0)
 
     @property
     def disagreement(self) -> float:

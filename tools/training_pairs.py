@@ -13,13 +13,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-LARGE = 200_000  # bytes
+LARGE = 150_000  # bytes
 _SIDE = 112  # pixels of a picture on the sheet
 _COLUMNS, _ROWS = 5, 5  # pairs
 
 
 def make_sheet(seed: int = 0, columns: int = _COLUMNS, rows: int = _ROWS) -> bytes:
-    """The sheet as JPEG, at most 200 KB; every pair is from a different world."""
+    """The sheet as JPEG, at most 150 KB; every pair is from a different world."""
     import numpy as np
     from PIL import Image
 

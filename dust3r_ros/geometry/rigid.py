@@ -1,8 +1,10 @@
-"""Rigid motions as (4, 4) matrices ``a_T_b``, which map points of frame b into frame a."""
+"""Rigid motions as (4, 4) matrices ``a_T_b``, which map points of frame b into frame a, and smooth paths of them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -100,3 +102,72 @@ def interpolate(a_T_b: Array, a_T_c: Array, part: float) -> Array:
     turn = Rotation.from_matrix(a_T_b[:3, :3].T @ a_T_c[:3, :3]).as_rotvec()
     rotation = a_T_b[:3, :3] @ Rotation.from_rotvec(part * turn).as_matrix()
     return pose(rotation, a_T_b[:3, 3] + part * (a_T_c[:3, 3] - a_T_b[:3, 3]))
+
+
+# Densities of a path's accelerations that are tried: units^2 / s^3, and rad^2 / s^3.
+_MOVING, _TURNING = 10.0 ** np.arange(-6, 2), 10.0 ** np.arange(-5, 3)
+_FAST = 10.0  # units and radians per second, a velocity of which nothing is known
+
+
+def smoothed(seconds: Array, w_T_c: Array, covariances: Array, unit: float) -> Array:
+    """Poses (N, 4, 4) of a path, each from its measurement and from those before and after it.
+
+    ``seconds`` (N,) rise; ``w_T_c`` (N, 4, 4) are measured with ``covariances`` (N, 6, 6) of a small motion in the
+    camera's own frame (x, y, z, rotation about x, y, z), of NaN where nothing is. ``unit``: a length of the scene.
+    Velocities walk at random, by as much as makes the measurements most likely (Rauch, Tung and Striebel, "Maximum
+    likelihood estimates of linear dynamic systems", AIAA Journal 1965).
+    """
+    measured = np.isfinite(covariances[:, 0, 0])
+    around, known = w_T_c.copy(), np.flatnonzero(measured)
+    for k in np.flatnonzero(~measured):  # where a wrong pose would bend the chart of rotations
+        a, b = known[[max(0, np.searchsorted(known, k) - 1), min(len(known) - 1, np.searchsorted(known, k))]]
+        part = (seconds[k] - seconds[a]) / (seconds[b] - seconds[a]) if b != a else 0.0
+        around[k] = interpolate(around[a], around[b], float(np.clip(part, 0.0, 1.0)))
+    turns = Rotation.from_matrix(around[1:, :3, :3] @ np.swapaxes(around[:-1, :3, :3], 1, 2)).as_rotvec()
+    places = np.hstack([around[:, :3, 3], np.cumsum(np.vstack([np.zeros(3), turns]), axis=0)])
+    axes = np.zeros((len(around), 6, 6))
+    axes[:, :3, :3] = axes[:, 3:, 3:] = around[:, :3, :3]
+    noise = axes @ covariances @ np.swapaxes(axes, 1, 2)
+    tried = np.array([(unit**2 * moving, turning) for moving in _MOVING for turning in _TURNING])
+    likely = np.sum([step.likely for step in _filtered(seconds, places, noise, tried, unit)], axis=0)
+    steps = list(_filtered(seconds, places, noise, tried[[np.argmax(likely)]], unit))
+    states = [steps[-1].state[0]]
+    for step, later in zip(steps[-2::-1], steps[:0:-1], strict=True):
+        gain = np.linalg.solve(later.predicted_spread[0], later.change @ step.spread[0]).T
+        states.append(step.state[0] + gain @ (states[-1] - later.predicted[0]))
+    off = np.stack(states[::-1])[:, :6] - places
+    around[:, :3, 3] += off[:, :3]
+    around[:, :3, :3] = Rotation.from_rotvec(off[:, 3:]).as_matrix() @ around[:, :3, :3]
+    return around
+
+
+class _Step(NamedTuple):
+    """A step of G Kalman filters: ``change`` (12, 12) since the last one, states (G, 12) with their ``spread``
+    (G, 12, 12) before and with the measurement, and how ``likely`` (G,) that was (log)."""
+
+    change: Array
+    predicted: Array
+    predicted_spread: Array
+    state: Array
+    spread: Array
+    likely: Array
+
+
+def _filtered(seconds: Array, places: Array, noise: Array, densities: Array, unit: float) -> Iterator[_Step]:
+    """The steps along ``places`` (N, 6) measured with ``noise`` (N, 6, 6); ``densities`` (G, 2) of accelerations."""
+    state = np.tile(np.concatenate([places[0], np.zeros(6)]), (len(densities), 1))
+    first = np.diag([unit**2] * 3 + [1.0] * 3 + [(_FAST * unit) ** 2] * 3 + [_FAST**2] * 3)
+    spread, likely = np.tile(first, (len(densities), 1, 1)), np.zeros(len(densities))
+    driven = np.repeat(densities, 3, axis=1)[:, :, None] * np.eye(6)
+    for s, place, error in zip(np.diff(seconds, prepend=seconds[0]), places, noise, strict=True):
+        change = np.eye(12) + s * np.eye(12, k=6)
+        state, spread = state @ change.T, change @ spread @ change.T
+        spread += np.block([[driven * s**3 / 3, driven * s**2 / 2], [driven * s**2 / 2, driven * s]])
+        predicted = state, spread
+        if np.isfinite(error[0, 0]):
+            total, off = spread[:, :6, :6] + error, place - state[:, :6]
+            gain = np.swapaxes(np.linalg.solve(total, spread[:, :6]), 1, 2)
+            weighed = np.linalg.solve(total, off[:, :, None])[:, :, 0]
+            likely = -0.5 * (np.sum(off * weighed, axis=1) + np.linalg.slogdet(total)[1])
+            state, spread = state + (gain @ off[:, :, None])[:, :, 0], spread - gain @ spread[:, :6]
+        yield _Step(change, *predicted, state, spread, likely)

@@ -290,16 +290,19 @@ class MapAdjuster:
             self._calibrate(self._state.records[0].stream)
 
     def adjust_last(self, motions: Callable[[], Motions] = Motions) -> None:
-        """Adjust the whole map for the last time, measured in its images, and take out rolling shutters.
+        """Adjust the whole map for the last time, measured in its images; take out rolling shutters and zooms.
 
         ``motions`` of the cameras, as of the current map.
         """
         self._shutters.put_back(motions())
         with self._stage("refine"), self._keypoints.measured(self._state.sparse):
+            self._shutters.zoom_back()
             self._follow(self._calibrator.adjust_last)
             for _ in range(_READOUTS):
                 if not self._shutters.take_out(motions()):
                     break
+                self._follow(self._calibrator.adjust_last)
+            while self._shutters.take_out_zooms():
                 self._follow(self._calibrator.adjust_last)
             self._depth.retake(self._shutters.retake(motions()))
             streams = {record.stream.index: record.stream for record in self._state.records}

@@ -35,7 +35,8 @@ class KeyframeRecord:
     keyframe at which its camera was before, None for its first; ``visit``: the count of visits when it was made.
     ``lost``: how many of the landmarks it sees lost their position when others were culled. ``gray`` (H, W): the
     tracked image; None for a keyframe of an older run. ``rolling`` (2,): the camera's readout that is taken out of
-    what it sees and of ``image``; ``as_shown``: where ``gray`` shows what it is taken out of. ``session``: its stamp's.
+    what it sees and of ``image``, as is ``zoom``, by how much longer (log) its focal was; ``as_shown``: where ``gray``
+    shows what the readout is taken out of. ``session``: its stamp's.
     """
 
     stamp_ns: int
@@ -53,6 +54,7 @@ class KeyframeRecord:
     rolling: tuple[float, float] = (0.0, 0.0)
     as_shown: Tracks = field(default_factory=no_tracks)
     session: int = 0
+    zoom: float = 0.0
 
     @property
     def left_out(self) -> Mask | None:
@@ -424,11 +426,10 @@ class Cameras:
 
     def describe(self, stream: CameraStream, intrinsics: Intrinsics, support: int) -> Camera:
         """A camera at native resolution with the map's ``intrinsics``, supported by ``support`` pairs."""
-        scale = 1 / stream.tracking_scale
+        scale, (across, down) = 1 / stream.tracking_scale, stream.half_size.tolist()
         native, lens = intrinsics.focal * scale, intrinsics.lens.scaled(scale)
         measured, measured_std = intrinsics.measured or (0.0, inf)
         given = intrinsics.prior if intrinsics.given else 0.0
-        across, down = stream.half_size.tolist()
         model, distortion = forward_model(lens, native, stream.width, stream.height)
         return Camera(
             stream.name,

@@ -105,7 +105,8 @@ class KeypointAdjustment:
         good = np.flatnonzero(np.isfinite(exact) & (seen.view >= len(records)))
         at = rows[good - len(references.view)]
         offset[at], std[at] = pixels[good] - carried[at], np.hypot(exact[good], _LEAST_STD_PX)
-        return [self._pose(one, *(values[view == k] for values in (ids, offset, std))) for k, one in enumerate(views)]
+        parts = (ids, offset, std)
+        return [self._pose(one, frames[k].zooms, *(part[view == k] for part in parts)) for k, one in enumerate(views)]
 
     def _view(self, frame: LocatedFrame, references: _Observations) -> SparseView:
         """What a frame sees, and what else those keyframes see from which most of it comes, at NaN."""
@@ -116,8 +117,11 @@ class KeypointAdjustment:
         more = np.setdiff1d(different(beside), seen.ids)
         return SparseView(frame.stream.index, frame.w_T_c, join(seen, Tracks(more, np.full((len(more), 2), np.nan))))
 
-    def _pose(self, view: SparseView, ids: np.ndarray, offset: Array, std: Array) -> Array | None:
-        """``w_T_c`` (4, 4) by landmarks ``ids`` (K,) at offsets (K, 2) of deviations (K,): NaN if unseen."""
+    def _pose(self, view: SparseView, zooms: bool, ids: np.ndarray, offset: Array, std: Array) -> Array | None:
+        """``w_T_c`` (4, 4) by landmarks ``ids`` (K,) at offsets (K, 2) of deviations (K,): NaN if unseen.
+
+        ``zooms``: the focal is about that of the map, but not quite.
+        """
         good = np.isfinite(std)
         if np.count_nonzero(good) < self._state.config.track_min_inliers:
             return None
@@ -125,7 +129,7 @@ class KeypointAdjustment:
         intrinsics = sparse.intrinsics[view.camera]
         points, pixels = sparse.points[ids[good]], intrinsics.lens.ideal(offset[good])
         try:
-            c_T_w, _ = minimise(points, pixels, start, intrinsics.focal, (0.0, 0.0), False, std[good])
+            c_T_w, _ = minimise(points, pixels, start, intrinsics.focal, (0.0, 0.0), zooms, std[good])
         except GeometryError:
             return None
         return invert(c_T_w)
@@ -232,13 +236,14 @@ class _Observations:
 
 
 def _carried(sparse: SparseMap, frame: LocatedFrame, view: SparseView) -> Array:
-    """(K, 2) pixels by which what a frame sees was carried on until its image was read."""
+    """(K, 2) pixels by which what a frame sees was carried on until its image was read, and moved by a zoom."""
     intrinsics = sparse.intrinsics[view.camera]
     if frame.motion is None:
         return np.zeros((len(view.seen.ids), 2))
     points = transform(invert(view.pose), sparse.points[view.seen.ids])
-    offset = project(points, intrinsics.focal, (0.0, 0.0))
-    return frame.motion.carried(intrinsics, points, np.nan_to_num(offset), np.array(intrinsics.rolling))
+    offset = np.nan_to_num(project(points, intrinsics.focal, (0.0, 0.0)))
+    carried = frame.motion.carried(intrinsics, points, offset, np.array(intrinsics.rolling))
+    return np.asarray(carried + np.expm1(frame.motion.zoom) * (offset + carried))
 
 
 def _softened(image: KeyframeRecord | LocatedFrame) -> Array32:

@@ -97,9 +97,19 @@ def masked_share(submap: Submap, config: MapperConfig) -> MaskedShare:
     return MaskedShare(parts[0], parts[1], parts[2], submap.regions)
 
 
-def _of_images(camera: str, intrinsics: Intrinsics) -> list[str]:
-    """What the images of a camera seem to be, though the map takes them not to be, a sentence each."""
+def _changes(submap: Submap, camera: str) -> Array:
+    """(K,) by how much longer (log) than the map's the focal of a camera was, where it changed."""
+    return np.concatenate([np.zeros(0), *(logs for (name, _), (_, logs) in submap.zooms().items() if name == camera)])
+
+
+def _of_images(camera: str, intrinsics: Intrinsics, logs: Array) -> list[str]:
+    """What the images of a camera seem to be that images should not be, a sentence each; ``logs``: of ``_changes``."""
     said = []
+    if len(logs):
+        said.append(
+            f"images of camera '{camera}' have focal lengths of their own, {np.expm1(logs.min()):+.1%} to "
+            f"{np.expm1(logs.max()):+.1%} from the one said: it zoomed or focused anew, which the map follows"
+        )
     if intrinsics.zoom:
         said.append(
             f"parts of what camera '{camera}' saw have focal lengths of their own, +-{intrinsics.zoom:.0%}: either it "
@@ -187,13 +197,13 @@ class MapView:
     @property
     def cameras(self) -> dict[str, Camera]:
         """Camera estimates at native resolution, by name."""
-        submap = self.submap
-        return {
-            stream.name: self._cameras.describe(
-                stream, submap.intrinsics[stream.index], submap.graph.count(stream.name)
-            )
-            for stream in self._cameras
-        }
+        submap, found = self.submap, {}
+        for stream in self._cameras:
+            pairs, logs = submap.graph.count(stream.name), _changes(submap, stream.name)
+            camera = self._cameras.describe(stream, submap.intrinsics[stream.index], pairs)
+            least, most = (camera.focal * np.exp([logs.min(), logs.max()])).tolist() if len(logs) else (0.0, 0.0)
+            found[stream.name] = replace(camera, focal_range=(least, most))
+        return found
 
     @property
     def counts(self) -> MapCounts:
@@ -228,7 +238,8 @@ class MapView:
                 f"things look alike (at {some}{', …' if len(strange) > _NAMED else ''} s)"
             )
         for stream in self._cameras:
-            said += _of_images(stream.name, self.submap.intrinsics[stream.index])
+            logs = _changes(self.submap, stream.name)
+            said += _of_images(stream.name, self.submap.intrinsics[stream.index], logs)
         if failures:
             count = f"{len(failures)} of {len(self.submap.posed())} keyframes"
             said.append(f"depth failed for {count} ({failures[-1]}); these keep their previews")

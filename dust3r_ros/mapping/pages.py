@@ -1,4 +1,7 @@
-"""Large arrays of keyframes: in memory up to a limit, beyond it in a file whose pages the kernel brings in and out."""
+"""Large arrays of keyframes, and tables that grow: in memory up to a limit, beyond it in a file.
+
+The kernel brings its pages in and out.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import mmap
 import os
 import tempfile
 import weakref
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +121,60 @@ class Pages:
 def _aligned(values: np.ndarray) -> int:
     """Bytes an array takes in the file."""
     return -(-values.nbytes // _ALIGNED) * _ALIGNED
+
+
+_BLOCK = 4096  # rows
+_IN_MEMORY = 8  # blocks; what only grows would fill the memory in some days
+
+
+class Rows:
+    """A table of ``dtype``, in blocks that stay where they are; its column ``changed`` counts changes."""
+
+    def __init__(self, dtype: np.dtype, put_away: Callable[[np.ndarray], np.ndarray]) -> None:
+        """``put_away`` is given each block but the first few and returns the one to use in its place."""
+        self._dtype, self._put_away = dtype, put_away
+        self._blocks: list[np.ndarray] = []
+        self._changes: list[int] = []  # the newest in each block, so that few are read
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, at: int) -> np.ndarray:
+        """Row ``at`` as an array of one, to read and to write."""
+        return self._blocks[at // _BLOCK][at % _BLOCK : at % _BLOCK + 1]
+
+    def append(self, *values: object) -> None:
+        """Add a row."""
+        if self._count == _BLOCK * len(self._blocks):
+            block = np.zeros(_BLOCK, self._dtype)
+            self._blocks.append(block if len(self._blocks) < _IN_MEMORY else self._put_away(block))
+            self._changes.append(-1)
+        self._blocks[-1][self._count % _BLOCK] = values
+        self._count += 1
+
+    def changed(self, number: int, at: int | None = None) -> None:
+        """Note that change ``number`` was written to row ``at``, or to rows anywhere."""
+        for block in range(len(self._blocks)) if at is None else (at // _BLOCK,):
+            self._changes[block] = max(self._changes[block], number)
+
+    def changed_after(self, number: int) -> np.ndarray:
+        """Indices of the rows that were changed after change ``number``."""
+        blocks = [at for at, newest in enumerate(self._changes) if newest > number]
+        return self.find(lambda block: block["changed"] > number, blocks)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The rows, block by block."""
+        for first, block in zip(range(0, self._count, _BLOCK), self._blocks, strict=True):
+            yield block[: self._count - first]
+
+    def find(self, wanted: Callable[[np.ndarray], np.ndarray], only: Collection[int] | None = None) -> np.ndarray:
+        """Indices of the rows for which ``wanted(block)`` is true; ``only``: the blocks to read, by default all."""
+        chosen = ((at, block) for at, block in enumerate(self.blocks()) if only is None or at in only)
+        found = [_BLOCK * at + np.flatnonzero(wanted(block)) for at, block in chosen]
+        return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """Copies of the rows with these indices, which rise."""
+        parts = [block[indices[indices // _BLOCK == at] % _BLOCK] for at, block in enumerate(self._blocks)]
+        return np.concatenate(parts) if parts else np.zeros(0, self._dtype)

@@ -1,32 +1,45 @@
-"""Rolling shutters of a map's cameras: taken out of what keyframes see and of their images."""
+"""Rolling shutters and changing focals of a map's cameras: taken out of what keyframes see and of their images."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
 from dust3r_ros.geometry.pinhole import pixel_grid, rays
 from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.mapping.camera_stream import KeyframeRecord
 from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.sparse.lens_refinement import measure_zoom
+from dust3r_ros.sparse.refinement import place_landmarks
 from dust3r_ros.sparse.rolling_shutter import Motion, Motions, measure_readout
-from dust3r_ros.tracking import join, no_tracks
+from dust3r_ros.tracking import Tracks, join, no_tracks
 from dust3r_ros.types import Array, Image
 
 _COARSE = 16  # pixels between places of an image at which its shift is computed
 _NOTICED_PX = 0.25  # by which an image is shifted
 _FASTEST = 4.0  # long edges a second: nothing is followed then, so a pose beside is wrong
+_ZOOMS = 6  # times focals that change are measured at most: the map changes with them
+_NEARBY = 3.0  # deviations of a focal among others that change: the map may be beside its best by as much
 
 
 class RollingShutters:
-    """Measures how long cameras take to read an image out, and takes that out of keyframes of this session.
+    """Measures how long cameras take to read an image out, and takes that out of keyframes of this session; likewise
+    focals that change.
 
     What they see stays as images show it in ``gray`` and ``features``.
     """
 
     def __init__(self, state: Reconstruction) -> None:
         self._state = state
+        # By how much longer (log) than the map's the focals of keyframes are: as is taken out of what they see, while
+        # ``record.zoom`` is out of their images, and as was known before.
+        self._zooms: dict[int, float] = {}
+        self._before: dict[int, float] = {}
+        self._measured = 0
 
     def put_back(self, motions: Motions) -> None:
         """What keyframes see is as their images show it again; readouts are to be measured.
@@ -38,9 +51,46 @@ class RollingShutters:
         for camera, intrinsics in enumerate(sparse.intrinsics):
             if camera not in older:
                 intrinsics.rolling, intrinsics.rolling_std = (0.0, 0.0), 0.0
+        self._zooms, self._measured = {index: records[index].zoom for index in sparse.posed()}, 0
+        self._before = {}
         for index, motion in self._known(motions).items():
             now = np.array(self._state.intrinsics_of(index).rolling)
             self._unroll(index, motion, np.array(records[index].rolling), now)
+            self._before[index] = motion.zoom
+        self._before |= {index: zoom for index, zoom in self._zooms.items() if zoom}
+        for index in self._before:
+            self._rescale(index, -self._zooms[index])
+
+    def zoom_back(self) -> None:
+        """Take out again what is known of focals that change, also of new keyframes among older ones."""
+        for index, zoom in self._before.items():
+            self._rescale(index, zoom)
+
+    def take_out_zooms(self) -> bool:
+        """Measure again how focals change and take that out; returns whether any does: the map is to be adjusted."""
+        sparse, found = self._state.sparse, False
+        when = [(record.session, record.stamp_ns) for record in self._state.records]
+        for camera, intrinsics in enumerate(sparse.intrinsics if self._measured < _ZOOMS else ()):
+            known = any(zoom and sparse.views[index].camera == camera for index, zoom in self._zooms.items())
+            zoom = measure_zoom(sparse, camera, when, known)
+            if zoom is not None:
+                for index, w_T_c in zoom.w_T_c.items():
+                    sparse.views[index].w_T_c = w_T_c
+                for index, log in zoom.logs.items():
+                    self._rescale(index, log)
+                intrinsics.focal, intrinsics.rolling_std, found = zoom.focal, _NEARBY * zoom.std, True
+        if found:
+            self._measured += 1
+            sparse.unprune()
+            place_landmarks(sparse)
+        return found
+
+    def _rescale(self, index: int, longer: float) -> None:
+        """Take a focal that is ``longer`` (log) out of what a keyframe sees."""
+        view, factor = self._state.sparse.views[index], math.exp(-longer)
+        if longer:
+            view.seen, view.pruned = (Tracks(kept.ids, factor * kept.pixels) for kept in (view.seen, view.pruned))
+            self._zooms[index] = self._zooms.get(index, 0.0) + longer
 
     def take_out(self, motions: Motions) -> bool:
         """Measure the readouts again and take out by how much they are longer; returns whether any is."""
@@ -69,6 +119,7 @@ class RollingShutters:
         """
         sparse, record = self._state.sparse, self._state.records[index]
         view, shown = sparse.views[index], sparse.resolved(record.as_shown)
+        motion = replace(motion, zoom=self._zooms.get(index, 0.0))
         intrinsics, c_T_w, every = sparse.intrinsics[view.camera], invert(view.pose), []
         for kind in ("seen", "pruned"):
             tracks = getattr(view, kind)
@@ -91,6 +142,12 @@ class RollingShutters:
                 if image is not None:
                     record.image = self._state.pages.keep(image)
                     changed.append(index)
+        for index, zoom in self._zooms.items():
+            record = self._state.records[index]
+            if zoom != record.zoom:
+                self._enlarge(record, math.exp(record.zoom - zoom))
+                record.zoom = zoom
+                changed.append(index)
         self._state.changed.update(changed)
         return changed
 
@@ -124,3 +181,13 @@ class RollingShutters:
         shift = shift.reshape(rows, columns, 2).astype(np.float32)
         at = grid + cv2.remap(shift, grid / _COARSE, None, cv2.INTER_LINEAR)
         return np.asarray(cv2.remap(record.image, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+
+    def _enlarge(self, record: KeyframeRecord, factor: float) -> None:
+        """Enlarge the working image of a keyframe about its middle; what it does not show then is masked."""
+        height, width = record.image.shape[:2]
+        change = np.column_stack([factor * np.eye(2), 0.5 * (1.0 - factor) * np.array([width - 1, height - 1])])
+        image = cv2.warpAffine(record.image, change, (width, height), borderMode=cv2.BORDER_REPLICATE)
+        record.image = self._state.pages.keep(np.asarray(image))
+        beyond = cv2.warpAffine(np.zeros((height, width), np.uint8), change, (width, height), borderValue=1) > 0
+        if beyond.any():
+            record.masked = beyond if record.masked is None else record.masked | beyond

@@ -65,6 +65,11 @@ class LocatedFrame:
     gray: Image | None
     motion: Motion | None = None
 
+    @property
+    def zooms(self) -> bool:
+        """Whether its camera's focal changes, so that it is not quite that of the map."""
+        return self.motion is not None and self.motion.zoom != 0.0
+
 
 class Placement:
     """Places frames that see nothing known by their rig; a map that cannot use it ignores it."""
@@ -197,8 +202,17 @@ class Submap(ABC):
         seen = project(transform(invert(w_T_c), self.positions(tracks.ids)), intrinsics.focal, (0.0, 0.0))
         return intrinsics.lens.ideal(tracks.pixels) - seen
 
+    def zooms(self) -> dict[tuple[str, int], tuple[np.ndarray, Array]]:
+        """By how much longer (log) than the map's focals that change are, by camera and session: stamps (K,) of
+        keyframes, which rise, and the logs there (K,)."""
+        found: dict[tuple[str, int], list[tuple[int, float]]] = {}
+        for record in sorted(self.state.records, key=lambda record: record.stamp_ns):
+            if record.zoom:
+                found.setdefault((record.stream.name, record.session), []).append((record.stamp_ns, record.zoom))
+        return {key: (np.array([at for at, _ in own]), np.array([log for _, log in own])) for key, own in found.items()}
+
     def unrolled(self, stream: CameraStream, w_T_c: Array, tracks: Tracks, motion: Motion) -> Tracks:
-        """Corners of an image of a camera at ``w_T_c`` (4, 4), as if its readout took no time."""
+        """Corners of an image of a camera at ``w_T_c`` (4, 4), read at once, with the map's focal."""
         intrinsics = self.intrinsics[stream.index]
         points = transform(invert(w_T_c), self.positions(tracks.ids))
         return motion.unrolled(intrinsics, points, tracks, np.array(intrinsics.rolling))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -12,9 +12,10 @@ from itertools import islice
 import numpy as np
 
 from dust3r_ros.geometry.pose import PnpResult
-from dust3r_ros.geometry.rigid import invert
+from dust3r_ros.geometry.rigid import invert, smoothed
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.frames import Drift, TrackedImage, without_drift
+from dust3r_ros.mapping.pages import Rows
 from dust3r_ros.mapping.reconstruction import Culled
 from dust3r_ros.mapping.state import FrameState
 from dust3r_ros.mapping.submap import LocatedFrame, Submap
@@ -55,71 +56,18 @@ class _Seen:
         return _Seen.of(self.at, self.stream, replace(image, tracks=image.tracks.renumbered(new)))
 
 
-_BLOCK = 4096  # frames
 _ROW = np.dtype([
     ("stamp_ns", "<i8"), ("camera", "<i4"), ("keyframe", "<i4"), ("session", "<i4"), ("changed", "<i4"),
     ("unit", "<f8"), ("pose", "<f8", (3, 4)),
 ])  # fmt: skip
-_IN_MEMORY = 8  # blocks; what only grows would fill the memory in some days
-
-
-class _Rows:
-    """Frames as rows of ``_ROW``, in blocks that stay where they are. A pose of NaN is unknown."""
-
-    def __init__(self, put_away: Callable[[np.ndarray], np.ndarray]) -> None:
-        self._put_away = put_away
-        self._blocks: list[np.ndarray] = []
-        self._changes: list[int] = []  # the newest in each block, so that few are read
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, at: int) -> np.ndarray:
-        """Row ``at`` as an array of one, to read and to write."""
-        return self._blocks[at // _BLOCK][at % _BLOCK : at % _BLOCK + 1]
-
-    def append(self, *values: object) -> None:
-        """Add a row."""
-        if self._count == _BLOCK * len(self._blocks):
-            block = np.zeros(_BLOCK, _ROW)
-            self._blocks.append(block if len(self._blocks) < _IN_MEMORY else self._put_away(block))
-            self._changes.append(-1)
-        self._blocks[-1][self._count % _BLOCK] = values
-        self._count += 1
-
-    def changed(self, number: int, at: int | None = None) -> None:
-        """Note that change ``number`` was written to row ``at``, or to rows anywhere."""
-        for block in range(len(self._blocks)) if at is None else (at // _BLOCK,):
-            self._changes[block] = max(self._changes[block], number)
-
-    def changed_after(self, number: int) -> np.ndarray:
-        """Indices of the rows that were changed after change ``number``."""
-        blocks = [at for at, newest in enumerate(self._changes) if newest > number]
-        return self.find(lambda block: block["changed"] > number, blocks)
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        """The rows, block by block."""
-        for first, block in zip(range(0, self._count, _BLOCK), self._blocks, strict=True):
-            yield block[: self._count - first]
-
-    def find(self, wanted: Callable[[np.ndarray], np.ndarray], only: Collection[int] | None = None) -> np.ndarray:
-        """Indices of the rows for which ``wanted(block)`` is true; ``only``: the blocks to read, by default all."""
-        chosen = ((at, block) for at, block in enumerate(self.blocks()) if only is None or at in only)
-        found = [_BLOCK * at + np.flatnonzero(wanted(block)) for at, block in chosen]
-        return np.concatenate(found) if found else np.zeros(0, np.int64)
-
-    def take(self, indices: np.ndarray) -> np.ndarray:
-        """Copies of the rows with these indices, which rise."""
-        parts = [block[indices[indices // _BLOCK == at] % _BLOCK] for at, block in enumerate(self._blocks)]
-        return np.concatenate(parts) if parts else np.zeros(0, _ROW)
-
 
 # Newest frames that can be located again. Those of a mapped place have four times as many corners as followed ones: of
 # these, half as many are kept, or a camera that stays would fill 20 MiB with them.
 _KEPT, _KEPT_CORNERS = 1000, 700_000  # 12 bytes a corner
 _NEWEST, _BEFORE_NS = 64, 500_000_000  # frames, and before the last one, that tell how fast a camera moves
 _FASTER, _OFF = 3.0, 0.1  # times its speed; units, by which poses may be off
+_FEWEST, _BESIDE_NS = 4, 500_000_000  # images of a path to smooth, and between one that is not found and one that is
+_EXACT = 0.0003  # standard deviation of keyframes' poses, units and radians
 
 
 class FrameLog:
@@ -132,7 +80,7 @@ class FrameLog:
         """``put_away`` is given each block of memory but the first few and returns the one to use in its place."""
         self._keyframes = keyframes
         self.rewritten = 0  # how many times existing frames changed
-        self._rows = _Rows(put_away)
+        self._rows = Rows(_ROW, put_away)  # a pose of NaN is unknown
         self._names: list[str] = []  # of cameras
         self._located: Counter[int] = Counter()  # frames with a relative pose, by keyframe
         self._seen: deque[_Seen] = deque()
@@ -169,6 +117,7 @@ class FrameLog:
         motions = motions or Motions()
         drifts = self._drifts(motions)
         placed: list[tuple[int, LocatedFrame]] = []
+        covariances: dict[int, Array] = {}
         for seen in islice(self._seen, max(0, len(self._seen) - newest), None):
             row = self._rows[seen.at]
             known = bool(_located(row)[0]) and self._keyframes.pose(int(row["keyframe"][0])) is not None
@@ -179,10 +128,43 @@ class FrameLog:
             if found is not None:
                 self._move(seen.at, found.w_T_c)
                 placed.append((seen.at, LocatedFrame(seen.stream, tracks, found.w_T_c, image.gray, motion)))
+                covariances[seen.at] = found.covariance
         if exactly:
             poses = self._keyframes.exact_poses([frame for _, frame in placed])
             for (at, _), w_T_c in zip(placed, poses, strict=True):
                 self._move(at, w_T_c)
+            self._smooth(covariances)
+
+    def _smooth(self, covariances: Mapping[int, Array]) -> None:
+        """Smooth the paths through frames whose images were not kept; ``covariances`` (6, 6) of those located, by row.
+
+        Between images that see much are some that see little, and that were found elsewhere by a few landmarks.
+        """
+        paths: dict[tuple[str, int], list[int]] = {}
+        for seen in (*self._seen, *self._seen_in_keyframes):
+            if seen.narrow.gray is None:
+                paths.setdefault((seen.stream.name, seen.narrow.session), []).append(seen.at)
+        for path in paths.values():
+            rows, at = self._rows.take(np.sort(path)), np.sort(path)
+            keyframes = _is_keyframe(rows)
+            known = keyframes | np.isin(at, list(covariances))
+            # A keyframe that was culled is beside others since, not quite where it was seen.
+            ours = self._placed()(rows) & ~(np.isin(at, [seen.at for seen in self._seen_in_keyframes]) & ~keyframes)
+            ours &= _beside(rows["stamp_ns"], known & ours)
+            if np.count_nonzero(ours) >= _FEWEST and not keyframes[ours].all():
+                self._smooth_path(at[ours], covariances)
+
+    def _smooth_path(self, at: np.ndarray, covariances: Mapping[int, Array]) -> None:
+        """Smooth the path through rows ``at`` (N,), in any order."""
+        at = at[np.argsort(self._rows.take(at)["stamp_ns"], kind="stable")]
+        rows = np.concatenate([self._rows[k] for k in at.tolist()])
+        keyframes, seconds = _is_keyframe(rows), 1e-9 * (rows["stamp_ns"] - rows["stamp_ns"][0])
+        unit = float(np.median([self._keyframes.unit(index) for index in rows["keyframe"].tolist()]))
+        exact = np.diag([_EXACT * unit] * 3 + [_EXACT] * 3) ** 2
+        errors = [exact + (0.0 if own else covariances.get(k, np.nan)) for k, own in zip(at, keyframes, strict=True)]
+        poses = smoothed(seconds, self._poses(rows), np.stack(errors), unit) if np.isfinite(unit) else self._poses(rows)
+        for moved, w_T_c in zip(at[~keyframes].tolist(), poses[~keyframes], strict=True):
+            self._move(moved, w_T_c)
 
     def motions(self) -> Motions:
         """How the cameras moved at each frame, in each session."""
@@ -194,7 +176,7 @@ class FrameLog:
                 own, stamps = (values[rows["session"] == session] for values in (placed, rows["stamp_ns"]))
                 order = np.argsort(stamps, kind="stable")
                 frames[name, session] = stamps[order], partial(self._poses_of, own[order])
-        return Motions(frames)
+        return Motions(frames, self._keyframes.zooms())
 
     def _poses_of(self, indices: np.ndarray, chosen: np.ndarray) -> Array:
         return self._poses(np.concatenate([self._rows[at] for at in indices[chosen].tolist()]))
@@ -441,6 +423,17 @@ def _rebase(rows: np.ndarray, culled: Culled, rewritten: int) -> None:
 def _located(rows: np.ndarray) -> np.ndarray:
     """(N,) which frames have a pose relative to their keyframe."""
     return ~np.isnan(rows["pose"][:, 0, 0])
+
+
+def _is_keyframe(rows: np.ndarray) -> np.ndarray:
+    """(N,) which frames are keyframes of the map."""
+    return np.all(rows["pose"] == np.eye(4)[:3], axis=(1, 2))
+
+
+def _beside(stamps_ns: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(N,) which stamps are about those of ``known`` ones (N,), themselves among them."""
+    apart = np.abs(stamps_ns[:, None] - stamps_ns[known])
+    return np.asarray(apart.min(axis=1, initial=_BESIDE_NS) < _BESIDE_NS)
 
 
 def _whole(poses: Array) -> Array:

@@ -213,4 +213,5 @@ def _camera(camera: Camera) -> dict[str, Any]:
         "distortion_model": camera.distortion_model,
         "distortion": [round(value, 6) for value in camera.distortion],
         "readout": [round(value, 4) for value in camera.readout],
+        "focal_range": [round(value, 3) for value in camera.focal_range],
     }

@@ -135,7 +135,7 @@ class CompiledSteps:
 
         S, borders, ff, bf, inner = (reduce(np.add, sums) for sums in zip(*self._each(reduced), strict=True))
         information, pull = priors(self._problem, self._observations, state)
-        ff[np.diag_indices(K)] += information
+        ff += information
         try:
             X = borders.T
             if N:

@@ -29,10 +29,10 @@ class BundleProblem:
     ``offset[m]`` (M, 2), pixels from the image centre, with standard deviation ``sigma``, times
     ``spread[m]`` (M,) if there is any; a pose sees a point once.
     ``free`` (C,) says which poses move; ``free_focal`` (F,) which focals do, each with a prior
-    log-normal around ``focal_prior`` of width ``focal_prior_sigma`` (one or (F,); inf: none). ``lenses`` (F), all
-    plain if empty; ``free_lens`` (F, 5) says which lenses' three radial terms and centers
-    (x, y) move, each with a prior around 0 of width ``lens_prior_sigma`` (F, 5); centers are in
-    units of the lens's radius.
+    log-normal around ``focal_prior`` of width ``focal_prior_sigma`` (one or (F,); inf: none). ``focal_walk`` (F,), if
+    there: by how much the log of a focal differs from that of the camera before it, a standard deviation. ``lenses``
+    (F), all plain if empty; ``free_lens`` (F, 5) says which lenses' three radial terms and centers (x, y) move, each
+    with a prior around 0 of width ``lens_prior_sigma`` (F, 5); centers are in units of the lens's radius.
     """
 
     w_T_c: Array
@@ -46,6 +46,7 @@ class BundleProblem:
     free_focal: np.ndarray
     focal_prior: Array
     focal_prior_sigma: float | Array = float("inf")
+    focal_walk: Array | None = None
     sigma: float = 1.0
     spread: Array | None = None
     lenses: Sequence[Lens] = ()

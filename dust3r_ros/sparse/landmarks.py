@@ -170,7 +170,7 @@ class Intrinsics:
     infinite for a mere guess; ``guess_std`` that of a network's or another map's guess, infinite for the usual one.
     ``measured``: a given focal as the images alone say (value, relative std), if they do. ``center_prior``: deviation
     of the lens's center, radii. ``rolling``: seconds from pixel to pixel, across and down, in which an image is read
-    out; ``rolling_std`` comes from not knowing that better. ``known``: std and lens before the map. ``focal_only``: the
+    out; ``rolling_std`` is from not knowing that or zooms. ``known``: std and lens before the map. ``focal_only``: the
     lens was not given, and is estimated though the focal may be held. ``zoom``: by how much (deviation of the log) the
     focal changes, ``squeeze``: by how much (log) pixels are wider than high, if sure.
     """

@@ -9,8 +9,8 @@ are worth: by their scatter, and by how many in one image are independent of eac
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -155,13 +155,17 @@ def _sample(sparse: SparseMap, views: Sequence[int]) -> None:
     thin(sparse, views, max(_LEAST, _OBSERVATIONS // len(views)))
 
 
-def sampled(sparse: SparseMap, free: Sequence[int] | None = None) -> tuple[BundleProblem, float, list[int]] | None:
+def sampled(
+    sparse: SparseMap, free: Sequence[int] | None = None, half: int | None = None
+) -> tuple[BundleProblem, float, list[int]] | None:
     """The adjustment of a sample of the landmarks, with all focals and lenses free, even those that were held.
 
-    Of the ``free`` views, None: all posed ones. With the pixels at which errors stand out, and the problem's views;
-    None if there is next to nothing to adjust.
+    Of the ``free`` views, None: all posed ones; of one ``half`` of the landmarks, 0 or 1, None: of all. With the pixels
+    at which errors stand out, and the problem's views; None if there is next to nothing to adjust.
     """
     before = sparse.snapshot()
+    for view in sparse.views if half is not None else ():
+        view.seen, view.pruned = (tracks.select(tracks.ids % 2 == half) for tracks in (view.seen, view.pruned))
     _sample(sparse, sparse.posed() if free is None else free)
     built = problem_of(sparse, free, True, _uncalibrated(sparse, 1))
     sparse.restore(before)
@@ -180,6 +184,105 @@ def consider_lenses(sparse: SparseMap) -> None:
     solution = adjust(problem, huber_px=huber_px, iterations=0)
     for k, std in zip(np.flatnonzero(problem.free_focal), solution.focal_std, strict=True):
         sparse.intrinsics[k].std = float(std)
+
+
+_FEWEST, _MOST_ZOOMING = 10, 150  # views: more would take minutes
+_WALKS = 0.01, 0.03  # of the log focal from view to view, as standard deviations: a lens that breathes, a zoom
+# Log likelihood that is no accident, its share of all that is unlikely, and the log focal, root mean square, also as a
+# share of its deviation, that make sure; with a shutter that rolls, of which something is always left; and of a camera
+# that has been seen to zoom.
+_SURELY, _ROLLING, _FURTHER = (8.0, 0.025, 0.004, 0.1), (8.0, 0.08, 0.006, 0.1), (2.0, 0.0, 0.001, 0.0)
+_STEPS, _MORE_STEPS, _PLACING, _CLOSELY = 30, 100, 6, 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Zoom:
+    """Focals that change: by how much longer (log) than ``focal`` each of a camera's views has it, 0 on average.
+
+    ``w_T_c``: (4, 4) by view; ``std``: relative standard deviation of a focal.
+    """
+
+    focal: float
+    logs: Mapping[int, float]
+    w_T_c: Mapping[int, Array]
+    std: float
+
+
+def measure_zoom(sparse: SparseMap, camera: int, when: Sequence[tuple[int, int]], again: bool = False) -> Zoom | None:
+    """How the focal of a camera changes; None if it does not as far as images say. The map is unchanged.
+
+    A sample of half of the landmarks is adjusted with a focal for each view, that walks at random. The other half must
+    agree: adjusted as if seen with these focals, it is explained clearly better than with one. ``when``: as of
+    ``consider_images``; ``again``: it was measured before, and taken out.
+    """
+    learned, asked = (sampled(sparse, half=half) if _may_zoom(sparse, camera) else None for half in (0, 1))
+    if learned is None or asked is None:
+        return None
+    begun, _ = _settled(*learned[:2])
+    there, _ = _settled(*asked[:2])
+    gain, share, changes, of_std = _FURTHER if again else _first(sparse, camera)
+    best, least = None, math.inf
+    for walk in _WALKS:
+        zoom = _zoom(begun, *learned[1:], camera, when, walk)
+        if np.std([*zoom.logs.values()]) > max(changes, of_std * zoom.std):
+            # With one focal it may be better there, too.
+            cost, one = [_cost_of(each, there, *asked[1:], camera) for each in (zoom, replace(zoom, logs={}))]
+            if cost < min(one - max(gain, share * one), least):
+                best, least = zoom, cost
+    return best
+
+
+def _may_zoom(sparse: SparseMap, camera: int) -> bool:
+    own = sum(sparse.views[view].camera == camera for view in sparse.posed())
+    return not sparse.intrinsics[camera].given and own >= _FEWEST and len(sparse.posed()) <= _MOST_ZOOMING
+
+
+def _first(sparse: SparseMap, camera: int) -> tuple[float, float, float, float]:
+    return _ROLLING if any(sparse.intrinsics[camera].rolling) else _SURELY
+
+
+def _settled(problem: BundleProblem, huber_px: float) -> tuple[BundleProblem, float]:
+    """A problem that begins where this one ends, and the cost there."""
+    end = adjust(problem, huber_px=huber_px, iterations=_STEPS, tolerance=_CLOSELY)
+    return replace(problem, w_T_c=end.w_T_c, focals=end.focals, lenses=end.lenses, points=end.points), end.cost
+
+
+def _zoom(
+    problem: BundleProblem, huber_px: float, views: list[int], camera: int, when: Sequence[tuple[int, int]], walk: float
+) -> Zoom:
+    """The focals of a camera's views that explain a problem best; they differ by ``walk`` from one to the next."""
+    mine = sorted(np.flatnonzero(problem.camera == camera).tolist(), key=lambda k: when[views[k]])
+    own, F, K = problem.camera.copy(), len(problem.focals), len(mine)
+    own[mine] = F + np.arange(K)
+
+    def each(values: Array, factor: float = 1.0) -> Array:
+        return np.append(values, np.full(K, factor * values[camera]))
+
+    free, walks = each(problem.free_focal).astype(bool), np.full(F + K, walk)
+    free[camera], walks[: F + 1] = False, np.inf
+    sigma = each(np.broadcast_to(problem.focal_prior_sigma, F), math.sqrt(K))  # all of them have one prior
+    changing = replace(
+        problem, camera=own, focals=each(problem.focals), free_focal=free, focal_prior=each(problem.focal_prior),
+        focal_prior_sigma=sigma, focal_walk=walks, lenses=[*problem.lenses, *[problem.lenses[camera]] * K],
+        free_lens=None, lens_prior_sigma=None,
+    )  # fmt: skip
+    found = adjust(changing, huber_px=huber_px, iterations=_MORE_STEPS, tolerance=1e-6)
+    logs = np.log(found.focals[F:])
+    changes = {views[k]: float(log) for k, log in zip(mine, logs - logs.mean(), strict=True)}
+    poses, std = dict(zip(views, found.w_T_c, strict=True)), found.focal_std[-K:]
+    return Zoom(math.exp(logs.mean()), changes, poses, float(np.median(std)))
+
+
+def _cost_of(zoom: Zoom, problem: BundleProblem, huber_px: float, views: list[int], camera: int) -> float:
+    """The least cost of a problem as if seen with the focals of a zoom, begun where it is and where the zoom has it."""
+    scale = np.exp([-zoom.logs.get(view, 0.0) for view in views])
+    shown = replace(problem, offset=problem.offset * scale[problem.view, None])
+    poses = np.stack([zoom.w_T_c.get(view, w_T_c) for view, w_T_c in zip(views, problem.w_T_c, strict=True)])
+    focals = np.where(np.arange(len(problem.focals)) == camera, zoom.focal, problem.focals)
+    there = replace(shown, w_T_c=poses, focals=focals)
+    held = replace(there, free=np.zeros_like(there.free), free_focal=np.zeros_like(there.free_focal), free_lens=None)
+    there = replace(there, points=adjust(held, huber_px=huber_px, iterations=_PLACING).points)
+    return min(_settled(begun, huber_px)[1] for begun in (shown, there))
 
 
 _SHORT, _STRETCH, _LONGEST, _MOST_STRETCHES = 5, 10, 12, 8  # keyframes of a stretch; at most; how many stretches

@@ -33,10 +33,11 @@ _BESIDE, _LONGEST = 2, 1.5  # images on either side whose poses tell a velocity,
 @dataclass(frozen=True, eq=False)
 class Motion:
     """How a camera moved when it took an image, per second, in its optical frame: ``turn`` (3,) radians, ``step`` (3,)
-    in the map's unit."""
+    in the map's unit. ``zoom``: by how much longer (log) its focal was than in the map."""
 
     turn: Array
     step: Array
+    zoom: float = 0.0
 
     @classmethod
     def among(cls, w_T_c: Array, others: Array, seconds: Array) -> Motion:
@@ -71,27 +72,31 @@ class Motion:
         return np.where(np.isfinite(after - before), after - before, 0.0)
 
     def unrolled(self, intrinsics: Intrinsics, points: Array, tracks: Tracks, rolling: Array) -> Tracks:
-        """What an image shows of ``points`` (K, 3), as of ``carried``, if its readout were shorter by ``rolling``."""
-        return Tracks(tracks.ids, tracks.pixels - self.carried(intrinsics, points, tracks.pixels, rolling))
+        """What an image shows of ``points`` (K, 3), as of ``carried``, if its readout were shorter by ``rolling``, and
+        its focal that of the map."""
+        pixels = tracks.pixels * math.exp(-self.zoom)
+        return Tracks(tracks.ids, pixels - self.carried(intrinsics, points, pixels, rolling))
 
     def rolled(self, intrinsics: Intrinsics, points: Array, tracks: Tracks, rolling: Array) -> Tracks:
         """The tracks of which ``unrolled`` makes ``tracks``."""
         pixels = tracks.pixels
         for _ in range(_INVERTED):  # when a pixel was read depends on where it is shown
             pixels = tracks.pixels + self.carried(intrinsics, points, pixels, rolling)
-        return Tracks(tracks.ids, pixels)
+        return Tracks(tracks.ids, pixels * math.exp(self.zoom))
 
 
 class Motions:
     """The motion of cameras at frames with a pose, from those before and after them."""
 
     def __init__(
-        self, frames: Mapping[tuple[str, int], tuple[np.ndarray, Callable[[np.ndarray], Array]]] | None = None
+        self,
+        frames: Mapping[tuple[str, int], tuple[np.ndarray, Callable[[np.ndarray], Array]]] | None = None,
+        zooms: Mapping[tuple[str, int], tuple[np.ndarray, Array]] | None = None,
     ) -> None:
         """``frames`` of each camera in each session, which has its own clock: stamps (N,), which rise, and what returns
-        ``w_T_c`` (K, 4, 4) of K of them.
+        ``w_T_c`` (K, 4, 4) of K of them. ``zooms`` of those whose focal changes: at such stamps (K,), the logs (K,).
         """
-        self._frames = frames or {}
+        self._frames, self._zooms = frames or {}, zooms or {}
 
     def at(self, camera: str, stamp_ns: int, session: int = 0) -> Motion | None:
         """The motion at a frame; None for one without a pose, or if those beside it are too long before or after."""
@@ -103,10 +108,11 @@ class Motions:
             return None
         near = np.arange(max(here - _BESIDE, 0), min(here + _BESIDE + 1, len(stamps)))
         seconds = 1e-9 * (stamps[near] - stamp_ns)
-        others = (np.abs(seconds) < _LONGEST) & (near != here)
+        others, zooms = (np.abs(seconds) < _LONGEST) & (near != here), self._zooms.get((camera, session))
+        zoom = 0.0 if zooms is None else float(np.interp(stamp_ns, *zooms))
         if not others.any():
-            return None
-        return Motion.among(poses(np.array([here]))[0], poses(near[others]), seconds[others])
+            return Motion(np.zeros(3), np.zeros(3), zoom) if zoom else None
+        return replace(Motion.among(poses(np.array([here]))[0], poses(near[others]), seconds[others]), zoom=zoom)
 
 
 # Standard deviation, seconds over the longer side: many cameras read all at once, webcams and phones take up to 0.04.

@@ -54,10 +54,13 @@ class Normal:
 
 
 def prior_error(problem: BundleProblem, observations: Observations, state: State) -> Array:
-    """(K,) deviation of the free intrinsics from their priors, in standard deviations."""
+    """(K,) deviation of the free intrinsics from their priors, in standard deviations; then (F,) steps of focals."""
     camera, kind = observations.unknowns.T
     middle = np.where(kind == FOCAL, np.log(problem.focal_prior[camera]), 0.0)
-    return np.asarray((state.intrinsics[camera, kind] - middle) / _prior_sigmas(problem, observations))
+    error = np.asarray((state.intrinsics[camera, kind] - middle) / _prior_sigmas(problem, observations))
+    if problem.focal_walk is None:
+        return error
+    return np.concatenate([error, np.diff(state.intrinsics[:, FOCAL], prepend=0.0) / problem.focal_walk])
 
 
 def _prior_sigmas(problem: BundleProblem, observations: Observations) -> Array:
@@ -102,13 +105,21 @@ def _intrinsics_part(
 ) -> tuple[Array, Array]:
     """(K, K) and right side (K,) of the free intrinsics with their priors; ``slopes`` (K, 2 M)."""
     information, pull = priors(problem, observations, state)
-    return slopes @ slopes.T + np.diag(information), pull - slopes @ terms.error.ravel()
+    return slopes @ slopes.T + information, pull - slopes @ terms.error.ravel()
 
 
 def priors(problem: BundleProblem, observations: Observations, state: State) -> tuple[Array, Array]:
-    """The priors' information on the free intrinsics (K,), and minus their gradient (K,)."""
-    sigma = _prior_sigmas(problem, observations)
-    return 1.0 / sigma**2, -prior_error(problem, observations, state) / sigma
+    """The priors' information on the free intrinsics (K, K), and minus their gradient (K,)."""
+    sigma, error = _prior_sigmas(problem, observations), prior_error(problem, observations, state)
+    K = len(sigma)
+    information, pull = np.diag(1.0 / sigma**2), -error[:K] / sigma
+    if problem.focal_walk is not None:
+        camera, kind = observations.unknowns.T
+        own = np.where(kind == FOCAL, camera, -2)
+        apart = np.arange(len(problem.focals))[:, None]
+        steps = ((apart == own).astype(float) - (apart == own + 1)) / problem.focal_walk[:, None]
+        information, pull = information + steps.T @ steps, pull - steps.T @ error[K:]
+    return information, pull
 
 
 def _cross(a: Array, b: Array) -> Array:

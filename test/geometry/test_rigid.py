@@ -17,6 +17,7 @@ from dust3r_ros.geometry.rigid import (
     is_rotation,
     pose,
     quaternion,
+    smoothed,
     transform,
 )
 
@@ -111,3 +112,59 @@ def test_a_rigid_motion_is_known_from_others(seed: int) -> None:
     R = a_T_b[:3, :3]
     assert is_rotation(R) and is_rotation(1.004 * R, 1e-2) and not is_rotation(1.004 * R) and not is_rotation(-R)
     assert not is_rigid(a_T_b * [[1], [1], [1], [2]]) and not is_rigid(np.diag([1.0, 1.0, -1.0, 1.0]))
+
+
+def wandering(rng: np.random.Generator, count: int = 150) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds (N,) and poses (N, 4, 4) of a camera whose speed changes slowly."""
+    steps = rng.choice([1 / 15, 2 / 15], (count, 1))
+    seconds = np.cumsum(steps)
+    moved = np.cumsum(steps * np.cumsum(0.02 * rng.normal(size=(count, 6)), axis=0), axis=0)
+    return seconds, np.stack([pose(Rotation.from_rotvec(v[3:]).as_matrix(), v[:3]) for v in moved])
+
+
+def shaken(rng: np.random.Generator, poses: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Poses off by motions in the camera's own frame of ``std`` (N, 6)."""
+    off = std * rng.normal(size=std.shape)
+    return np.stack([T @ pose(Rotation.from_rotvec(v[3:]).as_matrix(), v[:3]) for T, v in zip(poses, off, strict=True)])
+
+
+def errors(poses: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(N,) distances of positions."""
+    return np.asarray(np.linalg.norm(poses[:, :3, 3] - truth[:, :3, 3], axis=1))
+
+
+def test_a_path_is_smoothed_by_how_exact_its_poses_are() -> None:
+    rng = np.random.default_rng(0)
+    seconds, truth = wandering(rng)
+    std = np.where(rng.random((len(truth), 1)) < 0.3, 0.001, 0.05) * np.ones(6)
+    measured = shaken(rng, truth, std)
+    found = smoothed(seconds, measured, std[:, :, None] ** 2 * np.eye(6), 1.0)
+    exact = std[:, 0] < 0.01
+    assert errors(found, truth)[~exact].mean() < 0.25 * errors(measured, truth)[~exact].mean()
+    assert errors(found, truth)[exact].max() < 0.005, "exact ones stay where they are"
+    turned = [angle_deg(a[:3, :3].T @ b[:3, :3]) for a, b in zip(found, truth, strict=True)]
+    assert np.mean(turned) < 0.5
+
+
+def test_a_pose_that_is_not_measured_is_that_of_the_path() -> None:
+    rng = np.random.default_rng(0)
+    seconds, truth = wandering(rng)
+    covariances = np.tile(1e-6 * np.eye(6), (len(truth), 1, 1))
+    lost = np.isin(np.arange(len(truth)), [0, 40, 41, 42, len(truth) - 1])
+    measured = truth.copy()
+    measured[lost] = some_pose(rng)
+    covariances[lost] = np.nan
+    found = smoothed(seconds, measured, covariances, 1.0)
+    assert errors(found, truth).max() < 0.03 and errors(found, truth)[~lost].max() < 0.003
+
+
+def test_the_unit_of_length_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    seconds, truth = wandering(rng, 40)
+    covariances = np.tile(1e-4 * np.eye(6), (len(truth), 1, 1))
+    measured, larger = shaken(rng, truth, np.full((len(truth), 6), 0.01)), np.diag([1e3] * 3 + [1.0] * 3)
+    found = smoothed(seconds, measured, covariances, 1.0)
+    measured[:, :3, 3] *= 1e3
+    np.testing.assert_allclose(
+        smoothed(seconds, measured, larger @ covariances @ larger, 1e3)[:, :3, 3], 1e3 * found[:, :3, 3], rtol=1e-6
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from branches import branch
@@ -142,3 +144,79 @@ def test_what_keyframes_see_is_put_back_to_where_their_images_show_it(found: Map
         assert len(both) > 0.95 * len(every.ids)
         np.testing.assert_array_equal(every.pixels[mine], there.pixels[theirs])
         assert len(record.as_shown.ids) == 0
+
+
+@pytest.fixture(scope="module")
+def logs() -> dict[int, float]:
+    """By how much longer (log) the focal of a camera that breathes is, by stamp."""
+    every = rolling_walk(0.0).stamps_ns.tolist()
+    return dict(zip(every, (0.05 + 0.05 * np.sin(np.arange(len(every)) / 4.0)).tolist(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def breathing(logs: dict[int, float]) -> RenderedSequence:
+    sequence = rolling_walk(0.0)
+    height, width = sequence.images.shape[1:3]
+    middle, images = 0.5 * np.array([width - 1, height - 1]), []
+    for image, log in zip(sequence.images, logs.values(), strict=True):
+        change = np.column_stack([np.exp(log) * np.eye(2), (1.0 - np.exp(log)) * middle])
+        images.append(cv2.warpAffine(image, change, (width, height), flags=cv2.INTER_CUBIC))
+    return replace(sequence, images=np.stack(images))
+
+
+def map_of(sequence: RenderedSequence) -> Mapper:
+    mapper = Mapper(MapperConfig(dense=False))
+    for stamp, image in zip(sequence.stamps_ns.tolist(), sequence.images, strict=True):
+        mapper.process(stamp, "camera", image)
+    mapper.finish()
+    return mapper
+
+
+@pytest.fixture(scope="module")
+def breathed(breathing: RenderedSequence) -> Mapper:
+    return map_of(breathing)
+
+
+def test_a_focal_that_changes_is_taken_out_of_poses_and_images(
+    breathing: RenderedSequence, logs: dict[int, float], breathed: Mapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all frames, also of those that are no keyframes."""
+    monkeypatch.setattr(RollingShutters, "take_out_zooms", lambda *_: False)
+    before = map_of(breathing)
+    assert len(breathed.trajectory()) == len(before.trajectory()) == len(breathing.images)
+    assert trajectory_error(breathed, breathing) < 0.3 * trajectory_error(before, breathing)
+    records = breathed.submap.state.records
+    off = np.array([record.zoom - logs[record.stamp_ns] for record in records])
+    assert off.std() < 0.008 and np.std([*logs.values()]) > 0.03
+    camera = breathed.cameras["camera"]
+    assert camera.focal / breathing.focal / np.exp(-off.mean()) == pytest.approx(1.0, abs=0.03)
+    assert camera.focal_range[0] < 0.97 * camera.focal and 1.03 * camera.focal < camera.focal_range[1]
+    assert any("have focal lengths of their own" in said for said in breathed.doubts)
+    still, stamps, closer = rolling_walk(0.0), breathing.stamps_ns.tolist(), []
+    for record in records:
+        index, factor = stamps.index(record.stamp_ns), np.exp(-off.mean())
+        middle = 0.5 * np.array(record.image.shape[1::-1]) - 0.5
+        change = np.column_stack([factor * np.eye(2), (1.0 - factor) * middle])
+        wanted = cv2.warpAffine(still.images[index], change, record.image.shape[1::-1]).astype(float)
+        both = breathing.images[index], np.asarray(record.image)
+        shown, now = (np.abs(image.astype(float) - wanted)[24:-24, 32:-32].mean() for image in both)
+        if abs(record.zoom) > 0.02:
+            closer.append(now / shown)
+    assert len(closer) > 8 and np.median(closer) < 0.8
+
+
+def test_a_map_of_a_focal_that_changes_is_finished_again_as_it_was(
+    breathing: RenderedSequence, breathed: Mapper
+) -> None:
+    """What its keyframes see is put back to where images show it, and taken out again."""
+    error, records = trajectory_error(breathed, breathing), breathed.submap.state.records
+    zooms = np.array([record.zoom for record in records])
+    breathed.finish()
+    again = np.array([record.zoom for record in records])
+    assert np.std(again - zooms) < 0.005 and trajectory_error(breathed, breathing) < 1.3 * error
+
+
+def test_a_focal_that_stays_is_left_alone() -> None:
+    mapper = map_of(rolling_walk(0.0))
+    assert {record.zoom for record in mapper.submap.state.records} == {0.0}
+    assert mapper.cameras["camera"].focal_range == (0.0, 0.0) and mapper.doubts == ()

@@ -36,6 +36,9 @@ class Keyframes:
     def unit(self, index: int) -> float:
         return self.units[index]
 
+    def zooms(self) -> dict[tuple[str, int], tuple[np.ndarray, Array]]:
+        return {}
+
     def unrolled(self, stream: CameraStream, w_T_c: Array, tracks: Tracks, motion: Motion) -> Tracks:
         return Tracks(tracks.ids, tracks.pixels - motion.step[:2])
 
@@ -348,3 +351,29 @@ def test_fewer_frames_are_kept_where_they_have_many_corners() -> None:
     for stamp_ns in range(1, 300):
         log.keep(0, LEFT, TrackedImage(stamp_ns, corners, stamp_ns), at(1.0), 1.0)
     assert 130 * many < sum(map(len, log.landmark_ids())) < 150 * many
+
+
+def test_what_is_found_by_little_lies_on_the_path_in_the_end() -> None:
+    keyframes = Keyframes(0.0, 3.0)
+    log, step_ns = FrameLog(keyframes), 66_666_667
+    log.add_keyframe(0, LEFT, seen(0))
+    for k in range(1, 30):
+        log.add(0, LEFT, seen(k * step_ns), found(0.1 * k))
+    log.add_keyframe(1, LEFT, seen(30 * step_ns))
+    log.keep(0, LEFT, seen(100 * step_ns), at(7.0), 1.0)  # long after all others, and not found
+    sure, vague = 1e-8 * np.eye(6), 0.04 * np.eye(6)
+    answers = [replace(found(0.1 * k), covariance=sure) for k in range(1, 30)]
+    answers[10], answers[20] = replace(found(1.6), covariance=vague), None
+    keyframes.answers = [*answers, None]
+    log.find_again(exactly=True)
+    np.testing.assert_allclose(places(log), [*(0.1 * np.arange(31)), 7.0], atol=0.01)
+
+
+def test_a_path_of_kept_images_is_as_they_show_it() -> None:
+    keyframes = Keyframes(0.0)
+    log = FrameLog(keyframes)
+    for k in range(8):
+        log.add(0, LEFT, replace(seen(k * 10**8), gray=np.zeros((48, 64), np.uint8)), None)
+    keyframes.answers, keyframes.exact = [found(0.0)] * 8, [at(float(k % 2)) for k in range(8)]
+    log.find_again(exactly=True)
+    assert places(log) == [float(k % 2) for k in range(8)]

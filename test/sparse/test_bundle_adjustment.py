@@ -289,6 +289,27 @@ def test_held_poses_stay() -> None:
     assert (np.abs(found.w_T_c[start.free] - start.w_T_c[start.free]).max(axis=(1, 2)) > 1e-3).all()
 
 
+def walking(walk: float) -> BundleProblem:
+    """A camera for each view, whose focals rise; each is about ``walk`` (log) from the one before."""
+    scene = replace(arc(views=9, seed=6), focal=300.0 * np.exp(np.linspace(0.0, 0.2, 9)))
+    start = disturbed(problem_of(scene, camera=list(range(9))), size=0.02)
+    return replace(start, focals=np.full(9, 300.0), focal_walk=np.append(np.inf, np.full(8, walk)))
+
+
+def test_focals_follow_each_other_as_closely_as_they_are_said_to() -> None:
+    steps = [np.diff(np.log(adjust(walking(walk), iterations=100).focals)) for walk in (1.0, 1e-3, 1e-7)]
+    assert steps[0] == pytest.approx(np.full(8, 0.025), rel=0.01)
+    assert np.abs(steps[1]).max() < 0.024 and np.abs(steps[2]).max() < 1e-4
+
+
+def test_steps_of_focals_that_follow_each_other_are_the_same() -> None:
+    plain, compiled, state, _ = both(walking(0.01), 1.5)
+    expected, found = plain.step(state, 1e-3), compiled.step(state, 1e-3)
+    assert expected is not None and found is not None
+    np.testing.assert_allclose(found.unknowns, expected.unknowns, rtol=1e-6)
+    np.testing.assert_allclose(found.information, expected.information, rtol=1e-6, atol=1e-6)
+
+
 def test_every_camera_has_its_own_focal() -> None:
     scene = arc(views=9, seed=6)
     focals = np.array([250.0, 300.0, 420.0])

@@ -12,7 +12,13 @@ from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.sparse import lens_refinement
 from dust3r_ros.sparse.initialization import Options, bootstrap
 from dust3r_ros.sparse.landmarks import Intrinsics
-from dust3r_ros.sparse.lens_refinement import consider_images, consider_lenses, look_off_center, refine_lenses
+from dust3r_ros.sparse.lens_refinement import (
+    consider_images,
+    consider_lenses,
+    look_off_center,
+    measure_zoom,
+    refine_lenses,
+)
 from dust3r_ros.sparse.refinement import refine
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks
@@ -244,3 +250,42 @@ def test_pixels_that_are_not_square_are_noticed() -> None:
 def test_an_ordinary_camera_does_neither() -> None:
     intrinsics = considered(np.full(24, FOCAL)).intrinsics[0]
     assert (intrinsics.zoom, intrinsics.squeeze) == (0.0, 0.0)
+
+
+def zooming(focal: Array) -> SparseMap:
+    """A map of views of so many pixels of ``focal`` each, as if all had the same."""
+    sparse = unposed(replace(past_a_wall(len(focal)), focal=focal), 0.1)
+    assert bootstrap(sparse, range(len(focal)), 0, [0.8 * WIDTH, 1.2 * WIDTH], Options()).starts
+    refine_lenses(sparse)
+    return sparse
+
+
+def test_how_a_focal_changes_is_measured() -> None:
+    """By views in the order of their stamps; the map stays."""
+    logs = 0.03 * np.sin(np.arange(20) / 2.5)
+    sparse = zooming(FOCAL * np.exp(logs))
+    poses, seen, focals, points = sparse.snapshot()
+    zoom = measure_zoom(sparse, 0, [(0, stamp) for stamp in range(20)])
+    now = sparse.snapshot()
+    assert zoom is not None and (seen, focals) == now[1:3]
+    np.testing.assert_array_equal(points, now[3])
+    found = np.array([zoom.logs[view] for view in range(20)])
+    assert found.mean() == pytest.approx(0.0, abs=1e-9) and zoom.std < 0.05
+    assert np.std(found - logs) < 0.4 * np.std(logs)  # the map was bent: the next time it is closer
+    assert set(zoom.w_T_c) == set(range(20)) and not np.allclose(np.stack([*zoom.w_T_c.values()]), np.stack(poses))
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_focal_that_does_not_change_or_is_known_is_not_measured(known: bool) -> None:
+    sparse = zooming(FOCAL * np.exp(0.03 * np.sin(np.arange(20) / 2.5)) if known else np.full(20, FOCAL))
+    sparse.intrinsics[0].fixed = known
+    assert measure_zoom(sparse, 0, [(0, stamp) for stamp in range(20)]) is None
+
+
+def test_focals_count_only_if_other_landmarks_agree() -> None:
+    """Half of the landmarks are seen as if the camera breathed, the others are not."""
+    sparse, logs = zooming(np.full(20, FOCAL)), 0.03 * np.sin(np.arange(20) / 2.5)
+    for view, log in zip(sparse.views, logs, strict=True):
+        factor = np.where(view.seen.ids % 2 == 0, np.exp(log), 1.0)
+        view.seen = Tracks(view.seen.ids, view.seen.pixels * factor[:, None])
+    assert measure_zoom(sparse, 0, [(0, stamp) for stamp in range(20)]) is None

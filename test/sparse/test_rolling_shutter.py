@@ -195,3 +195,17 @@ def test_of_a_large_map_the_liveliest_stretch_tells(monkeypatch: pytest.MonkeyPa
     assert found is not None and 0.2 * ROWS[1] < found.rolling[1] < 1.3 * ROWS[1] and found.rolling[0] == 0.0
     few = {index: motions[index] for index in range(6)}
     assert rolling_shutter._liveliest(few) == list(range(6))
+
+
+def test_a_focal_that_changes_is_interpolated_between_keyframes_and_taken_out() -> None:
+    """Also of an image that has none before or after it from which it could be told how its camera moved."""
+    far = 100_000_000_000
+    frames = {("camera", 0): (np.array([0, far, 2 * far]), lambda chosen: np.tile(np.eye(4), (len(chosen), 1, 1)))}
+    zooms = {("camera", 0): (np.array([0, 2 * far]), np.array([0.1, 0.3]))}
+    motion = Motions(frames, zooms).at("camera", far)
+    assert motion is not None and motion.zoom == pytest.approx(0.2) and Motions(frames).at("camera", far) is None
+    intrinsics, tracks = Intrinsics(300.0, 300.0), Tracks(np.arange(1), np.array([[30.0, -20.0]]))
+    points, rolling = np.array([[0.1, -0.1, 1.0]]), np.zeros(2)
+    ideal = motion.unrolled(intrinsics, points, tracks, rolling)
+    np.testing.assert_allclose(ideal.pixels, np.exp(-0.2) * tracks.pixels)
+    np.testing.assert_allclose(motion.rolled(intrinsics, points, ideal, rolling).pixels, tracks.pixels)
