@@ -157,17 +157,20 @@ def _filtered(seconds: Array, places: Array, noise: Array, densities: Array, uni
     """The steps along ``places`` (N, 6) measured with ``noise`` (N, 6, 6); ``densities`` (G, 2) of accelerations."""
     state = np.tile(np.concatenate([places[0], np.zeros(6)]), (len(densities), 1))
     first = np.diag([unit**2] * 3 + [1.0] * 3 + [(_FAST * unit) ** 2] * 3 + [_FAST**2] * 3)
-    spread, likely = np.tile(first, (len(densities), 1, 1)), np.zeros(len(densities))
+    spread = np.tile(first, (len(densities), 1, 1))
     driven = np.repeat(densities, 3, axis=1)[:, :, None] * np.eye(6)
     for s, place, error in zip(np.diff(seconds, prepend=seconds[0]), places, noise, strict=True):
         change = np.eye(12) + s * np.eye(12, k=6)
         state, spread = state @ change.T, change @ spread @ change.T
         spread += np.block([[driven * s**3 / 3, driven * s**2 / 2], [driven * s**2 / 2, driven * s]])
-        predicted = state, spread
+        predicted, likely = (state, spread), np.zeros(len(densities))
         if np.isfinite(error[0, 0]):
             total, off = spread[:, :6, :6] + error, place - state[:, :6]
             gain = np.swapaxes(np.linalg.solve(total, spread[:, :6]), 1, 2)
             weighed = np.linalg.solve(total, off[:, :, None])[:, :, 0]
             likely = -0.5 * (np.sum(off * weighed, axis=1) + np.linalg.slogdet(total)[1])
-            state, spread = state + (gain @ off[:, :, None])[:, :, 0], spread - gain @ spread[:, :6]
+            state, kept = state + (gain @ off[:, :, None])[:, :, 0], np.tile(np.eye(12), (len(gain), 1, 1))
+            kept[:, :, :6] -= gain
+            # Joseph's form: the shorter one is not symmetric any more after some hundred steps.
+            spread = kept @ spread @ np.swapaxes(kept, 1, 2) + gain @ error @ np.swapaxes(gain, 1, 2)
         yield _Step(change, *predicted, state, spread, likely)

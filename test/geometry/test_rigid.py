@@ -158,6 +158,14 @@ def test_a_pose_that_is_not_measured_is_that_of_the_path() -> None:
     assert errors(found, truth).max() < 0.03 and errors(found, truth)[~lost].max() < 0.003
 
 
+def test_exact_and_very_vague_poses_in_turn() -> None:
+    rng = np.random.default_rng(0)
+    seconds, truth = wandering(rng)
+    std = 10.0 ** rng.choice([-4.0, -1.0, 1.0], (len(truth), 1)) * np.array([1.0, 1.0, 1.0, 0.1, 0.1, 0.1])
+    found = smoothed(seconds, shaken(rng, truth, std), std[:, :, None] ** 2 * np.eye(6), 1.0)
+    assert errors(found, truth).mean() < 0.02 and errors(found, truth)[std[:, 0] < 1e-3].max() < 1e-3
+
+
 def test_the_unit_of_length_does_not_matter() -> None:
     rng = np.random.default_rng(0)
     seconds, truth = wandering(rng, 40)
