@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -97,9 +97,9 @@ def masked_share(submap: Submap, config: MapperConfig) -> MaskedShare:
     return MaskedShare(parts[0], parts[1], parts[2], submap.regions)
 
 
-def _changes(submap: Submap, camera: str) -> Array:
+def _changes(zooms: Mapping[tuple[str, int], tuple[np.ndarray, Array]], camera: str) -> Array:
     """(K,) by how much longer (log) than the map's the focal of a camera was, where it changed."""
-    return np.concatenate([np.zeros(0), *(logs for (name, _), (_, logs) in submap.zooms().items() if name == camera)])
+    return np.concatenate([np.zeros(0), *(logs for (name, _), (_, logs) in zooms.items() if name == camera)])
 
 
 def _of_images(camera: str, intrinsics: Intrinsics, logs: Array) -> list[str]:
@@ -197,9 +197,9 @@ class MapView:
     @property
     def cameras(self) -> dict[str, Camera]:
         """Camera estimates at native resolution, by name."""
-        submap, found = self.submap, {}
+        submap, zooms, found = self.submap, self.submap.zooms(), {}
         for stream in self._cameras:
-            pairs, logs = submap.graph.count(stream.name), _changes(submap, stream.name)
+            pairs, logs = submap.graph.count(stream.name), _changes(zooms, stream.name)
             camera = self._cameras.describe(stream, submap.intrinsics[stream.index], pairs)
             least, most = (camera.focal * np.exp([logs.min(), logs.max()])).tolist() if len(logs) else (0.0, 0.0)
             found[stream.name] = replace(camera, focal_range=(least, most))
@@ -238,7 +238,7 @@ class MapView:
                 f"things look alike (at {some}{', …' if len(strange) > _NAMED else ''} s)"
             )
         for stream in self._cameras:
-            logs = _changes(self.submap, stream.name)
+            logs = _changes(self.submap.zooms(), stream.name)
             said += _of_images(stream.name, self.submap.intrinsics[stream.index], logs)
         if failures:
             count = f"{len(failures)} of {len(self.submap.posed())} keyframes"

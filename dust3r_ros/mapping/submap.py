@@ -206,9 +206,9 @@ class Submap(ABC):
         """By how much longer (log) than the map's focals that change are, by camera and session: stamps (K,) of
         keyframes, which rise, and the logs there (K,)."""
         found: dict[tuple[str, int], list[tuple[int, float]]] = {}
-        for record in sorted(self.state.records, key=lambda record: record.stamp_ns):
-            if record.zoom:
-                found.setdefault((record.stream.name, record.session), []).append((record.stamp_ns, record.zoom))
+        changed = (record for record in self.state.records if record.zoom)  # asked with every image, and mostly none
+        for record in sorted(changed, key=lambda record: record.stamp_ns):
+            found.setdefault((record.stream.name, record.session), []).append((record.stamp_ns, record.zoom))
         return {key: (np.array([at for at, _ in own]), np.array([log for _, log in own])) for key, own in found.items()}
 
     def unrolled(self, stream: CameraStream, w_T_c: Array, tracks: Tracks, motion: Motion) -> Tracks:
