@@ -166,8 +166,8 @@ def _filtered(seconds: Array, places: Array, noise: Array, densities: Array, uni
         predicted, likely = (state, spread), np.zeros(len(densities))
         if np.isfinite(error[0, 0]):
             total, off = spread[:, :6, :6] + error, place - state[:, :6]
-            gain = np.swapaxes(np.linalg.solve(total, spread[:, :6]), 1, 2)
-            weighed = np.linalg.solve(total, off[:, :, None])[:, :, 0]
+            solved = np.linalg.solve(total, np.concatenate([spread[:, :6], off[:, :, None]], axis=2))
+            gain, weighed = np.swapaxes(solved[:, :, :12], 1, 2), solved[:, :, 12]
             likely = -0.5 * (np.sum(off * weighed, axis=1) + np.linalg.slogdet(total)[1])
             state, kept = state + (gain @ off[:, :, None])[:, :, 0], np.tile(np.eye(12), (len(gain), 1, 1))
             kept[:, :, :6] -= gain
