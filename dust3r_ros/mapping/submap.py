@@ -180,6 +180,11 @@ class Submap(ABC):
     def keyframe(self, index: int) -> Keyframe:
         """The current state of a keyframe."""
 
+    def taken(self, index: int) -> tuple[int, int, str]:
+        """Session, stamp and camera of a keyframe's image: no other frame has the same."""
+        record = self.state.records[index]
+        return record.session, record.stamp_ns, record.stream.name
+
     @abstractmethod
     def pose(self, index: int) -> Array | None:
         """``w_T_c`` (4, 4) of a keyframe, None while unknown."""

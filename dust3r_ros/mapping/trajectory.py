@@ -146,7 +146,7 @@ class FrameLog:
                 paths.setdefault((seen.stream.name, seen.narrow.session), []).append(seen.at)
         for path in paths.values():
             rows, at = self._rows.take(np.sort(path)), np.sort(path)
-            keyframes = _is_keyframe(rows)
+            keyframes = self._are_keyframes(rows)
             known = keyframes | np.isin(at, list(covariances))
             # A keyframe that was culled is beside others since, not quite where it was seen.
             ours = self._placed()(rows) & ~(np.isin(at, [seen.at for seen in self._seen_in_keyframes]) & ~keyframes)
@@ -158,7 +158,7 @@ class FrameLog:
         """Smooth the path through rows ``at`` (N,), in any order."""
         at = at[np.argsort(self._rows.take(at)["stamp_ns"], kind="stable")]
         rows = np.concatenate([self._rows[k] for k in at.tolist()])
-        keyframes, seconds = _is_keyframe(rows), 1e-9 * (rows["stamp_ns"] - rows["stamp_ns"][0])
+        keyframes, seconds = self._are_keyframes(rows), 1e-9 * (rows["stamp_ns"] - rows["stamp_ns"][0])
         unit = float(np.median([self._keyframes.unit(index) for index in rows["keyframe"].tolist()]))
         exact = np.diag([_EXACT * unit] * 3 + [_EXACT] * 3) ** 2
         errors = [exact + (0.0 if own else covariances.get(k, np.nan)) for k, own in zip(at, keyframes, strict=True)]
@@ -385,6 +385,11 @@ class FrameLog:
         code, placed = self._names.index(camera), self._placed()
         return self._rows.find(lambda block: (block["camera"] == code) & placed(block))
 
+    def _are_keyframes(self, rows: np.ndarray) -> np.ndarray:
+        """(N,) which of N frames are the keyframe that their pose is relative to."""
+        taken = rows[["keyframe", "session", "stamp_ns", "camera"]].tolist()
+        return np.array([self._keyframes.taken(k) == (*when, self._names[camera]) for k, *when, camera in taken], bool)
+
     def _stamped(self, rows: np.ndarray) -> list[StampedPose]:
         found = zip(rows["stamp_ns"].tolist(), rows["camera"].tolist(), self._poses(rows), strict=True)
         return [StampedPose(stamp_ns, self._names[camera], pose.copy()) for stamp_ns, camera, pose in found]
@@ -423,11 +428,6 @@ def _rebase(rows: np.ndarray, culled: Culled, rewritten: int) -> None:
 def _located(rows: np.ndarray) -> np.ndarray:
     """(N,) which frames have a pose relative to their keyframe."""
     return ~np.isnan(rows["pose"][:, 0, 0])
-
-
-def _is_keyframe(rows: np.ndarray) -> np.ndarray:
-    """(N,) which frames are keyframes of the map."""
-    return np.all(rows["pose"] == np.eye(4)[:3], axis=(1, 2))
 
 
 def _beside(stamps_ns: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ class Keyframes:
     def __init__(self, *x: float) -> None:
         self.poses: list[Array | None] = [at(value) for value in x]
         self.units = [1.0 for _ in x]
+        self.images = [(0, 0, "") for _ in x]
         self.off = 0.0
         self.answers: list[PnpResult | None] = []  # to who looks for frames
         self.asked: list[tuple[Array, Array | None]] = []
@@ -35,6 +36,9 @@ class Keyframes:
 
     def unit(self, index: int) -> float:
         return self.units[index]
+
+    def taken(self, index: int) -> tuple[int, int, str]:
+        return self.images[index]
 
     def zooms(self) -> dict[tuple[str, int], tuple[np.ndarray, Array]]:
         return {}
@@ -356,6 +360,7 @@ def test_fewer_frames_are_kept_where_they_have_many_corners() -> None:
 def test_what_is_found_by_little_lies_on_the_path_in_the_end() -> None:
     keyframes = Keyframes(0.0, 3.0)
     log, step_ns = FrameLog(keyframes), 66_666_667
+    keyframes.images = [(0, 0, "left"), (0, 30 * step_ns, "left")]
     log.add_keyframe(0, LEFT, seen(0))
     for k in range(1, 30):
         log.add(0, LEFT, seen(k * step_ns), found(0.1 * k))
@@ -367,6 +372,20 @@ def test_what_is_found_by_little_lies_on_the_path_in_the_end() -> None:
     keyframes.answers = [*answers, None]
     log.find_again(exactly=True)
     np.testing.assert_allclose(places(log), [*(0.1 * np.arange(31)), 7.0], atol=0.01)
+
+
+def test_a_frame_just_where_its_keyframe_is_lies_on_the_path_too() -> None:
+    keyframes = Keyframes(0.0, 3.0)
+    keyframes.images = [(0, 0, "left"), (0, 30 * 10**8, "left")]
+    log = FrameLog(keyframes)
+    log.add_keyframe(0, LEFT, seen(0))
+    for k in range(1, 30):
+        log.keep(0, LEFT, seen(k * 10**8), at(0.0 if k == 20 else 0.1 * k), 1.0)
+    log.add_keyframe(1, LEFT, seen(30 * 10**8))
+    sure = [replace(found(0.1 * k), covariance=1e-8 * np.eye(6)) for k in range(1, 30)]
+    keyframes.answers = [*sure[:19], None, *sure[20:]]
+    log.find_again(exactly=True)
+    np.testing.assert_allclose(places(log), 0.1 * np.arange(31), atol=0.01)
 
 
 def test_a_path_of_kept_images_is_as_they_show_it() -> None:
