@@ -354,7 +354,7 @@ class _Given:
     height: int
     focal: float
     std: float
-    guess: bool | str
+    guess: bool
 
 
 class Cameras:
@@ -380,7 +380,7 @@ class Cameras:
         """The number of cameras that have sent images."""
         return len(self._streams)
 
-    def give(self, name: str, width: int, height: int, focal: float, std: float, guess: bool | str = False) -> None:
+    def give(self, name: str, width: int, height: int, focal: float, std: float, guess: bool = False) -> None:
         """Set a focal of a camera that has not sent an image yet, see ``Mapper.set_camera``. Raises ``ConfigError``."""
         if name in self._streams:
             raise ConfigError(f"camera '{name}' has sent images already; its focal must be known before the first")
@@ -408,8 +408,7 @@ class Cameras:
                 )
             scaled = given.focal * width / given.width
             if given.guess:
-                guess, guess_std = scaled * stream.tracking_scale, given.std or inf
-                focal *= given.guess != "only"
+                guess, guess_std, focal = scaled * stream.tracking_scale, given.std or inf, 0.0
             else:
                 focal, std = scaled, given.std
         self._streams[name] = stream

@@ -68,13 +68,13 @@ class Mapper(MapView):
         self._live = False
 
     def set_camera(
-        self, name: str, width: int, height: int, focal: float, std: float = 0.0, *, guess: bool | str = False
+        self, name: str, width: int, height: int, focal: float, std: float = 0.0, *, guess: bool = False
     ) -> None:
         """Set a known focal (pixels at ``width`` x ``height``) of a camera that has not sent an image yet.
 
         ``std`` is its relative standard deviation: 0 holds the focal, otherwise it is refined. Such a camera is
-        assumed to have no lens distortion, except with ``guess``: a focal to begin with, if there is none in the
-        configuration; "only": or there is, but of another camera. Raises ``ConfigError``.
+        assumed to have no lens distortion, except with ``guess``: a focal to begin with. Either is used instead of the
+        configuration's. Raises ``ConfigError``.
         """
         self._cameras.give(name, width, height, focal, std, guess)
 

@@ -325,7 +325,7 @@ class Session:
         elif self._config.focal > 0:
             if self._is_another(frame):
                 usual = float(max(width, height)), 0.0
-                self.mapper.set_camera(frame.camera, width, height, *(frame.focal or usual), guess="only")
+                self.mapper.set_camera(frame.camera, width, height, *(frame.focal or usual), guess=True)
         elif frame.focal is not None and self._config.calibration != "ignore":
             self.mapper.set_camera(frame.camera, width, height, *frame.focal, guess=True)
             self._log.info(f"camera '{frame.camera}' begins with the focal of its EXIF data, {frame.focal[0]:.0f} px")

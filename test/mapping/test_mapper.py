@@ -368,11 +368,11 @@ class TestKnownFocal:
         mapper.finish()
         assert mapper.cameras["camera"].focal == pytest.approx(known.focal, rel=0.03)
 
-    def test_a_guess_counts_less_than_the_configuration(self, known: RenderedSequence) -> None:
+    def test_a_guess_is_begun_with_instead_of_the_focal_of_other_cameras(self, known: RenderedSequence) -> None:
         mapper = Mapper(replace(SMALL, focal=123.0))
         mapper.set_camera("camera", known.width, known.height, 200.0, 0.05, guess=True)
         play(mapper, known, range(1))
-        assert mapper.cameras["camera"].focal == pytest.approx(123.0) and mapper.cameras["camera"].fixed
+        assert mapper.cameras["camera"].focal == pytest.approx(200.0) and not mapper.cameras["camera"].fixed
 
     def test_of_another_shape(self, known: RenderedSequence) -> None:
         mapper = Mapper(SMALL)
