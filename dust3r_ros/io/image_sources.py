@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ class ImageFolder(FrameSource):
         super().__init__(str(path))
         self._camera = camera
         self._focals: dict[str, tuple[float, float] | None] = {}
+        self._exif = lru_cache(_LOOKED_AT)(_exif)  # those looked at first are asked again as frames
         self._files = _listed(path)
         for folder in (path, path / "rgb"):
             if not self._files and folder.is_dir():
@@ -73,7 +74,7 @@ class ImageFolder(FrameSource):
 
     def _frame(self, stamp_ns: int, file: Path, image: Image, mask: Image | None, first: int) -> Frame:
         """The frame of an image, of another camera where its lens is not the ``first``."""
-        millimetres, orientation = _exif(file)
+        millimetres, orientation = self._exif(file)
         lens = _lens(millimetres)
         name = self._camera if lens in (0, first) else f"{self._camera}_{lens}mm"
         camera, image = fitted(self.named.get(stamp_ns, name), image, self.sizes)
@@ -90,7 +91,7 @@ class ImageFolder(FrameSource):
 
         0 for none.
         """
-        lenses = (_lens(equivalent) for _, file in self._files[:_LOOKED_AT] if (equivalent := _exif(file)[0]))
+        lenses = (_lens(equivalent) for _, file in self._files[:_LOOKED_AT] if (equivalent := self._exif(file)[0]))
         known = self.focals.get(self._camera)
         if known is None or self._camera not in self.sizes:
             return next(lenses, 0)
