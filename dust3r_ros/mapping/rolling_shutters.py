@@ -48,11 +48,12 @@ class RollingShutters:
         """
         sparse, records = self._state.sparse, self._state.records
         older = {sparse.views[index].camera for index in sparse.posed() if records[index].gray is None}
+        self._zooms, self._measured = {index: records[index].zoom for index in sparse.posed()}, 0
+        self._before, zoomed = {}, self._zoomed()
         for camera, intrinsics in enumerate(sparse.intrinsics):
             if camera not in older:
                 intrinsics.rolling, intrinsics.rolling_std = (0.0, 0.0), 0.0
-        self._zooms, self._measured = {index: records[index].zoom for index in sparse.posed()}, 0
-        self._before = {}
+                intrinsics.zoom_std *= camera in zoomed  # not one of another map
         for index, motion in self._known(motions).items():
             now = np.array(self._state.intrinsics_of(index).rolling)
             self._unroll(index, motion, np.array(records[index].rolling), now)
@@ -68,22 +69,25 @@ class RollingShutters:
 
     def take_out_zooms(self) -> bool:
         """Measure again how focals change and take that out; returns whether any does: the map is to be adjusted."""
-        sparse, found = self._state.sparse, False
+        sparse, zoomed, found = self._state.sparse, self._zoomed(), False
         when = [(record.session, record.stamp_ns) for record in self._state.records]
         for camera, intrinsics in enumerate(sparse.intrinsics if self._measured < _ZOOMS else ()):
-            known = any(zoom and sparse.views[index].camera == camera for index, zoom in self._zooms.items())
-            zoom = measure_zoom(sparse, camera, when, known)
+            zoom = measure_zoom(sparse, camera, when, camera in zoomed)
             if zoom is not None:
                 for index, w_T_c in zoom.w_T_c.items():
                     sparse.views[index].w_T_c = w_T_c
                 for index, log in zoom.logs.items():
                     self._rescale(index, log)
-                intrinsics.focal, intrinsics.rolling_std, found = zoom.focal, _NEARBY * zoom.std, True
+                intrinsics.focal, intrinsics.zoom_std, found = zoom.focal, _NEARBY * zoom.std, True
         if found:
             self._measured += 1
             sparse.unprune()
             place_landmarks(sparse)
         return found
+
+    def _zoomed(self) -> set[int]:
+        """The cameras of which some focal is taken out."""
+        return {self._state.sparse.views[index].camera for index, zoom in self._zooms.items() if zoom}
 
     def _rescale(self, index: int, longer: float) -> None:
         """Take a focal that is ``longer`` (log) out of what a keyframe sees."""

@@ -170,9 +170,9 @@ class Intrinsics:
     infinite for a mere guess; ``guess_std`` that of a network's or another map's guess, infinite for the usual one.
     ``measured``: a given focal as the images alone say (value, relative std), if they do. ``center_prior``: deviation
     of the lens's center, radii. ``rolling``: seconds from pixel to pixel, across and down, in which an image is read
-    out; ``rolling_std`` is from not knowing that or zooms. ``known``: std and lens before the map. ``focal_only``: the
-    lens was not given, and is estimated though the focal may be held. ``zoom``: by how much (deviation of the log) the
-    focal changes, ``squeeze``: by how much (log) pixels are wider than high, if sure.
+    out; ``rolling_std``, ``zoom_std``: from not knowing that, or zooms. ``known``: std and lens before the map.
+    ``focal_only``: the lens was not given, and is estimated though the focal may be held. Where it is sure, ``zoom``:
+    deviation of the log of a focal that changes, ``squeeze``: by how much (log) pixels are wider than high.
     """
 
     focal: float
@@ -188,6 +188,7 @@ class Intrinsics:
     center_prior: float = CENTER_PRIOR
     rolling: tuple[float, float] = (0.0, 0.0)
     rolling_std: float = 0.0
+    zoom_std: float = 0.0
     known: tuple[float, Lens] | None = None
     focal_only: bool = False
     zoom: float = 0.0
@@ -224,8 +225,7 @@ class Intrinsics:
 
         Few lenses are unusual, but those are very much so (cropped images, wide angles): it widens as one is found.
         """
-        lens = self.lens
-        wide = (lens.radius / self.focal) ** 2
+        lens, wide = self.lens, (self.lens.radius / self.focal) ** 2
         radial = math.hypot(_RADIAL_PRIOR * wide, TAIL * lens.radial)
         second = math.hypot(_SECOND_PRIOR * wide**2, TAIL * lens.second, TAIL * lens.radial)
         third = math.hypot(_THIRD_PRIOR * wide**3, TAIL * lens.third, TAIL * lens.second)
@@ -241,7 +241,8 @@ class Intrinsics:
         std = (given + max(max(self.std, 1e-9) ** -2.0 - given, 0.0) * _CAUTION**2) ** -0.5
         doubt = math.sqrt(max(1.0, self.contradicted / _CONTRADICTED))
         away, went = (abs(math.log(focal / self.rival[2])) for focal in (self.rival[0], self.focal))
-        std = math.hypot(std, self.rolling_std / _CAUTION, self.rival[1] * away if 3 * went < 2 * away else 0.0)
+        rival = self.rival[1] * away if 3 * went < 2 * away else 0.0
+        std = math.hypot(std, math.hypot(self.rolling_std, self.zoom_std) / _CAUTION, rival)
         return math.hypot(_LEAST_STD, doubt * std, self.zoom, 0.5 * self.squeeze)
 
 
@@ -424,8 +425,7 @@ def _triangulated(
     # Sums over a point's rays of the matrix and right side of its equations: (12, M).
     terms = np.concatenate([across.reshape(9, -1), c - d * np.einsum("im,im->m", d, c)])
     terms *= (angles > _LEAST_DEG)[group]
-    weight = np.ones(len(group))
-    points = np.full((3, count), np.nan)
+    weight, points = np.ones(len(group)), np.full((3, count), np.nan)
     for _ in range(rounds):
         sums = rays.sums(weight * terms)
         _solve_symmetric(sums[:9].reshape(3, 3, -1), sums[9:], points)

@@ -339,4 +339,4 @@ def _keep_surer(kept: Intrinsics, other: Intrinsics) -> None:
         return
     kept.focal, kept.std, kept.fixed = other.focal, other.std, other.fixed
     kept.lens, kept.rival, kept.contradicted = other.lens, other.rival, other.contradicted
-    kept.focal_only = other.focal_only
+    kept.focal_only, kept.zoom_std = other.focal_only, other.zoom_std

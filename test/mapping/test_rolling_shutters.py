@@ -210,10 +210,11 @@ def test_a_map_of_a_focal_that_changes_is_finished_again_as_it_was(
 ) -> None:
     """What its keyframes see is put back to where images show it, and taken out again."""
     error, records = trajectory_error(breathed, breathing), breathed.submap.state.records
-    zooms = np.array([record.zoom for record in records])
+    zooms, std = np.array([record.zoom for record in records]), breathed.cameras["camera"].focal_std
     breathed.finish()
     again = np.array([record.zoom for record in records])
     assert np.std(again - zooms) < 0.005 and trajectory_error(breathed, breathing) < 1.3 * error
+    assert breathed.cameras["camera"].focal_std > 0.8 * std, "zooms are as uncertain as before"
 
 
 def test_a_focal_that_stays_is_left_alone() -> None:

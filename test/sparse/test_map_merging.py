@@ -291,6 +291,14 @@ def test_a_readout_that_is_taken_out_of_one_of_the_maps_is_known_in_both(std: fl
         assert (target.intrinsics[0].rolling, target.intrinsics[0].rolling_std) == ((0.0, 1e-4), 0.001)
 
 
+def test_a_focal_comes_with_what_its_zooms_leave_unknown() -> None:
+    zoomed, vague = Intrinsics(300.0, 320.0, 0.01, zoom_std=0.02), Intrinsics(310.0, 320.0, 0.1)
+    for pair in ((zoomed, vague), (vague, zoomed)):
+        target = two_cameras((pair[0],) * 2)
+        merge_maps(target, two_cameras((pair[1],) * 2), Similarity.identity(), np.zeros((0, 2), int))
+        assert target.intrinsics[0].total_std == zoomed.total_std
+
+
 def test_what_is_barred_stays_so() -> None:
     two = halves()
     barred = np.arange(20)
