@@ -1,4 +1,4 @@
-"""Holds images until their stamps make sense and their companions are there; then releases them by stamp.
+"""Holds images until their companions are there; then releases them by stamp.
 
 No ROS, no own clock.
 """
@@ -9,20 +9,16 @@ import heapq
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
+
+from dust3r_ros.timing import REORDERED_NS
 
 # Images of several cameras may overtake each other by this much (s, by arrival time).
 REORDER_S = 0.05
 # A camera that sent no image for this long (s) is not waited for.
 SILENT_S = 1.0
-# A stamp further back (ns) means that a clock was set back or a bag restarted.
-JUMP_NS = 100_000_000
-# A stamp may be ahead of the last one by this much (ns), or by so many times the last step or the time in between.
-_AHEAD_NS, _FASTEST = 10_000_000_000, 10
-# After so many images in a row whose stamps increase, but do not fit those before, time has jumped.
-_BELIEVED = 3
 # The next companion comes no earlier than this fraction of the shortest recent step.
 _EARLIEST = 0.8
 # Number of companion stamps remembered.
@@ -31,68 +27,13 @@ _KEPT = 16
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """A waiting image: ``arrived`` (s) is its arrival time, ``complete`` the kinds no longer waited for.
-
-    ``odd``: why its stamp cannot be right, or "".
-    """
+    """A waiting image: ``arrived`` (s) is its arrival time, ``complete`` the kinds no longer waited for."""
 
     camera: str
     stamp_ns: int
     image: Any
     arrived: float
     complete: set[str] = field(default_factory=set)
-    odd: str = ""
-
-
-class StampDoubts:
-    """Keeps images back whose stamps do not fit those before, until it is known what is wrong: they, or time.
-
-    A wrong stamp, or the images of a second publisher, would else start a new map, or end all poses. They are ``odd``
-    if the next image fits those before; if the stamps of three in a row increase, a clock was set or a bag moved.
-    Images without a stamp (0) pass. For one thread.
-    """
-
-    def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        """Discard the images kept back; the next stamps may be any."""
-        self._last: dict[str, tuple[int, float, int]] = {}  # by camera: newest stamp (ns), arrival (s), step (ns)
-        self._doubted: dict[str, list[Held]] = {}
-
-    def image(self, held: Held) -> list[Held]:
-        """Take an image in; returns those that go on, and those that are odd."""
-        if not held.stamp_ns:
-            return [held]
-        last, doubted = self._last.get(held.camera), self._doubted.pop(held.camera, [])
-        if last is None or _fits(held, *last):
-            before = held.stamp_ns if last is None else last[0]
-            newest = max(before, held.stamp_ns)
-            self._last[held.camera] = newest, held.arrived, newest - before
-            return [*_odd(doubted, held), held]
-        same = bool(doubted) and held.stamp_ns >= doubted[-1].stamp_ns - JUMP_NS
-        self._doubted[held.camera] = [*(doubted if same else ()), held]
-        if len(self._doubted[held.camera]) < _BELIEVED:
-            return [] if same else _odd(doubted, held)
-        self._last[held.camera] = held.stamp_ns, held.arrived, held.stamp_ns - doubted[-1].stamp_ns
-        return self._doubted.pop(held.camera)
-
-
-def _fits(held: Held, stamp_ns: int, arrived: float, step_ns: int) -> bool:
-    """Whether an image may follow one with this stamp and arrival, and this step before it."""
-    longest = max(_AHEAD_NS, _FASTEST * step_ns, _FASTEST * 1e9 * (held.arrived - arrived))
-    return -JUMP_NS <= held.stamp_ns - stamp_ns <= longest
-
-
-def _odd(doubted: Collection[Held], other: Held) -> list[Held]:
-    """Images whose stamps do not fit that of ``other``, with the reason."""
-
-    def said(held: Held) -> str:
-        seconds = 1e-9 * (held.stamp_ns - other.stamp_ns)
-        where = f"{seconds:.3f} s ahead of" if seconds > 0 else f"{-seconds:.3f} s before"
-        return f"image stamp {held.stamp_ns} ns is {where} the next; a topic's images must come from one clock"
-
-    return [replace(held, odd=said(held)) for held in doubted]
 
 
 # Whether a companion that is looked up is available: True: yes, False: not yet, None: never.
@@ -109,7 +50,7 @@ class _Row:
     def add(self, stamp_ns: int) -> None:
         if self._stamps:
             step = stamp_ns - self._stamps[-1]
-            if step <= -JUMP_NS:
+            if step <= -REORDERED_NS:
                 self._stamps.clear()
             elif step > 0:
                 self._steps.append(step)
@@ -177,7 +118,7 @@ class Assembler:
         """Take an image in; returns the images released."""
         ready: list[Held] = []
         newest = self._newest.get(camera)
-        if newest is not None and stamp_ns < newest[0] - JUMP_NS:
+        if newest is not None and stamp_ns < newest[0] - REORDERED_NS:
             ready = self.flush()
             self.clear()
         self._newest[camera] = stamp_ns, now

@@ -19,7 +19,7 @@ from sensor_msgs.msg import Image as ImageMessage
 
 from dust3r_ros.config import NodeConfig
 from dust3r_ros.errors import ConfigError, GeometryError
-from dust3r_ros.node.assembler import Ask, Assembler, Held, StampDoubts
+from dust3r_ros.node.assembler import Ask, Assembler, Held
 from dust3r_ros.node.conversions import Arrival, depth_of, mask_of, pose_matrix, stamp_to_ns
 from dust3r_ros.node.interface import IMU, ODOMETRY, SENSOR, Quality
 from dust3r_ros.node.jobs import calibration_from
@@ -35,6 +35,7 @@ from dust3r_ros.sensors.transform_buffer import (
     own_frames,
     shared_frames,
 )
+from dust3r_ros.timing import StampDoubts, Stamped
 from dust3r_ros.types import Array, Calibration
 
 # After this many masks or depth images, and as many images, in a row that do not belong together, the node says so.
@@ -383,17 +384,17 @@ class Inputs:
 
     def _take_image(self, camera: str, message: Any) -> str:
         stamp_ns = stamp_to_ns(message.header.stamp)
-        self._pass_on(self._doubts.image(Held(camera, stamp_ns, message, time.monotonic())))
+        self._pass_on(self._doubts.image(Stamped(camera, stamp_ns, message, time.monotonic())))
         return ""
 
-    def _pass_on(self, images: Sequence[Held]) -> None:
-        for held in images:
-            if held.odd:
-                self._on_arrival(Arrival(held.camera, held.stamp_ns, "", held.image, odd=held.odd))
+    def _pass_on(self, images: Sequence[Stamped]) -> None:
+        for come in images:
+            if come.odd:
+                self._on_arrival(Arrival(come.camera, come.stamp_ns, "", come.image, odd=come.odd))
                 continue
-            self._frames[held.camera] = self._named(held.camera, held.image)
-            self._images[held.camera].stamped(held.stamp_ns)
-            self._release(self._assembler.image(held.camera, held.stamp_ns, held.image, held.arrived))
+            self._frames[come.camera] = self._named(come.camera, come.image)
+            self._images[come.camera].stamped(come.stamp_ns)
+            self._release(self._assembler.image(come.camera, come.stamp_ns, come.image, come.arrived))
 
     def _take_companion(self, kind: str, camera: str, take: Callable[[str, Any], str], message: Any) -> str:
         complaint = take(camera, message)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dust3r_ros.node.assembler import REORDER_S, SILENT_S, Assembler, Held, StampDoubts
+from dust3r_ros.node.assembler import REORDER_S, SILENT_S, Assembler
 
 MS = 1_000_000
 
@@ -140,48 +140,3 @@ def test_images_of_one_camera_that_overtook_each_other_leave_all(order):
     assembler = single()
     out = [item.stamp_ns // MS for stamp in order for item in assembler.image("a", stamp * MS, "i", 0.0)]
     assert sorted(out) == sorted(order)
-
-
-def taken(doubts, *images):
-    """What goes on of images (stamp in ms, arrival in s): their stamps in ms, and whether they are odd."""
-    out = [doubts.image(Held("a", stamp * MS, "i", at)) for stamp, at in images]
-    return [[(held.stamp_ns // MS, bool(held.odd)) for held in some] for some in out]
-
-
-DAY = 86_400_000
-
-
-@pytest.mark.parametrize("wrong", [DAY, 5])
-def test_one_wrong_stamp_is_odd_and_time_goes_on(wrong):
-    out = taken(StampDoubts(), (1000, 0.0), (wrong, 0.03), (1066, 0.06), (1100, 0.1))
-    assert out == [[(1000, False)], [], [(wrong, True), (1066, False)], [(1100, False)]]
-
-
-def test_of_two_publishers_the_later_one_counts():
-    images = [(1000 + 33 * k - late, 0.033 * k) for k in range(9) for late in (0, 300)]
-    out = [item for some in taken(StampDoubts(), *images) for item in some]
-    assert [stamp for stamp, odd in out if not odd] == [1000 + 33 * k for k in range(9)]
-    assert sum(odd for _, odd in out) == 8, "the last one is still waited for"
-
-
-@pytest.mark.parametrize("begin", [200, DAY])
-def test_time_that_jumped_is_believed_after_three_images(begin):
-    again = [(begin + 33 * k, 0.1 + 0.03 * k) for k in range(4)]
-    out = taken(StampDoubts(), (1000, 0.0), *again)
-    assert out[1:] == [[], [], [(begin + 33 * k, False) for k in range(3)], [(begin + 99, False)]]
-
-
-def test_a_camera_that_was_unplugged_or_sends_no_stamps_is_not_doubted():
-    out = taken(StampDoubts(), (1000, 0.0), (0, 0.03), (601_000, 600.0), (661_000, 610.0))
-    assert out == [[(1000, False)], [(0, False)], [(601_000, False)], [(661_000, False)]]
-
-
-def test_several_wrong_stamps_are_all_odd():
-    out = taken(StampDoubts(), (1000, 0.0), (DAY, 0.03), (5, 0.06), (3 * DAY, 0.09), (1100, 0.12))
-    assert out[1:] == [[], [(DAY, True)], [], [(5, True), (3 * DAY, True), (1100, False)]]
-
-
-def test_an_image_every_20_s_may_be_played_at_any_speed():
-    out = taken(StampDoubts(), *[(20_000 * k, 0.05 * k) for k in range(1, 9)])
-    assert [item for some in out for item in some] == [(20_000 * k, False) for k in range(1, 9)]
-    assert [len(some) for some in out] == [1, 0, 0, 3, 1, 1, 1, 1]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.geometry.rigid import from_quaternion
@@ -28,10 +28,12 @@ from dust3r_ros.sensors.camera_info import calibration_from, of_images
 from dust3r_ros.sensors.gravity_filter import measured
 from dust3r_ros.sensors.synchronizer import Synchronizer, SynchronizerSettings
 from dust3r_ros.sensors.transform_buffer import TransformBuffer, own_frames, shared_frames
+from dust3r_ros.timing import StampDoubts, Stamped
 from dust3r_ros.types import Array, Array32, Calibration, Frame, Image
 
 _log = logging.getLogger(__name__)
 _MOST_REMARKS = 20
+_Read = TypeVar("_Read")
 
 
 def load_image(message: Message) -> Image:
@@ -215,8 +217,10 @@ class BagSource(FrameSource):
         of |= {topic: ("image", camera, load_image) for topic, camera in self._cameras.items()}
         of |= {topic: ("mask", camera, load_mask) for camera, topic in self.topics.masks.items()}
         of |= {topic: ("depth", camera, load_depth) for camera, topic in self.topics.depths.items()}
-        for message in self._bag.messages(of):
-            if isinstance(message, Unreadable):
+        for message in self._in_time(self._bag.messages(of)):
+            if isinstance(message, InputError):
+                yield message
+            elif isinstance(message, Unreadable):
                 yield InputError(f"topic '{message.topic}': {message.reason}")
             else:
                 kind, camera, load = of[message.topic]
@@ -231,7 +235,7 @@ class BagSource(FrameSource):
         number = count()
         newest = dict.fromkeys(self._cameras.values(), -1)
         frames = self._optical_frames
-        for message in self._readable(message_reader):
+        for message in self._in_time(self._readable(message_reader)):
             if isinstance(message, InputError):
                 yield message
                 continue
@@ -247,6 +251,17 @@ class BagSource(FrameSource):
                 yield from self._complete(heapq.heappop(held), synchronizer)
         while held:
             yield from self._complete(heapq.heappop(held), synchronizer)
+
+    def _in_time(self, messages: Iterable[_Read]) -> Iterator[_Read | InputError]:
+        """The same; images whose stamps cannot be right are errors. What is out of order is sorted later."""
+        doubts = StampDoubts(WAIT_NS)
+        for message in messages:
+            if not isinstance(message, Message) or message.topic not in self._cameras:
+                yield message
+                continue
+            image = Stamped(self._cameras[message.topic], message.stamp_ns, message, 1e-9 * message.bag_ns)
+            yield from (InputError(come.odd) if come.odd else come.image for come in doubts.image(image))
+        yield from (come.image for come in doubts.rest())
 
     def _readable(self, message_reader: MessageReader) -> Iterator[Message | InputError]:
         """The bag's messages; an unreadable companion gives a remark, an unreadable image an error."""

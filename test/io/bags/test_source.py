@@ -10,6 +10,7 @@ import pytest
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.io.bags.topics import BagTopics
+from dust3r_ros.io.frames import Shot
 from dust3r_ros.io.image_sources import open_source
 from dust3r_ros.scenes.export import write_bag
 from dust3r_ros.scenes.sequence import RenderedSequence
@@ -110,6 +111,34 @@ def test_zero_stamps_give_way_to_the_time_of_recording(sequence: RenderedSequenc
     frames = list(open_source(record(tmp_path / "bag", messages)))
     assert [frame.stamp_ns for frame in frames] == [10**9 + index for index in range(6)]
     assert frames[0].camera == "cam"
+
+
+@pytest.mark.parametrize("wrong_s", [0, 86_400])
+def test_one_wrong_stamp_does_not_end_the_recording(
+    sequence: RenderedSequence, tmp_path: Path, caplog: pytest.LogCaptureFixture, wrong_s: int
+) -> None:
+    """The clock of one image is wrong, as a driver's while it starts: as a node does, it is refused, and no other."""
+    stamps = [1_000_000_000 * (100 + index) for index in range(6)]
+    said = [*stamps[:2], 1_000_000_000 * wrong_s + 7, *stamps[3:]]
+    every = zip(stamps, sequence.images, said, strict=True)
+    messages = [("/cam/image", stamp, image_message(image, header)) for stamp, image, header in every]
+    source = open_source(record(tmp_path / "bag", messages))
+    right = [*stamps[:2], *stamps[3:]]
+    assert [frame.stamp_ns for frame in source] == right and source.skipped == 1
+    assert "a topic's images must come from one clock" in caplog.text
+    assert [shot.stamp_ns for shot in source.shots() if isinstance(shot, Shot)] == right
+
+
+def test_a_recording_that_was_paused_is_read_to_its_end(sequence: RenderedSequence, tmp_path: Path) -> None:
+    """By whatever clock: at once if the recorder's shows it as well, after some images else, be they the last ones."""
+    for name, recorded in (("both", 1_000_000_000), ("stamps", 1)):
+        stamps = [1_000_000_000 * second for second in (1, 2, 50, 51, 100, 101)]
+        messages = [
+            ("/cam/image", at // 1_000_000_000 * recorded + index, image_message(image, at))
+            for index, (at, image) in enumerate(zip(stamps, sequence.images, strict=True))
+        ]
+        source = open_source(record(tmp_path / name, messages))
+        assert [frame.stamp_ns for frame in source] == stamps and source.skipped == 0
 
 
 def test_unusable_messages_in_the_middle_are_skipped(sequence: RenderedSequence, tmp_path: Path) -> None:
