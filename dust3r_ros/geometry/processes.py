@@ -96,8 +96,13 @@ def _functions(name: str) -> Iterator[ctypes._NamedFuncPointer]:
                     yield getattr(library, form.format(name))
 
 
+def usable_cores() -> int:
+    """How many cores this process may use, of those the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 _log = logging.getLogger(__name__)
-THREADS = min(4, os.cpu_count() or 1)
+THREADS = min(4, usable_cores())
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 

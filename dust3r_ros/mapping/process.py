@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dust3r_ros.errors import BackendError
+from dust3r_ros.geometry.processes import usable_cores
 from dust3r_ros.mapping.channel import Channel, shared_file
 
 _PAUSE_S = 0.01  # a waiting image is requested within this time
@@ -142,7 +143,7 @@ class RemoteObject:
 
 def _start(connection: int, files: tuple[int, int]) -> subprocess.Popen[bytes]:
     path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    threads = str(max(1, (os.cpu_count() or 1) - 1))  # of a network: one core is left to the front end
+    threads = str(max(1, usable_cores() - 1))  # of a network: one core is left to the front end
     environment: Mapping[str, str] = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": path}
     words = [sys.executable, "-m", "dust3r_ros.mapping.process", str(os.getpid())]
     words += [str(descriptor) for descriptor in (connection, files[1], files[0])]
