@@ -136,14 +136,14 @@ def _matches_at_once(first: Array32, second: Array32, a: np.ndarray, b: np.ndarr
     return np.stack([mutual, nearest[mutual].astype(int)], axis=1)
 
 
-def epipolar_inliers(a: Array, b: Array, threshold_px: float = _EPIPOLAR_PX) -> np.ndarray:
+def epipolar_inliers(a: Array, b: Array) -> np.ndarray:
     """(K,) which of the correspondences (K, 2) agree with one fundamental matrix (MAGSAC++); none below 12."""
     if len(a) < _MIN_MATCHES:
         return np.zeros(len(a), bool)
     cv2.setRNGSeed(0)
     try:
         _, mask = cv2.findFundamentalMat(
-            a.astype(np.float64), b.astype(np.float64), cv2.USAC_MAGSAC, threshold_px, 0.9999, 5000
+            a.astype(np.float64), b.astype(np.float64), cv2.USAC_MAGSAC, _EPIPOLAR_PX, 0.9999, 5000
         )
     except cv2.error:  # some degenerate sets trip an assertion
         mask = None

@@ -18,6 +18,7 @@ from dust3r_ros.types import Array
 
 _ROUNDS = 2
 _CONFIDENCE = 0.9999
+_MATCHES = 15  # at least
 _BAND = 3.0  # thresholds
 _HUBER = 1.345  # standard deviations
 _STEPS, _LITTLE = 20, 1e-6  # of the loss: a step that lowers it by less ends the descent
@@ -32,8 +33,6 @@ def essential_pose(
     center_b: tuple[float, float],
     *,
     threshold_px: float = 1.0,
-    min_inliers: int = 15,
-    seed: int = 0,
     refine_matches: int = 2000,
     tries: int = 1000,
 ) -> tuple[Array, NDArray[np.bool_]]:
@@ -42,45 +41,42 @@ def essential_pose(
     Nister's five points in RANSAC ("An efficient solution to the five-point relative pose problem",
     PAMI 2004), by OpenCV or, ten times as fast, by compiled code that also refines each model that is the
     best so far; then Sampson's distance with Huber's loss over the 5 degrees of freedom. Inliers
-    are within ``threshold_px`` of their epipolar lines and in front of both cameras. The same
-    ``seed`` gives the same result. ``refine_matches`` bounds how many matches the refinement uses;
-    0 keeps RANSAC's pose. ``tries`` bounds RANSAC's samples, and with them its time. Raises
-    ``GeometryError`` for fewer than ``min_inliers`` (6 at least) matches or inliers, and if rotation
+    are within ``threshold_px`` of their epipolar lines and in front of both cameras. ``refine_matches``
+    bounds how many matches the refinement uses; 0 keeps RANSAC's pose. ``tries`` bounds RANSAC's samples,
+    and with them its time. Raises ``GeometryError`` for fewer than 15 matches or inliers, and if rotation
     alone explains the matches, so that the direction of the translation is unknown: median parallax of
-    the inliers under ``threshold_px``.
+    the inliers under ``threshold_px``. The same matches give the same result.
     """
     a, b = np.asarray(pixels_a, dtype=np.float64), np.asarray(pixels_b, dtype=np.float64)
     if a.ndim != 2 or a.shape[1] != 2 or a.shape != b.shape:
         raise GeometryError(f"A relative pose needs pixels (N, 2) and (N, 2), not {a.shape} and {b.shape}.")
-    needed = max(min_inliers, 6)
     finite = np.flatnonzero(np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1))
-    if len(finite) < needed:
-        raise GeometryError(f"A relative pose needs at least {needed} finite matches, not {len(finite)} of {len(a)}.")
-    # RANSAC draws from OpenCV's own fixed generator: a seed can only change the order of the matches
-    order = np.random.default_rng(seed).permutation(finite)
+    if len(finite) < _MATCHES:
+        raise GeometryError(f"A relative pose needs at least {_MATCHES} finite matches, not {len(finite)} of {len(a)}.")
+    order = np.random.default_rng(0).permutation(finite)
     rays_a, rays_b = rays(a[order], focal_a, center_a), rays(b[order], focal_b, center_b)
     focal = float(np.sqrt(focal_a * focal_b))
-    b_T_a, good = _estimated(rays_a, rays_b, focal, threshold_px, needed, refine_matches, tries)
+    b_T_a, good = _estimated(rays_a, rays_b, focal, threshold_px, refine_matches, tries)
     inliers = np.zeros(len(a), bool)
     inliers[order[good]] = True
     return invert(b_T_a), inliers
 
 
 def _estimated(
-    rays_a: Array, rays_b: Array, focal: float, threshold_px: float, needed: int, refine_matches: int, tries: int
+    rays_a: Array, rays_b: Array, focal: float, threshold_px: float, refine_matches: int, tries: int
 ) -> tuple[Array, NDArray[np.bool_]]:
     """``b_T_a`` and the matches that fit it."""
     search = _ransac if LIBRARY is None else _searched
     b_T_a, front = search(rays_a, rays_b, threshold_px / focal, tries)
-    _require(front, len(rays_a), needed, threshold_px)
+    _require(front, len(rays_a), threshold_px)
     for _ in range(_ROUNDS if refine_matches else 0):
         # wider than the threshold, or the selection of matches would hold the first pose in place
         near = _fitting(b_T_a, rays_a, rays_b, _BAND * threshold_px / focal)
-        _require(near, len(rays_a), needed, _BAND * threshold_px)
+        _require(near, len(rays_a), _BAND * threshold_px)
         chosen = np.flatnonzero(near)[:refine_matches]
         b_T_a = _refined(b_T_a, rays_a[chosen], rays_b[chosen], focal)
     good = _fitting(b_T_a, rays_a, rays_b, threshold_px / focal)
-    _require(good, len(rays_a), needed, threshold_px)
+    _require(good, len(rays_a), threshold_px)
     parallax = focal * _parallax(rays_a[good], rays_b[good])
     if parallax < threshold_px:
         raise GeometryError(
@@ -90,11 +86,11 @@ def _estimated(
     return b_T_a, good
 
 
-def _require(inliers: NDArray[np.bool_], count: int, needed: int, threshold_px: float) -> None:
-    if inliers.sum() < needed:
+def _require(inliers: NDArray[np.bool_], count: int, threshold_px: float) -> None:
+    if inliers.sum() < _MATCHES:
         raise GeometryError(
             f"The best relative pose fits {inliers.sum()} of {count} matches within {threshold_px:g} px; "
-            f"at least {needed} must fit."
+            f"at least {_MATCHES} must fit."
         )
 
 

@@ -52,7 +52,7 @@ def level_ground(centers: Array, camera_height: float) -> Ground:
     return Ground(_UP, camera_height - float(np.median(centers[:, 2])))
 
 
-def find_ground(points: Array, centers: Array, seed: int = 0) -> Ground:
+def find_ground(points: Array, centers: Array) -> Ground:
     """The ground of ``points`` (N, 3), each seen from its camera ``centers`` (N, 3), both in a z-up frame.
 
     Candidates are planes up to 35 degrees from level through three nearby points (RANSAC; Fischler and Bolles, 1981).
@@ -69,7 +69,7 @@ def find_ground(points: Array, centers: Array, seed: int = 0) -> Ground:
     lowest: Ground | None = None
     widest: Ground | None = None
     most = carried_most = _LEAST * len(points)
-    for normal, offset in zip(*_planes(points, np.random.default_rng(seed)), strict=True):
+    for normal, offset in zip(*_planes(points, np.random.default_rng(0)), strict=True):
         height = points @ normal + offset
         carried = float(np.count_nonzero(np.abs(height) < tolerance))
         if carried <= most or np.median(centers @ normal + offset) < tolerance:

@@ -150,13 +150,12 @@ def solve_pnp_unknown_focal(
     threshold_px: float = 5.0,
     min_inliers: int = 12,
     seed: int = 0,
-    candidates: int = 21,
     refine_focal: bool = True,
     guess: float | None = None,
 ) -> PnpResult:
     """Pose and focal from 2D-3D matches: the focal with most inliers, refined together with the pose.
 
-    Tries ``candidates`` focals spaced evenly in log from half to three times the long edge of
+    Tries 21 focals spaced evenly in log from half to three times the long edge of
     the image (``width`` x ``height``), ``center`` by default its centre; the smallest wins a tie.
     ``refine_focal=False`` keeps the best candidate. ``guess``: if most matches fit this focal after refinement,
     no others are tried. The rest as in ``solve_pnp``.
@@ -166,7 +165,7 @@ def solve_pnp_unknown_focal(
     found = None if guess is None else matches.with_focal(guess)
     if found is not None:
         return found
-    focals = max(width, height) * np.geomspace(0.5, 3.0, candidates)
+    focals = max(width, height) * np.geomspace(0.5, 3.0, 21)
     return matches.refined(*_best_candidate(matches, focals), free_focal=refine_focal)
 
 

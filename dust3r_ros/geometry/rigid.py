@@ -37,10 +37,10 @@ def is_rotation(matrix: Array, tolerance: float = 1e-3) -> bool:
     return bool(turned and np.linalg.det(matrix) > 0)
 
 
-def is_rigid(matrix: Array, tolerance: float = 1e-2) -> bool:
+def is_rigid(matrix: Array) -> bool:
     """Whether a (4, 4) matrix is a rigid motion with a translation within ``FARTHEST``; NaN is not."""
     near = np.abs(matrix[:3, 3]).max() < FARTHEST and np.array_equal(matrix[3], [0.0, 0.0, 0.0, 1.0])
-    return bool(near and is_rotation(matrix[:3, :3], tolerance))
+    return bool(near and is_rotation(matrix[:3, :3], 1e-2))
 
 
 def invert(a_T_b: Array) -> Array:

@@ -51,7 +51,6 @@ def match_pointmaps(
     points_second: NDArray[np.floating],
     valid_first: NDArray[np.bool_] | None = None,
     valid_second: NDArray[np.bool_] | None = None,
-    max_distance: float = np.inf,
 ) -> tuple[Array, Array]:
     """Matching pixels (K, 2), (K, 2), each (u, v), of two pointmaps (H, W, 3), (H', W', 3) in one frame.
 
@@ -62,7 +61,7 @@ def match_pointmaps(
         rows, columns = np.nonzero(np.ones(pointmap.shape[:2], bool) if valid is None else valid)
         pixels.append(np.stack([columns, rows], axis=-1).astype(np.float64))
         points.append(pointmap[rows, columns])
-    index_first, index_second = reciprocal_matches(points[0], points[1], max_distance)
+    index_first, index_second = reciprocal_matches(points[0], points[1])
     return pixels[0][index_first], pixels[1][index_second]
 
 

@@ -24,20 +24,20 @@ _FACE = cv2.FONT_HERSHEY_SIMPLEX
 _SHIFT = 4  # OpenCV draws with 2**-4 pixel precision
 
 
-def polyline(image: Image, pixels: Array, color: Color, thickness: int = 2, closed: bool = False) -> None:
+def polyline(image: Image, pixels: Array, color: Color, thickness: int) -> None:
     """Draw a polyline through ``pixels`` (N, 2) in place; a NaN or far-off pixel interrupts it."""
     usable = np.all(np.isfinite(pixels) & (np.abs(np.nan_to_num(pixels)) < 1e4), axis=1)
     for run in np.split(np.arange(len(pixels)), np.flatnonzero(~usable)):
         run = run[usable[run]]
         if len(run) > 1:
             fixed = np.round(pixels[run] * 2**_SHIFT).astype(np.int32).reshape(-1, 1, 2)
-            cv2.polylines(image, [fixed], closed and usable.all(), color, thickness, cv2.LINE_AA, _SHIFT)
+            cv2.polylines(image, [fixed], False, color, thickness, cv2.LINE_AA, _SHIFT)
 
 
-def cased(image: Image, pixels: Array, color: Color, thickness: int = 2, closed: bool = False) -> None:
+def cased(image: Image, pixels: Array, color: Color, thickness: int) -> None:
     """``polyline`` with a dark rim, visible on any background."""
-    polyline(image, pixels, (12, 14, 18), thickness + 2, closed)
-    polyline(image, pixels, color, thickness, closed)
+    polyline(image, pixels, (12, 14, 18), thickness + 2)
+    polyline(image, pixels, color, thickness)
 
 
 def disc(image: Image, pixel: Array, radius: float, color: Color) -> None:
@@ -226,10 +226,10 @@ def _stride(keyframes: Sequence[Keyframe]) -> int:
     return max(1, int(np.ceil(np.sqrt(pixels / _MAX_POINTS))))
 
 
-def _empty(width: int, height: int, caption: str, reason: str = "nothing mapped") -> Image:
+def _empty(width: int, height: int, caption: str) -> Image:
     panel = np.empty((height, width, 3), np.uint8)
     panel[:] = PANEL
-    panel = text(panel, (width / 2, height / 2), reason, 18, MUTED, "mm")
+    panel = text(panel, (width / 2, height / 2), "nothing mapped", 18, MUTED, "mm")
     return _caption(panel, caption)
 
 

@@ -99,13 +99,13 @@ class Match:
             return {"depth": Unavailable(f"depth of camera '{frame.camera}': {error}")}
 
 
-def depth_points(depth: Array32, calibration: Calibration, c_T_d: Array, most: int = MOST_POINTS) -> Array32:
-    """Points (N, 3) float32, metres, in the frame c, from a regular grid over a depth image (h, w), at most ``most``.
+def depth_points(depth: Array32, calibration: Calibration, c_T_d: Array) -> Array32:
+    """Points (N, 3) float32, metres, in the frame c, from a regular grid over a depth image (h, w).
 
     ``calibration`` is that of the depth camera d. Raises ``ConfigError`` if it does not fit the image or its lens.
     """
     height, width = depth.shape
-    step = max(1, math.ceil(math.sqrt(height * width / most)))
+    step = max(1, math.ceil(math.sqrt(height * width / MOST_POINTS)))
     rows, columns = np.arange(step // 2, height, step), np.arange(step // 2, width, step)
     v, u = np.meshgrid(rows, columns, indexing="ij")
     z = depth[v, u].astype(np.float64)

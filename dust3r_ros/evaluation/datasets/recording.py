@@ -46,9 +46,9 @@ def nearest(stamps: list[int], stamp_ns: int, tolerance_ns: int) -> int | None:
     return best if abs(stamps[best] - stamp_ns) <= tolerance_ns else None
 
 
-def nominal(index: int, hz: int = 30) -> int:
-    """Stamp in nanoseconds of image ``index`` where the data set has none: ``hz`` images a second from 0."""
-    return int(index) * 10**9 // hz
+def nominal(index: int) -> int:
+    """Stamp in nanoseconds of image ``index`` where the data set has none: 30 images a second from 0."""
+    return int(index) * 10**9 // 30
 
 
 def scaled(T: Array, factor: float) -> Array:

@@ -14,6 +14,7 @@ from dust3r_ros.geometry.similarity import Similarity, weighted_similarity
 from dust3r_ros.types import Array
 
 _SETTLED = 1e-4  # relative fall of the mean distance
+_MOST, _ITERATIONS = 20_000, 50  # points that are aligned, and times at most
 
 
 def refine_alignment(
@@ -22,23 +23,20 @@ def refine_alignment(
     *,
     max_distance: float,
     with_scale: bool = False,
-    iterations: int = 50,
-    points: int = 20_000,
-    seed: int = 0,
 ) -> Similarity:
     """``reference_S_found`` that brings a cloud (M, 3), already close, onto the reference (N, 3).
 
     Point-to-point ICP (Besl and McKay, PAMI 1992): nearest neighbours within ``max_distance`` (the clouds' unit) are
-    used, until their mean distance settles. At most ``points`` of the cloud take part, drawn by ``seed``.
-    ``with_scale`` also estimates the scale. Raises ``InputError``, and ``GeometryError`` where fewer than 3 are near.
+    used, until their mean distance settles. Of a large cloud, a part is drawn. ``with_scale`` also estimates the scale.
+    Raises ``InputError``, and ``GeometryError`` where fewer than 3 are near.
     """
     a, b = rows.points("points", found, 3), rows.points("reference points", reference, 3)
     if not max_distance > 0:
         raise InputError(f"max_distance {max_distance} must be a positive length")
-    if len(a) > points:
-        a = a[np.random.default_rng(seed).choice(len(a), points, replace=False)]
+    if len(a) > _MOST:
+        a = a[np.random.default_rng(0).choice(len(a), _MOST, replace=False)]
     tree, best, before = cKDTree(b), Similarity.identity(), np.inf
-    for _ in range(iterations):
+    for _ in range(_ITERATIONS):
         apart, index = tree.query(best.apply(a), distance_upper_bound=max_distance)
         near = np.isfinite(apart)
         if near.sum() < 3:

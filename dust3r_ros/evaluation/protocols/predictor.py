@@ -64,9 +64,9 @@ class Predictor:
         return self.predict(list(permutations(range(len(self.views)), 2)), poses)
 
 
-def confident(confidence: np.ndarray, min_confidence: float = MIN_CONFIDENCE) -> np.ndarray:
-    """(H, W) pixels above ``min_confidence``; above 1 (no evidence) where these are few."""
-    chosen = confidence > min_confidence
+def confident(confidence: np.ndarray) -> np.ndarray:
+    """(H, W) pixels above ``MIN_CONFIDENCE``; above 1 (no evidence) where these are few."""
+    chosen = confidence > MIN_CONFIDENCE
     return chosen if chosen.sum() >= _ENOUGH else confidence > 1.0
 
 
@@ -92,16 +92,16 @@ def own_focals(pairs: Sequence[PairPrediction], views: Sequence[WorkingView]) ->
     return found
 
 
-def pose_by_pnp(pair: PairPrediction, focal: float, center: tuple[float, float], seed: int = 0) -> PnpResult:
+def pose_by_pnp(pair: PairPrediction, focal: float, center: tuple[float, float]) -> PnpResult:
     """``first_T_second`` in the pair's unit: PnP-RANSAC of the second image's pixels on its points in the first frame.
 
     DUSt3R, section 3.3 (relative pose). Raises ``GeometryError``.
     """
     rows, columns = np.nonzero(confident(pair.confidence_second) & np.isfinite(pair.points_second).all(axis=-1))
-    chosen = drawn(len(rows), seed)
+    chosen = drawn(len(rows), 0)
     pixels = np.stack([columns, rows], axis=-1)[chosen].astype(np.float64)
     points = pair.points_second[rows[chosen], columns[chosen]]
-    return solve_pnp(points, pixels, focal, center, seed=seed)
+    return solve_pnp(points, pixels, focal, center)
 
 
 def drawn(count: int, seed: int, most: int = _MOST) -> np.ndarray:

@@ -152,26 +152,26 @@ def map_cloud_row(mapped: Mapped, icp: bool = False) -> Row:
     return row(mapped.recording, "map_cloud" + icp * "_icp", mapped.system, keyframes=len(keyframes), **values)
 
 
-def true_cloud(views: Sequence[View], most: int = _POINTS, seed: int = 0) -> Array:
+def true_cloud(views: Sequence[View], most: int = _POINTS) -> Array:
     """(N, 3) points in the frame of the true poses, of the true depth of at most 40 evenly spaced views.
 
     Views without pose, intrinsics or depth give none. Raises ``InputError`` where nothing is left.
     """
     useful = [view for view in views if view.w_T_c is not None and view.K is not None]
     even = np.unique(np.linspace(0, len(useful) - 1, min(_TRUE_VIEWS, len(useful))).round().astype(int))
-    parts = [_points_of(useful[index], most // len(even) + 1, seed) for index in even]
+    parts = [_points_of(useful[index], most // len(even) + 1) for index in even]
     points = np.concatenate([np.zeros((0, 3)), *parts])
     if len(points) == 0:
         raise InputError(f"none of {len(views)} views has pose, intrinsics and depth; true points need all three")
     return points
 
 
-def _points_of(view: View, most: int, seed: int) -> Array:
+def _points_of(view: View, most: int) -> Array:
     depth = view.depth()
     if depth is None or view.K is None or view.w_T_c is None:
         return np.zeros((0, 3))
     rows, columns = np.nonzero(np.isfinite(depth) & (depth > 0))
-    chosen = drawn(len(rows), seed, most)
+    chosen = drawn(len(rows), 0, most)
     rows, columns = rows[chosen], columns[chosen]
     height, width = view.image().shape[:2]
     scale = np.array([width / depth.shape[1], height / depth.shape[0]])  # a depth map may differ in size from the image

@@ -66,8 +66,8 @@ EXHAUSTIVE = 120  # frames; of more, only the sequential matches are made
 SCRIPT = Path(__file__).with_name("pycolmap_mapping.py")
 
 
-def colmap_python(environment: Path, package: str = PACKAGE) -> tuple[Path | None, str]:
-    """An interpreter that can import pycolmap, or None and why. pip installs ``package`` there when it is missing or
+def colmap_python(environment: Path) -> tuple[Path | None, str]:
+    """An interpreter that can import pycolmap, or None and why. pip installs ``PACKAGE`` there when it is missing or
     too old.
     """
     python = environment.absolute() / "bin" / "python"
@@ -76,13 +76,13 @@ def colmap_python(environment: Path, package: str = PACKAGE) -> tuple[Path | Non
             venv.create(environment, with_pip=True)
         if not _runs([str(python), "-c", _HAS]):
             done = subprocess.run(
-                [str(python), "-m", "pip", "install", "--quiet", package], capture_output=True, text=True, timeout=900
+                [str(python), "-m", "pip", "install", "--quiet", PACKAGE], capture_output=True, text=True, timeout=900
             )
             if done.returncode or not _runs([str(python), "-c", _HAS]):
                 reason = (done.stderr.strip().splitlines() or ["it has no global mapping, or cannot be imported"])[-1]
-                return None, f"no comparison: '{package}' cannot be installed in '{environment}': {reason}"
+                return None, f"no comparison: '{PACKAGE}' cannot be installed in '{environment}': {reason}"
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        return None, f"no comparison: no environment for '{package}' can be made in '{environment}': {error}"
+        return None, f"no comparison: no environment for '{PACKAGE}' can be made in '{environment}': {error}"
     return python, ""
 
 

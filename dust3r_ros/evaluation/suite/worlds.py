@@ -161,17 +161,17 @@ WORLDS: dict[str, Callable[..., RenderedSequence]] = {
 }
 
 
-def write_world(name: str, folder: Path, frames: int | None = None) -> Path:
+def write_world(name: str, folder: Path) -> Path:
     """The world as a scene in ``folder``/NAME; a complete one already there is reused.
 
-    ``frames`` renders fewer, in a folder of their own. Raises ``OutputError`` where it cannot be written.
+    Raises ``OutputError`` where it cannot be written.
     """
-    path = folder / (name if frames is None else f"{name}_{frames}")
+    path = folder / name
     if (path / "intrinsics.json").is_file():
         return path
     make_folder(folder)
     shutil.rmtree(path, ignore_errors=True)
-    write_folder(WORLDS[name](**({} if frames is None else {"frames": frames})), path)
+    write_folder(WORLDS[name](), path)
     return path
 
 
