@@ -43,9 +43,12 @@ class Hearing:
 class BackEndLink:
     """Starts the back end, and restarts it when it ends unexpectedly.
 
-    It then continues from ``map_db``, with the known calibrations and rig; without ``map_db`` the map starts anew.
-    Raises what ``MapMaker`` raises. ``hello``: the news at the start.
+    It then continues from ``map_db`` or, where that was not written, the map that was loaded last, with the known
+    calibrations and rig; without either the map starts anew. Raises what ``MapMaker`` raises. ``hello``: the news at
+    the start; ``loaded``: the file of the map that a service loaded, "" where one reset it.
     """
+
+    loaded: str | None = None
 
     def __init__(self, setting: Setting, logger: RcutilsLogger, hearing: Hearing) -> None:
         self._setting, self._logger, self._hearing = setting, logger, hearing
@@ -168,7 +171,8 @@ class BackEndLink:
         raise BackendError("the node is shutting down")
 
     def _ended(self, number: int, reason: str) -> None:
-        kept = self._setting.node.map_db
+        again = self._setting_again().node
+        kept = again.load_map or again.map_db
         then = f"the map continues from '{kept}'" if kept else "the map starts anew, because map_db is not set"
         with self._lock:
             self._ended_last = number
@@ -204,13 +208,15 @@ class BackEndLink:
             return
 
     def _setting_again(self) -> Setting:
-        """The setting for a restart: continue map_db; write a new, numbered manifest and keep the old one."""
+        """The setting for a restart: continue the map; write a new, numbered manifest and keep the old one."""
         node, manifest, mapper = self._setting.node, self._setting.manifest, self._setting.mapper
         if self._mapping is not None:
             mapper = replace(mapper, mode="mapping" if self._mapping else "localization")
         if manifest:
             path = Path(manifest)
             manifest = str(path.with_name(f"{path.stem}.{self._restarts}{path.suffix}"))
+        if self.loaded is not None:  # a file that is gone would be waited for
+            node = replace(node, load_map=self.loaded if Path(self.loaded).is_file() else "")
         wrote = "mapping" in (self._setting.mapper.mode, mapper.mode)
         if wrote and node.map_db and Path(node.map_db).exists():
             node = replace(node, map_start="continue", load_map="")

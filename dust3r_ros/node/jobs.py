@@ -119,16 +119,17 @@ def file_name(camera: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class MapChange:
-    """The answer of a job that changed the map, and the change."""
+    """The answer of a job that changed the map, and the change; ``loaded``: the file it is now from, "" for none."""
 
     answer: Any
     update: MapUpdate | None = None
+    loaded: str | None = None
 
 
 def reset(session: Session) -> MapChange:
     """Discard the map; the next image starts a new one."""
     session.reset()
-    return MapChange(None)
+    return MapChange(None, loaded="")
 
 
 def check_map(session: Session, path: str, root: str = "") -> None:
@@ -142,7 +143,7 @@ def load_map(session: Session, path: str, mode: str, root: str = "") -> MapChang
     count = session.load(path)
     if mode:
         session.set_mapping(mode == "mapping")
-    return MapChange(f"map '{path}' loaded, {count} keyframes")
+    return MapChange(f"map '{path}' loaded, {count} keyframes", loaded=path)
 
 
 def set_scale(session: Session, factor: float, distance: float, first: int, second: int) -> MapChange:

@@ -55,7 +55,7 @@ class News:
     """The report on an image or a change: ``status`` always, ``update`` (without keyframes) for an image.
 
     ``cameras`` are the estimates, ``raw`` the calibrations of raw images, by camera. ``refused`` and ``failed`` are
-    sentences, or empty.
+    sentences, or empty. ``loaded``: as of ``MapChange``, after one.
     """
 
     status: Snapshot
@@ -67,6 +67,7 @@ class News:
     snapshots: tuple[MapSnapshot, ...] = ()
     refused: str = ""
     failed: str = ""
+    loaded: str | None = None
 
 
 @dataclass(frozen=True)
@@ -355,7 +356,7 @@ class MapMaker:
         self._notice_reset()
         if change.update is not None:
             self._note(change.update)
-        return change.answer, None, self._news(snapshots=self._back_end.snapshots())
+        return change.answer, None, self._news(snapshots=self._back_end.snapshots(), loaded=change.loaded)
 
     def show(self, audience: Audience) -> None:
         """Publish what changed of the map, where there are subscribers."""

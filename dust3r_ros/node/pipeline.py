@@ -178,8 +178,7 @@ class Pipeline:
 
     def clear(self) -> int:
         """Discard the waiting images; returns how many."""
-        count = self._worker.clear()
-        return count + self._worker.submit(self._outbox.clear).result()
+        return self._worker.clear() + self._worker.submit(self._outbox.clear).result()
 
     def settle(self) -> None:
         """Wait for the image that is being mapped, then find what is left of those from before there was a map.
@@ -350,6 +349,8 @@ class Pipeline:
 
     def _take_news(self, news: News, arrival: Arrival | None = None) -> None:
         self._output.know(news)
+        if news.loaded is not None:
+            self._link.loaded = news.loaded
         if news.resets != self._resets:
             self._begin_again(news, perf_counter() if arrival is None else arrival.at)
         was = self._status

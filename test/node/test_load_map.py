@@ -3,6 +3,7 @@
 import os
 import signal
 
+import pytest
 from dust3r_ros.srv import LoadMap, SaveMap
 from messages import image_message
 from rcl_interfaces.srv import GetParameters
@@ -28,14 +29,20 @@ def test_a_load_that_fails_keeps_the_waiting_images(start_node, tmp_path):
     assert (through.frames, through.dropped) == (IMAGES, 0)
 
 
-def test_a_map_that_is_loaded_to_localise_in_stays_as_it_is_when_the_back_end_is_killed(start_node, tmp_path):
+@pytest.mark.parametrize("map_db", ["live.db", ""])
+def test_a_map_that_is_loaded_to_localise_in_stays_as_it_is_when_the_back_end_is_killed(start_node, tmp_path, map_db):
+    """Also where no map_db has a copy of it."""
     sequence = walk("orbit", frames=30, rate_hz=30.0)
-    bench = start_node(dense=False, focal=sequence.focal, keyframe_motion_young=0.02, map_db=str(tmp_path / "live.db"))
+    kept = {"map_db": str(tmp_path / map_db)} if map_db else {}
+    bench = start_node(dense=False, focal=sequence.focal, keyframe_motion_young=0.02, **kept)
     mapped(bench, sequence, 30)
     path = str(tmp_path / "map.db")
     assert bench.recorder.call(SaveMap, "save_map", SaveMap.Request(path=path), 60).success
-    assert bench.recorder.call(LoadMap, "load_map", LoadMap.Request(path=path, mode="localization"), 60).success
+    loaded = bench.recorder.call(LoadMap, "load_map", LoadMap.Request(path=path, mode="localization"), 60)
+    assert loaded.success
     (mode,) = bench.recorder.call(GetParameters, "get_parameters", GetParameters.Request(names=["mode"])).values
     assert mode.string_value == "localization"
     os.kill(back_end(bench), signal.SIGKILL)
-    bench.status(lambda s: not s.problems and s.mode == "localization", "it localises again", 60)
+    bench.status(lambda s: s.problems, "the back end is gone", 30)
+    there = bench.status(lambda s: not s.problems and s.mode == "localization", "it localises again", 60)
+    assert loaded.message.endswith(f" {there.keyframes} keyframes")
