@@ -19,6 +19,7 @@ from dust3r_ros import __version__
 from dust3r_ros.errors import BackendError, ConfigError, InputError, OutputError
 from dust3r_ros.fleet import places
 from dust3r_ros.fleet.recordings import DIED, DONE, FAILED, RECORD, RUNNING, Job, Record, read_record
+from dust3r_ros.geometry.processes import usable_cores
 from dust3r_ros.io.files import make_folder
 
 # Maps a job in a process of the cluster, so it is picklable; it calls the function with frames so far and expected.
@@ -106,7 +107,7 @@ def _local(cluster: Cluster, place: str) -> dict[str, Any]:
     """What Ray is asked for on this machine: processes, and nothing that others could reach."""
     return {
         "address": "local",
-        "num_cpus": (cluster.workers or os.cpu_count() or 1) + (0 if cluster.gpus else cluster.networks),
+        "num_cpus": (cluster.workers or usable_cores()) + (0 if cluster.gpus else cluster.networks),
         "include_dashboard": False,
         "object_store_memory": _OBJECTS + (_POINTMAPS if cluster.networks else 0),
         "_temp_dir": place,

@@ -96,9 +96,18 @@ def _functions(name: str) -> Iterator[ctypes._NamedFuncPointer]:
                     yield getattr(library, form.format(name))
 
 
-def usable_cores() -> int:
-    """How many cores this process may use, of those the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cores(root: Path = Path("/")) -> int:
+    """How many cores this process may use: of those it is bound to, as many as its container is granted (cgroup v2).
+
+    ``root``: where /proc and /sys are.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no cgroup v2, or no limit ("max")
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+        own = next((line for line in groups if line.startswith("0::")), "")
+        quota, period = (root / "sys/fs/cgroup" / own[3:].strip("/") / "cpu.max").read_text().split()
+        return min(cores, max(1, round(int(quota) / int(period))))
+    return cores
 
 
 _log = logging.getLogger(__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -81,6 +82,12 @@ YOUNG = 18  # keyframes
 _LIVE_YOUNG, _LIVE_YOUNG_ALONE = 2.0, 4.0
 
 
+@lru_cache(maxsize=1)
+def live_young() -> float:
+    """That factor, here."""
+    return _LIVE_YOUNG if usable_cores() > 1 else _LIVE_YOUNG_ALONE
+
+
 def is_keyframe(motion: float, overlap: float, young: bool, config: MapperConfig, live: bool = False) -> bool:
     """True if the corners moved far since the last keyframe, or many of them are lost.
 
@@ -88,8 +95,7 @@ def is_keyframe(motion: float, overlap: float, young: bool, config: MapperConfig
     A ``young`` map takes keyframes closer together.
     Time plays no part: a camera at rest adds none.
     """
-    slower = _LIVE_YOUNG if usable_cores() > 1 else _LIVE_YOUNG_ALONE
-    closest = config.keyframe_motion_young * (slower if live else 1.0)
+    closest = config.keyframe_motion_young * (live_young() if live else 1.0)
     enough = min(closest, config.keyframe_motion) if young else config.keyframe_motion
     return motion > enough or overlap < config.keyframe_overlap
 

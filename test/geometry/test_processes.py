@@ -8,12 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from threads import unlimited
 
-from dust3r_ros.geometry.processes import MOST_NICE, THREADS, Aside, each, memory_held, thread_pool
+from dust3r_ros.geometry.processes import MOST_NICE, THREADS, Aside, each, memory_held, thread_pool, usable_cores
 
 CODE = """
 import numpy as np, scipy.linalg
@@ -37,6 +38,28 @@ def test_blas_has_the_threads_of_the_environment_and_then_one():
 @pytest.mark.parametrize("count", [0, 1, 5, 8 * THREADS + 1, 500])
 def test_results_come_in_order(count: int) -> None:
     assert each(lambda item: item**2, list(range(count))) == [item**2 for item in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("group", "granted", "cores"),
+    [
+        ("0::/\n", "100000 100000", 1),
+        ("1:cpu:/\n0::/kubepods/pod7\n", "50000 100000", 1),
+        ("0::/kubepods/pod7\n", "6400000 100000", None),
+        ("0::/\n", "max 100000", None),
+        ("1:cpu:/\n", None, None),
+        (None, None, None),
+    ],
+)
+def test_a_container_has_the_cores_that_it_is_granted(tmp_path: Path, group, granted, cores) -> None:
+    if group is not None:
+        (tmp_path / "proc/self").mkdir(parents=True)
+        (tmp_path / "proc/self/cgroup").write_text(group)
+    if granted is not None:
+        place = tmp_path / "sys/fs/cgroup" / group.partition("0::/")[2].strip()
+        place.mkdir(parents=True)
+        (place / "cpu.max").write_text(granted)
+    assert usable_cores(tmp_path) == (cores or len(os.sched_getaffinity(0)))
 
 
 def test_memory_is_counted_now_and_at_most() -> None:

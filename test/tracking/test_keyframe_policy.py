@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.tracking.front_end import is_keyframe
+from dust3r_ros.tracking.front_end import is_keyframe, live_young
 
 CONFIG = MapperConfig(keyframe_motion=0.1, keyframe_motion_young=0.04, keyframe_overlap=0.6)
 
@@ -44,8 +44,10 @@ def cores(count: int) -> Iterator[None]:
     if len(usable) < count:
         pytest.skip(f"there are {len(usable)} cores of {count}")
     os.sched_setaffinity(0, usable[:count])
+    live_young.cache_clear()
     yield
     os.sched_setaffinity(0, usable)
+    live_young.cache_clear()
 
 
 def test_live_those_of_a_young_map_are_farther_apart_but_no_farther_than_others() -> None:
