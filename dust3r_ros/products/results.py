@@ -65,7 +65,7 @@ def write_results(
     """
     directory = make_folder(directory)
     keyframes, trajectory, cameras = mapper.keyframes, mapper.trajectory(), mapper.cameras
-    cloud = _cloud(keyframes, config) if config.dense else mapper.landmarks()
+    cloud = cloud_of(keyframes, config) if config.dense else mapper.landmarks()
     counts, own = _of_this_run(mapper, loaded, trajectory)
     summary = _summary(mapper, counts, len(cloud), config, stopwatch, source, wall_seconds, scale)
     failed: list[Exception] = []
@@ -155,8 +155,8 @@ def peak_memory_mb() -> float:
     return memory_held("VmHWM") / 1e6
 
 
-def _cloud(keyframes: Sequence[Keyframe], config: MapperConfig) -> Cloud:
-    """The map's cloud, thinned by voxels or by rows and columns if it would exceed ``MAX_POINTS``."""
+def cloud_of(keyframes: Sequence[Keyframe], config: MapperConfig) -> Cloud:
+    """The cloud of map.ply, thinned by voxels or by rows and columns if it would exceed ``MAX_POINTS``."""
     if config.fusion:
         cloud, voxel = fuse_map(keyframes, min_confidence=config.min_confidence), pixel_size(keyframes)
         while len(cloud) > MAX_POINTS:

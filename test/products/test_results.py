@@ -178,7 +178,7 @@ def test_with_fusion_the_cloud_is_what_keyframes_agree_on(mapped, written, tmp_p
     assert np.array_equal(cloud.points, expected.points) and np.array_equal(cloud.confidence, expected.confidence)
     assert 1000 < summary["points"] == len(cloud) < 0.8 * written[1]["points"] and cloud.confidence.min() > 2.0
     monkeypatch.setattr(results, "MAX_POINTS", len(cloud) // 3)
-    fewer = results._cloud(mapper.keyframes, config)
+    fewer = results.cloud_of(mapper.keyframes, config)
     assert 0.1 * len(cloud) < len(fewer) <= len(cloud) // 3, "larger cubes where there are too many"
 
 

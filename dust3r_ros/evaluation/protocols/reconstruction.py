@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dust3r_ros.backends.base import Backend
-from dust3r_ros.cloud.cloud import map_cloud
-from dust3r_ros.cloud.fusion import fuse_map
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.evaluation.datasets.recording import Recording, View
 from dust3r_ros.evaluation.protocols.clouds import ObservedVolume, cloud_errors, dtu_errors, refine_alignment
@@ -26,6 +24,7 @@ from dust3r_ros.geometry.pinhole import pixel_grid, rays
 from dust3r_ros.geometry.rigid import transform
 from dust3r_ros.geometry.similarity import Similarity, weighted_similarity
 from dust3r_ros.products.ply import read_ply
+from dust3r_ros.products.results import cloud_of
 from dust3r_ros.types import Array
 
 if TYPE_CHECKING:
@@ -140,11 +139,7 @@ def map_cloud_row(mapped: Mapped, icp: bool = False) -> Row:
     """
     config, keyframes = mapped.config, mapped.session.mapper.keyframes
     errors = mapped.errors()
-    cloud = (
-        fuse_map(keyframes, min_confidence=config.min_confidence)
-        if config.fusion
-        else map_cloud(keyframes, config.min_confidence)
-    )
+    cloud = cloud_of(keyframes, config)
     if not len(cloud):
         raise GeometryError(f"the map of '{mapped.recording.name}' has no points")
     seen = mapped.recording.views[: mapped.frames]

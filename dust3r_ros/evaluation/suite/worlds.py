@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from dust3r_ros.cloud.cloud import Cloud, keyframe_cloud, thin
-from dust3r_ros.cloud.fusion import fuse_map
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.evaluation.errors import resample
 from dust3r_ros.evaluation.protocols.clouds import distances
 from dust3r_ros.evaluation.run import SceneRun, keyframe_depth
 from dust3r_ros.io.files import make_folder
+from dust3r_ros.products.results import cloud_of
 from dust3r_ros.scenes.export import write_folder
 from dust3r_ros.scenes.rooms import corridor, room
 from dust3r_ros.scenes.sequence import FOCAL_PER_WIDTH, RenderedSequence, look_at, render_path, stamps, walk
@@ -33,13 +33,14 @@ def cloud_figures(run: SceneRun) -> Mapping[str, float | None]:
     """``accuracy``, ``completeness`` (medians) and ``*_90`` (90 % quantiles) in percent of ``extent``, the diagonal of
     the true cloud's box (unit of the truth). Empty where the scene has no depth or the map no points.
 
-    Both clouds are thinned to one point per cube. The map's is moved by the trajectory's Sim3 alone: a cloud is only as
-    good as its poses. The true cloud is the depth of the keyframes' pixels at the true poses.
+    The map's cloud is that of map.ply. Both are thinned to one point per cube. The map's is moved by the trajectory's
+    Sim3 alone: a cloud is only as good as its poses. The true cloud is the depth of the keyframes' pixels at the true
+    poses.
     """
     if run.errors is None or not run.mapper.keyframes:
         return {}
     truth = true_cloud(run)
-    found = fuse_map(run.mapper.keyframes, min_confidence=run.config.min_confidence)
+    found = cloud_of(run.mapper.keyframes, run.config)
     if truth is None or not len(found):
         return {}
     extent = extent_of(truth.points.astype(np.float64))

@@ -75,6 +75,18 @@ def test_depth_that_is_too_long_is_inaccurate_and_holes_are_incomplete(run: Any)
     assert cut["completeness_90"] > 3 * good["completeness_90"] and cut["accuracy_90"] < 1.0
 
 
+def test_points_in_the_air_count_though_fusion_would_remove_them(run: Any) -> None:
+    """Figures are of the cloud that users get, not of a better one."""
+    ghosts = []
+    for number, keyframe in enumerate(run.mapper.keyframes):
+        depth = keyframe.depth.copy()
+        depth[: len(depth) // 2] *= 0.5 if number % 4 == 0 else 1.0
+        ghosts.append(replace(keyframe, depth=depth))
+    raw = with_keyframes(run, ghosts)
+    fused = SimpleNamespace(**{**vars(raw), "config": replace(run.config, fusion=True)})
+    assert cloud_figures(raw)["accuracy_90"] > 4 * cloud_figures(fused)["accuracy_90"]
+
+
 def test_a_wrong_focal_does_not_bend_the_truth(run: Any) -> None:
     """The truth is made of true rays: it is the same whatever focal the map found."""
     camera = run.mapper.cameras["camera"]
