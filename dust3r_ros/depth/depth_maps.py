@@ -169,6 +169,18 @@ class KeyframeDepth:
             self._own = self._keep(depth), self._keep(confidence)
             self._estimates, self._fused, self._image = {_CONDENSED: self._own}, None, None
 
+    def drop(self, mask: np.ndarray) -> None:
+        """Forget depth where ``mask`` (H, W) is true, for good where it is frozen, else until more is known."""
+        fused = self._whole_kept() if self.estimated else None
+        if fused is None or not mask.any():
+            return
+        fused = np.where(mask, np.float32(0), fused[0]), np.where(mask, np.float32(1), fused[1])
+        if self.frozen:
+            self._freeze(fused)
+        else:
+            self._fused = fused
+        self.touch()
+
     def freeze(self) -> None:
         """Keep only the fused map, which counts as one estimate if others come later."""
         if list(self._estimates) == [_FROZEN] and self._estimates[_FROZEN] is self._fused:

@@ -80,7 +80,7 @@ class SparseShot:
 _APART, _SIGMAS = 0.10, 3.0  # of depth, at least: closer points are the same surface
 _ALIKE = 0.9  # of what both see looks the same in both; three others are wrong one time in a thousand
 _COMMON, _SAMPLE = 100, 2000  # pixels seen by both: fewer do not show how colours differ, more do not help
-_CONFIRMED, _SEEN_THROUGH = 2, 3  # by so many others
+_CONFIRMED, _REFUTED, _SEEN_THROUGH = 2, 2, 3  # by so many others
 _NEVER = 2**31 - 1
 
 
@@ -134,6 +134,14 @@ class Evidence:
         other[at[~like]] = True
         self.like += alike
         self.unlike += other & ~alike
+
+    @property
+    def refuted(self) -> Mask:
+        """(h w,) pixels that several see through, and not many times as many confirm: their depth is wrong.
+
+        Neighbours share depth, so some agree even then.
+        """
+        return (self.through >= _REFUTED) & (self.through > self.agree // 4)
 
     @property
     def gone(self) -> Mask:

@@ -34,13 +34,19 @@ def region(shot: SparseShot, evidence: Evidence) -> Mask:
     """
     gone, before = (flags.reshape(shot.depth.shape) for flags in (evidence.gone, evidence.before))
     solid = cv2.morphologyEx(gone.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    found = np.zeros(shot.shape, np.uint8)
-    height, width = STEP * shot.depth.shape[0], STEP * shot.depth.shape[1]
+    found = np.zeros(shot.depth.shape, bool)
     for seeds in _pieces(solid):
         if before[seeds].mean() > _MOSTLY:
-            whole = _completed(shot.depth, seeds).astype(np.uint8)
-            found[:height, :width] |= cv2.resize(whole, (width, height), interpolation=cv2.INTER_NEAREST)
-    return grown(found.astype(bool), _GROWTH) if found.any() else found.astype(bool)
+            found |= _completed(shot.depth, seeds)
+    return grown(_full_size(shot, found), _GROWTH) if found.any() else np.zeros(shot.shape, bool)
+
+
+def _full_size(shot: SparseShot, found: Mask) -> Mask:
+    """(H, W) the pixels of a keyframe around those (h, w) that were judged."""
+    height, width = (STEP * side for side in shot.depth.shape)
+    full = np.zeros(shot.shape, bool)
+    full[:height, :width] = cv2.resize(found.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    return full
 
 
 def _pieces(seeds: np.ndarray) -> list[Mask]:
@@ -123,7 +129,10 @@ class Movers:
         return self._compare(index, [*older[-_AROUND:], *_spread(older[:-_AROUND], _ELSEWHERE)])
 
     def look_again(self) -> set[int]:
-        """Compare all once more, with the final poses and depth; returns those with more motion now."""
+        """Compare all once more, with the final poses and depth; returns those with more motion now, or less depth.
+
+        Depth that others refute is dropped: what moves is left out as a region, the rest is points in the air.
+        """
         if not self._state.config.moving_objects:
             return set()
         self._evidence.clear()
@@ -132,6 +141,11 @@ class Movers:
         changed: set[int] = set()
         for index in filter(self._has_depth, range(len(self._state.records))):
             changed |= self._compare(index, _spread(self._overlapping(index), _AT_THE_END))
+        for index, evidence in self._evidence.items():
+            if (refuted := evidence.refuted).any():
+                shot = self._shot(index)
+                self._dense.depths[index].drop(_full_size(shot, refuted.reshape(shot.depth.shape)))
+                changed.add(index)
         self._let_go(0)
         self._bar(range(len(self._state.records)))
         return changed

@@ -122,6 +122,28 @@ def test_a_depth_too_small_is_no_motion(factor: float) -> None:
     assert not np.stack(regions(shots)).any()
 
 
+def test_depth_that_others_see_through_is_dropped_though_nothing_moves() -> None:
+    """A keyframe takes a piece of the room for something near: points in the air, which are no object."""
+    sequence = rendered_walk("orbit")
+    mapper = Mapper(replace(SMALL, focal=sequence.focal))
+    play(mapper, sequence)
+    mapper.finish()
+    dense, movers, before = mapper.submap._depth.dense, mapper.submap._depth.movers, mapper.keyframes
+    wrong = len(before) // 2
+    depth, confidence = before[wrong].depth.copy(), before[wrong].confidence.copy()
+    piece = slice(30, 90), slice(40, 120)
+    depth[piece] *= 0.4
+    dense.depths.clear(wrong)
+    dense.depths[wrong].restore(depth, confidence)
+    assert wrong in movers.look_again()
+    after, least = mapper.keyframes, mapper.config.min_confidence
+    had, has = (keyframes[wrong].confidence[piece] > least for keyframes in (before, after))
+    assert has.mean() < 0.8 * had.mean()
+    for index in set(range(len(before))) - {wrong}:
+        known = before[index].confidence > least
+        assert (after[index].confidence > least)[known].mean() > 0.99
+
+
 def test_a_plain_floor_beside_something_near_is_no_motion() -> None:
     """The depth of a cabinet spreads over the floor, which has no texture of its own, in every fourth keyframe."""
     world = plain_walk(16, WIDTH, HEIGHT)
