@@ -21,7 +21,8 @@ def write_cameras(path: str | Path, cameras: Iterable[Camera], raw: Mapping[str,
 
     Camera matrix and distortion are those of the raw image, from ``raw`` by camera name where they differ from the
     camera's own; the projection matrix has the same focal and centre.
-    ``focal_std``, ``support`` and ``fixed`` are our own keys, which camera_info_manager ignores.
+    ``focal_std``, ``support``, ``fixed`` and, where the focal changes, ``focal_range`` are our own keys, which
+    camera_info_manager ignores.
     Raises ``OutputError`` when the file cannot be written.
     """
     documents = [_document(camera, (raw or {}).get(camera.name, camera.calibration)) for camera in cameras]
@@ -72,6 +73,7 @@ def _document(camera: Camera, raw: Calibration) -> dict[str, Any]:
         "focal_std": float(camera.focal_std),
         "support": int(camera.support),
         "fixed": bool(camera.fixed),
+        **({"focal_range": list(map(float, camera.focal_range))} if any(camera.focal_range) else {}),
     }
 
 

@@ -54,6 +54,15 @@ def test_the_file_describes_the_raw_image(tmp_path: Path) -> None:
     assert data["projection_matrix"]["data"] == [500, 0, 322.75, 0, 0, 500, 235, 0, 0, 0, 1, 0]
 
 
+def test_a_focal_that_changed_is_said_to(tmp_path: Path) -> None:
+    """Nobody should take a mean for the calibration of a zoom; of one focal there is no range."""
+    zoomed = replace(RIGHT, focal_range=(810.5, 1020.25))
+    write_cameras(tmp_path / "cameras.yaml", [LEFT, zoomed])
+    one, other = yaml.safe_load_all((tmp_path / "cameras.yaml").read_text())
+    assert "focal_range" not in one and other["focal_range"] == [810.5, 1020.25]
+    assert read_calibrations(tmp_path / "cameras.yaml")["right"].fx == RIGHT.focal
+
+
 def test_files_of_other_programs_are_read(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(
         "image_width: 640\nimage_height: 480\ncamera_name: narrow\n"
