@@ -298,6 +298,7 @@ def _finished(depth: Array32, confidence: Array32, image: Image | None) -> tuple
 _JUMP = np.float32(1.1)  # times as far as its neighbour: another surface
 _WITHIN, _LEVEL = 3, np.float32(1.05)  # pixels from a jump to the surface's inside, and depth that is still the same
 _BEYOND = 2  # pixels from a jump to what lies behind
+_CLEARLY = 2.25  # times as like that as like the surface
 _STEPS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
 
 
@@ -305,8 +306,8 @@ def _without_halos(depth: Array32, confidence: Array32, image: Image) -> tuple[A
     """Depth and confidence, (H, W) each, without pixels of the background that have the depth of what is before it.
 
     Patches of flow carry a surface over its own outline. A pixel next to depth that is a tenth larger is taken out if
-    it looks more like what lies there than like the surface three pixels further in. Where the surface is thinner than
-    that, such as the leg of a table, it stays whole.
+    it clearly looks more like what lies there than like the surface three pixels further in. Where the surface is
+    thinner than that, such as the leg of a table, it stays whole.
     """
     depth = np.where(confidence > 1, depth, np.float32(0))
     at = np.flatnonzero((depth > 0) & (cv2.dilate(depth, np.ones((3, 3), np.uint8)) > _JUMP * depth))
@@ -324,7 +325,7 @@ def _without_halos(depth: Array32, confidence: Array32, image: Image) -> tuple[A
         farther = np.flatnonzero((behind > _JUMP * z) & (behind > farthest) & (inside > 0) & (inside < _LEVEL * z))
         here, own = place[farther], color[farther]
         off_behind = np.abs(colors[here + _BEYOND * step] - own).sum(axis=1)
-        halo[farther] = off_behind < np.abs(colors[here - _WITHIN * step] - own).sum(axis=1)
+        halo[farther] = _CLEARLY * off_behind < np.abs(colors[here - _WITHIN * step] - own).sum(axis=1)
         farthest[farther] = behind[farther]
     depth, confidence = depth.copy(), confidence.copy()
     depth.reshape(-1)[at[halo]], confidence.reshape(-1)[at[halo]] = 0, 1
