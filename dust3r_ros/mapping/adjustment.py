@@ -32,7 +32,6 @@ START, CALIBRATION, SEARCH, LOOP, WIDE_LOOP, REBUILD = ADJUSTMENTS = (
     "start", "calibration", "search", "loop", "wide loop", "rebuild",
 )  # fmt: skip
 _DROPPED = (START, REBUILD, WIDE_LOOP)  # if they are no better
-_READOUTS = 4  # times a camera's readout is measured at most: the map changes with it
 _GROSS_PX = 40.0  # by which no match is off that is right, when a keyframe has been located
 _ROUGHLY = 1e-3  # gain of a step at which the adjustment of a window ends: later ones continue from there
 _UNSURE_NICE = 5  # with two busy cores it gets part of one, but poses have priority
@@ -298,10 +297,11 @@ class MapAdjuster:
         with self._stage("refine"), self._keypoints.measured(self._state.sparse):
             self._shutters.zoom_back()
             self._follow(self._calibrator.adjust_last)
-            for _ in range(_READOUTS):
-                if not self._shutters.take_out(motions()):
-                    break
-                self._follow(self._calibrator.adjust_last)
+            moved = list[bool]()
+            self._shutters.take_out_all(motions, lambda: self._follow(self._calibrator.adjust_last))
+            self._follow(lambda: moved.append(self._calibrator.look_off_center()))
+            if any(moved):
+                self._shutters.take_out_all(motions, lambda: self._follow(self._calibrator.adjust_last))
             while self._shutters.take_out_zooms():
                 self._follow(self._calibrator.adjust_last)
             self._depth.retake(self._shutters.retake(motions()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import cv2
@@ -22,6 +22,7 @@ from dust3r_ros.types import Array, Image
 _COARSE = 16  # pixels between places of an image at which its shift is computed
 _NOTICED_PX = 0.25  # by which an image is shifted
 _FASTEST = 4.0  # long edges a second: nothing is followed then, so a pose beside is wrong
+_READOUTS = 4  # times a camera's readout is measured at most: the map changes with it
 _ZOOMS = 6  # times focals that change are measured at most: the map changes with them
 _NEARBY = 3.0  # deviations of a focal among others that change: the map may be beside its best by as much
 
@@ -95,6 +96,13 @@ class RollingShutters:
         if longer:
             view.seen, view.pruned = (Tracks(kept.ids, factor * kept.pixels) for kept in (view.seen, view.pruned))
             self._zooms[index] = self._zooms.get(index, 0.0) + longer
+
+    def take_out_all(self, motions: Callable[[], Motions], adjust: Callable[[], object]) -> None:
+        """Have the map adjusted to readouts that are taken out, until they get no longer."""
+        for _ in range(_READOUTS):
+            if not self.take_out(motions()):
+                break
+            adjust()
 
     def take_out(self, motions: Motions) -> bool:
         """Measure the readouts again and take out by how much they are longer; returns whether any is."""

@@ -13,6 +13,7 @@ from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.geometry.similarity import similarity_of_poses
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.reconstruction import MOST_UNSURE, REBUILT, Reconstruction
+from dust3r_ros.sparse.bundle_adjustment import Solution
 from dust3r_ros.sparse.consistency import consider_contradictions, rebuild
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, Outcome, PairFromLandmarks, bootstrap, differ, score
 from dust3r_ros.sparse.landmarks import Intrinsics
@@ -35,6 +36,9 @@ _SEARCH_FROM = 16
 # With more keyframes that takes long, and loops would have to wait for it.
 _RESTS_NS, _GROWN, _MOST_AT_REST = 1_000_000_000, 0.02, 500
 _OFF_CENTER_FROM = 18  # keyframes: before, a focal that is wrong may be the cause
+# Radii of a principal point off the middle: 0.33 if a quarter is cut off one side. One that seems farther off waits for
+# the last adjustment, since a shutter that rolls while the camera turns looks like it until it is taken out.
+_CROPPED = 0.4
 _ACCUSTOMED_AT = (3, 5, 8, 12)
 
 
@@ -164,6 +168,7 @@ class Calibrator:
         self._state, self._schedule = state, schedule
         self._vain: dict[float, tuple[int, int]] = {}  # by focal: searches in a row in vain, the views of the last one
         self._turning: dict[tuple[int, int], bool] = {}  # pairs of the first keyframes that turn on the spot, or not
+        self._last: Solution | None = None  # of the last adjustment
 
     def calibrate(self, stream: CameraStream) -> bool:
         """Adjust the whole map; returns whether it was rebuilt because another focal or start explains more.
@@ -186,7 +191,7 @@ class Calibrator:
         else:
             solution = refine_lenses(self._state.sparse, rounds=2, iterations=_LIVE_STEPS)
         if len(self._state.records) >= _OFF_CENTER_FROM:
-            look_off_center(self._state.sparse, solution)
+            look_off_center(self._state.sparse, solution, _CROPPED)
 
     @contextmanager
     def within_reason(self) -> Iterator[None]:
@@ -202,7 +207,14 @@ class Calibrator:
 
     def adjust_last(self) -> None:
         """Adjust the whole map, with ``refine_lenses``' own rounds and steps, when no more frames come."""
-        look_off_center(self._state.sparse, refine_lenses(self._state.sparse))
+        self._last = refine_lenses(self._state.sparse)
+
+    def look_off_center(self) -> bool:
+        """Look for a principal point off the middle, however far, after ``adjust_last``; returns whether one was found.
+
+        Only once rolling shutters are taken out: no adjustment leads back from one that they feigned.
+        """
+        return look_off_center(self._state.sparse, self._last)
 
     def accustom(self, stream: CameraStream, own: Sequence[int]) -> None:
         """Adjust keyframes and focal of a camera that joined, with the rest of the map fixed."""

@@ -78,10 +78,10 @@ _BETTER = 2.0  # log likelihood that is no accident
 _CLEARLY = 0.97  # of what is unlikely: errors of one image are not independent
 
 
-def look_off_center(sparse: SparseMap, solution: Solution | None) -> bool:
+def look_off_center(sparse: SparseMap, solution: Solution | None, farthest: float = math.inf) -> bool:
     """Adjust the whole map with a principal point far from the middle, if that explains more; returns whether it does.
 
-    ``solution``: what ``refine_lenses`` returned for the map as it is.
+    ``solution``: what ``refine_lenses`` returned for the map as it is; ``farthest`` (radii): as far off it is taken.
 
     Most lenses are centered within a few percent, those of cropped images are not. Where a map shows the center weakly,
     its prior holds it, and a focal, poses and distortion that absorb the rest are a local optimum. So a sample of the
@@ -104,6 +104,9 @@ def look_off_center(sparse: SparseMap, solution: Solution | None) -> bool:
     sparse.unprune()
     place_landmarks(sparse)
     refine_lenses(sparse)
+    if np.linalg.norm(_centers(sparse), axis=1).max() > farthest:
+        sparse.restore(before)
+        return False
     return True
 
 

@@ -7,14 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
-from synthetic import WIDTH, arc, unposed
+from synthetic import WIDTH, arc, past_a_wall, unposed
 
 from dust3r_ros.config import MapperConfig
+from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.mapping import self_calibration
 from dust3r_ros.mapping.reconstruction import TRUSTED, Reconstruction
 from dust3r_ros.mapping.self_calibration import CalibrationSchedule, Calibrator, same_place
-from dust3r_ros.sparse.initialization import FOCAL_STARTS, Outcome, bootstrap
+from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, Outcome, bootstrap
 from dust3r_ros.sparse.landmarks import FOCAL_PRIOR, Intrinsics
 from dust3r_ros.sparse.refinement import place_landmarks
 
@@ -303,3 +304,19 @@ def test_a_map_that_much_contradicts_knows_its_focal_less_well():
     grown = np.sqrt(after.contradicted / 0.02) * np.hypot(less_cautious(after.std), by_rival(after))
     assert after.total_std == pytest.approx(np.hypot(grown, 0.002))
     assert replace(after, std=0.0, fixed=True).total_std == 0.0, "a focal that is held"
+
+
+@pytest.mark.parametrize(("off", "waits"), [(60.0, False), (110.0, True)])
+def test_a_center_farther_off_than_that_of_a_cropped_image_waits_for_the_last_adjustment(off: float, waits: bool):
+    """Until it is taken out, a shutter that rolls while the camera turns may be what looks like one."""
+    state = Reconstruction(MapperConfig())
+    state.sparse = unposed(past_a_wall(18, points=500), 0.6, lens=Lens(WIDTH / 2, 0.0, (off, 0.0)))
+    assert bootstrap(state.sparse, range(18), 0, [0.8 * WIDTH, 1.2 * WIDTH], Options()).starts
+    state.records = [SimpleNamespace(stream=SimpleNamespace(index=0, long_edge=WIDTH))] * 18
+    calibrator, known = Calibrator(state, CalibrationSchedule(state)), state.sparse.intrinsics[0]
+    calibrator.adjust()
+    assert known.lens.center[0] < 0.3 * off if waits else known.lens.center[0] == pytest.approx(off, rel=0.1)
+    calibrator.adjust_last()
+    calibrator.look_off_center()
+    assert known.lens.center[0] == pytest.approx(off, rel=0.1)
+    assert known.focal == pytest.approx(330.0, rel=0.03)
