@@ -43,7 +43,7 @@ class NodeConfig(Checked):
     focal_wait: float = row(
         2.5,
         "Maximum time of motion, in seconds, for which the first poses are held back until the focal length is more "
-        "than a guess; twice that while its standard deviation is above 4 %; 0: off.",
+        "than a guess; twice that while it has never been calibrated; 0: off.",
         low=0.0,
         high=60.0,
     )

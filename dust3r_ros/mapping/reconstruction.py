@@ -221,8 +221,8 @@ class Reconstruction:
 
     @property
     def presumed(self) -> bool:
-        """Whether that focal may still be far off: poses in such a map are hardly of use."""
-        return self.guessing and not self.trusted
+        """Whether that focal is still the one with which the first poses were made: none was found from the images."""
+        return self.guessing and not np.isfinite(self._first_focal.std)
 
     @property
     def trusted(self) -> bool:

@@ -53,7 +53,7 @@ class MapSnapshot:
     ``before``: ``w_T_k`` and ``unit`` of earlier keyframes by name, with which poses relative to those follow the map.
     Poses of another ``epoch`` belong to another map; ``revision`` rises when the whole map is corrected. While the
     focal is little more than a guess, the map will change a lot: ``guessing_since`` is the stamp at which the camera
-    was first seen to move; ``presumed``: the focal may be far off.
+    was first seen to move; ``presumed``: nothing was found of the focal yet.
 
     ``numbering`` counts how often landmarks got other ids, which are only comparable within one; the first snapshot
     after that has the ``renumbering`` of those that a front end may know.

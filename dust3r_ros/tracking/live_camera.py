@@ -13,8 +13,8 @@ from dust3r_ros.tracking.front_end import FrontEnd, Tracked
 from dust3r_ros.types import Array, Frame, MapUpdate, TrackingState
 
 _MISSED = 256  # most images kept from before the map, which may get their poses later
-# On a busy machine a focal worth its name is late, and one that is off by a fifth bends the path by a hundredth of its
-# length: without one, the first poses wait so many times as long.
+# On a busy machine the first calibration is late, and a focal that is off by a fifth bends the path by a hundredth of
+# its length: without one, the first poses wait so many times as long.
 _PRESUMED_WAIT = 2
 
 
