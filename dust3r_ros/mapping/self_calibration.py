@@ -48,23 +48,10 @@ class CalibrationSchedule:
     def __init__(self, state: Reconstruction) -> None:
         self._state = state
         self._calibrated_with = 0  # keyframes at the last one, live
-        self._begun_with = 0  # the same, of those that began the map again
 
     def calibrated(self) -> None:
         """Note that a live calibration with the keyframes so far has begun."""
-        if self.anew:
-            self._begun_with = len(self._state.records)
         self._calibrated_with = len(self._state.records)
-
-    @property
-    def anew(self) -> bool:
-        """Whether a live calibration begins the map again from all usual focals.
-
-        Not from few more keyframes than the last one: it takes ten times as long as the adjustment alone, in which a
-        slow processor gets no keyframes.
-        """
-        more = len(self._state.records) >= _LIVE_GROWTH * self._begun_with
-        return self._state.live and more and not self._state.trusted and self.doubtful(self._state.records[0].stream)
 
     def may_begin(self, stream: CameraStream) -> bool:
         """Whether there are enough keyframes for the first poses."""
@@ -177,7 +164,7 @@ class Calibrator:
         a second: the first poses come from a few views that hardly moved, and no adjustment leads away from wrong ones.
         """
         better = False
-        if self._schedule.anew:
+        if self._state.live and not self._state.trusted and self._schedule.doubtful(stream):
             better = self._bootstrap(stream, _starts(stream), sharp=(False,))[0]
         self.adjust()
         self.consider_lens(stream)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -13,7 +12,6 @@ import numpy as np
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.compiled import LIBRARY
 from dust3r_ros.geometry.pinhole import center_of, project, rays
-from dust3r_ros.geometry.processes import usable_cores
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.undistortion import Undistortion
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot, Renumbering
@@ -77,15 +75,7 @@ class LookBack:
 
 
 YOUNG = 18  # keyframes
-# Factor on the keyframe distance of a young map in live use, to keep up with a fast camera; and on a single core, where
-# keyframes twice as close leave adjustments of the map, on which the first poses wait, less than half of it.
-_LIVE_YOUNG, _LIVE_YOUNG_ALONE = 2.0, 4.0
-
-
-@lru_cache(maxsize=1)
-def live_young() -> float:
-    """That factor, here."""
-    return _LIVE_YOUNG if usable_cores() > 1 else _LIVE_YOUNG_ALONE
+_LIVE_YOUNG = 2.0  # factor on the keyframe distance of a young map in live use, to keep up with a fast camera
 
 
 def is_keyframe(motion: float, overlap: float, young: bool, config: MapperConfig, live: bool = False) -> bool:
@@ -95,7 +85,7 @@ def is_keyframe(motion: float, overlap: float, young: bool, config: MapperConfig
     A ``young`` map takes keyframes closer together.
     Time plays no part: a camera at rest adds none.
     """
-    closest = config.keyframe_motion_young * (live_young() if live else 1.0)
+    closest = config.keyframe_motion_young * (_LIVE_YOUNG if live else 1.0)
     enough = min(closest, config.keyframe_motion) if young else config.keyframe_motion
     return motion > enough or overlap < config.keyframe_overlap
 

@@ -140,20 +140,6 @@ def test_the_first_calibration_tries_the_other_focal_that_maps_begin_with():
     assert intrinsics.std < TRUSTED and not state.sure
 
 
-def test_a_map_with_a_doubtful_focal_is_begun_again_when_it_has_grown_by_half():
-    """Not with every other keyframe: on a slow processor, there would be no time for more of them."""
-    _, state, _ = pressed(focal=WIDTH, views=8)
-    schedule, record, anew = CalibrationSchedule(state), state.records[0], []
-    state.sparse.intrinsics[0].std = 0.2
-    for count in range(8, 20, 2):
-        state.records = [record] * count
-        anew += [count] if schedule.anew else []
-        schedule.calibrated()
-    assert anew == [8, 12, 18]
-    state.sparse.intrinsics[0].std, state.records = 0.03, [record] * 40
-    assert not schedule.anew, "it can be trusted"
-
-
 def test_a_map_begun_from_wrong_poses_is_begun_again():
     """As from three views close together: what moved to the left seems to have moved to the right."""
     calibrator, state, stream = pressed(focal=0.9 * WIDTH, views=9, degrees=30.0)
