@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 
 from dust3r_ros.errors import BackendError, CheckpointError
+from dust3r_ros.geometry.processes import usable_cores
 from dust3r_ros.types import Array32, Image
 
 _DOCUMENTED = (
@@ -181,7 +182,7 @@ def _options(onnxruntime: Any) -> Any:
     """As many threads as OpenBLAS and torch take; they sleep between images, which need the cores otherwise."""
     options = onnxruntime.SessionOptions()
     wanted = os.environ.get("OMP_NUM_THREADS", "")
-    options.intra_op_num_threads = int(wanted) if wanted.isdecimal() else len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = int(wanted) if wanted.isdecimal() else usable_cores()
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4

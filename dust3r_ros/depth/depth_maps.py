@@ -159,8 +159,7 @@ class KeyframeDepth:
         found, out = self.whole, self.left_out
         if found is None or out is None:
             return found
-        depth, confidence = found
-        return np.where(out, np.float32(0), depth), np.where(out, np.float32(1), confidence)
+        return _without(out, *found)
 
     def condense(self) -> None:
         """Keep only the fused estimates: gaps are closed, and others asked, later."""
@@ -174,7 +173,7 @@ class KeyframeDepth:
         fused = self._whole_kept() if self.estimated else None
         if fused is None or not mask.any():
             return
-        fused = np.where(mask, np.float32(0), fused[0]), np.where(mask, np.float32(1), fused[1])
+        fused = _without(mask, *fused)
         if self.frozen:
             self._freeze(fused)
         else:
@@ -291,8 +290,12 @@ def _finished(depth: Array32, confidence: Array32, image: Image | None) -> tuple
         return fill_depth(depth, confidence)
     depth, confidence, blank = complete_planes(depth, confidence, image)
     depth, confidence = fill_depth(depth, confidence)
-    depth, confidence = np.where(blank, np.float32(0), depth), np.where(blank, np.float32(1), confidence)
-    return _without_halos(*cut_at_outlines(depth, confidence, image), image)
+    return _without_halos(*cut_at_outlines(*_without(blank, depth, confidence), image), image)
+
+
+def _without(mask: np.ndarray, depth: Array32, confidence: Array32) -> Depth:
+    """Depth and confidence of nothing where ``mask`` is true; (H, W) each."""
+    return np.where(mask, np.float32(0), depth), np.where(mask, np.float32(1), confidence)
 
 
 _JUMP = np.float32(1.1)  # times as far as its neighbour: another surface
@@ -327,9 +330,9 @@ def _without_halos(depth: Array32, confidence: Array32, image: Image) -> tuple[A
         off_behind = np.abs(colors[here + _BEYOND * step] - own).sum(axis=1)
         halo[farther] = _CLEARLY * off_behind < np.abs(colors[here - _WITHIN * step] - own).sum(axis=1)
         farthest[farther] = behind[farther]
-    depth, confidence = depth.copy(), confidence.copy()
-    depth.reshape(-1)[at[halo]], confidence.reshape(-1)[at[halo]] = 0, 1
-    return depth, confidence
+    out = np.zeros(depth.shape, bool)
+    out.reshape(-1)[at[halo]] = True
+    return _without(out, depth, confidence)
 
 
 COLOR_RANGE = 18  # of 255, beyond the range of colours around a pixel: there is another surface

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from dust3r_ros.timing import REORDERED_NS
+from dust3r_ros.timing import REORDERED_NS, Stamped
 
 # Images of several cameras may overtake each other by this much (s, by arrival time).
 REORDER_S = 0.05
@@ -26,13 +26,9 @@ _KEPT = 16
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
-    """A waiting image: ``arrived`` (s) is its arrival time, ``complete`` the kinds no longer waited for."""
+class Held(Stamped):
+    """A waiting image; ``complete``: the kinds no longer waited for."""
 
-    camera: str
-    stamp_ns: int
-    image: Any
-    arrived: float
     complete: set[str] = field(default_factory=set)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from dust3r_ros.errors import TrainingError
+from dust3r_ros.geometry.processes import usable_cores
 from dust3r_ros.network.model import Dust3r
 from dust3r_ros.scenes.endless.casting import Eye
 from dust3r_ros.scenes.endless.worlds import make_world
@@ -238,8 +239,7 @@ def inference(recipe: Recipe, device: torch.device, over: Callable[[], bool], sh
 
 def _workers(device: torch.device) -> int:
     """Number of worker processes; a processor shares its cores between them and training."""
-    cores = len(os.sched_getaffinity(0))
-    return max(cores - 2, 1) if device.type == "cuda" else 1
+    return max(usable_cores() - 2, 1) if device.type == "cuda" else 1
 
 
 def _within(limits: tuple[int, int], value: float) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from dust3r_ros.errors import BackendError, ConfigError, Dust3rRosError, TrainingError
+from dust3r_ros.geometry.processes import usable_cores
 from dust3r_ros.io.files import write_text
 from dust3r_ros.network.checkpoint import load_checkpoint, pick_device
 from dust3r_ros.network.model import Dust3r
@@ -182,7 +182,7 @@ class _Run:
         """
         threads = self.options.threads or before
         if threads is None and self.device.type == "cpu":
-            left = len(os.sched_getaffinity(0)) - self._workers(recipe)
+            left = usable_cores() - self._workers(recipe)
             threads = max(min(left, torch.get_num_threads()), 1)
         if threads is not None:
             torch.set_num_threads(threads)
