@@ -7,10 +7,12 @@ is a message of one NaN point.
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import PointCloud2, PointField
@@ -80,6 +82,39 @@ class Changes:
         self._changed.clear()
         self._removed.clear()
         return changed
+
+
+class Rebuilding:
+    """Whether the map's depth is being computed anew; till then the old map says more than an empty one.
+
+    Every keyframe loses its depth at once when the map is rebuilt with a better focal length.
+    """
+
+    def __init__(self, most_s: float = 3.0) -> None:
+        """``most_s``: for how long (s) it counts as rebuilding."""
+        self._most_s = most_s
+        self.clear()
+
+    def clear(self) -> None:
+        """The map was replaced: the old one is no longer valid."""
+        self._with_depth: set[int] = set()
+        self._wanted, self._until = 0, -math.inf
+
+    def note(self, update: MapUpdate, now: float) -> None:
+        """Take in what an update changed at ``now`` (s)."""
+        if self._with_depth and self._with_depth <= set(update.removed):
+            self.clear()
+        self._with_depth.difference_update(update.removed)
+        before = len(self._with_depth)
+        for keyframe in update.changed:
+            has = cv2.countNonZero(keyframe.depth) > 0
+            (self._with_depth.add if has else self._with_depth.discard)(keyframe.index)
+        if before and update.changed and not self._with_depth:
+            self._wanted, self._until = before, now + self._most_s
+
+    def __call__(self, now: float) -> bool:
+        """Whether fewer than half of the keyframes that had depth have it again at ``now`` (s)."""
+        return now < self._until and 2 * len(self._with_depth) < self._wanted
 
 
 Packed = NDArray[np.void]

@@ -21,7 +21,7 @@ from dust3r_ros.config import NodeConfig
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.node import conversions
 from dust3r_ros.node.conversions import graph_markers, header, ns_to_stamp
-from dust3r_ros.node.map_changes import Changed, Changes, MapPoints, Packed, Tiles
+from dust3r_ros.node.map_changes import Changed, Changes, MapPoints, Packed, Rebuilding, Tiles
 from dust3r_ros.occupancy import UNKNOWN, Grid, GridOptions, OccupancyGridMap
 from dust3r_ros.types import Array, Keyframe, MapUpdate, StampedPose
 
@@ -120,7 +120,8 @@ def grid_message(grid: Grid, stamp_ns: int, frame: str) -> OccupancyGrid:
 
 _NEIGHBOURS = 6  # keyframes that a keyframe's points are checked against
 _REST = 3.0  # the thread rests this many times as long as it worked, to leave the CPU to the mapper
-_WITH_KEYFRAMES = ("map", "map_tiles", "graph", "grid")
+_WITH_DEPTH = ("map", "map_tiles", "grid")
+_WITH_KEYFRAMES = (*_WITH_DEPTH, "graph")
 _PATH_POSES = 2000  # more say nothing more in a picture, and take longer to send
 KEYFRAME_TOPICS = ("keyframe_cloud", "depth", "depth_info", "keyframe_image")
 MAP_TOPICS = (*_WITH_KEYFRAMES, "path")
@@ -172,7 +173,7 @@ class MapPublisher:
         self.problem = ""  # of ~/grid, a sentence; while it has subscribers
         self._grid = GridMap(config)
         self._changes = {key: Changes() for key in _WITH_KEYFRAMES}
-        self._kept = _Kept()
+        self._kept, self._rebuilding = _Kept(), Rebuilding()
         self._path_stale = True
         self._selection: tuple[int, float, int] | None = None
         self._tile_listeners = 0
@@ -183,6 +184,7 @@ class MapPublisher:
     def note(self, update: MapUpdate) -> None:
         """Take in the changes of an update."""
         self._path_stale = True
+        self._rebuilding.note(update, time.monotonic())
         for changes in self._changes.values():
             changes.note(update)
 
@@ -193,18 +195,22 @@ class MapPublisher:
     def forget(self) -> None:
         """The map was replaced: publish all of it anew."""
         self._path_stale = True
+        self._rebuilding.clear()
         for changes in self._changes.values():
             changes.skip()
 
     def publish(self, mapper: Mapper, stamp_ns: int) -> bool:
-        """Send what changed, where there are subscribers; False, sending nothing, while the thread works or rests."""
+        """Send what changed, where there are subscribers; False while something is held back.
+
+        Nothing is sent while the thread works or rests, and no points while all depth is being computed anew.
+        """
         if (self._job is not None and not self._job.done()) or time.monotonic() < self._rest_until:
             return False
         self._report_failure()
         view = self._view(mapper, stamp_ns)
         if view.changed or view.trajectory is not None:
             self._job = self._thread.submit(self._work, view)
-        return True
+        return not self._rebuilding(time.monotonic())
 
     def close(self) -> None:
         """End the thread once its publication is sent."""
@@ -237,7 +243,8 @@ class MapPublisher:
 
     def _take_changed(self, heard: Mapping[str, bool], everything: _Once) -> dict[str, Changed]:
         """Changes by topic with subscribers; for the others, the next subscriber gets the whole map."""
-        wanted = [key for key in _WITH_KEYFRAMES if heard[key] and self._pending(key)]
+        held = _WITH_DEPTH if self._rebuilding(time.monotonic()) else ()
+        wanted = [key for key in _WITH_KEYFRAMES if heard[key] and key not in held and self._pending(key)]
         changed = {key: self._changes[key].take(everything) for key in wanted}
         for key in _WITH_KEYFRAMES:
             if not heard[key]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dust3r_ros.node.map_changes import Changes
+from dust3r_ros.node.map_changes import Changes, Rebuilding
 from dust3r_ros.types import Keyframe, MapUpdate, TrackingState
 
 PLAIN = Keyframe(0, 1, 0, "c", np.eye(4), 1.0, np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1)), np.zeros((1, 1)))
@@ -79,3 +79,28 @@ def test_memory_is_bounded():
         changes.note(update(removed=(index,)))
         assert len(changes._removed) <= 5, "keyframes come and go"
     assert changes.take(list).whole
+
+
+def test_a_map_whose_depth_is_computed_anew_is_held_back():
+    def with_depth(*indices):
+        return [replace(keyframe(index), depth=np.ones((1, 1), np.float32)) for index in indices]
+
+    rebuilding = Rebuilding(most_s=3.0)
+    rebuilding.note(update(*map(keyframe, range(4))), 0.0)
+    assert not rebuilding(0.0), "the first depth is still to come"
+    rebuilding.note(update(*with_depth(0, 1, 2)), 1.0)
+    rebuilding.note(update(keyframe(0), keyframe(1)), 2.0)
+    assert not rebuilding(2.0), "there is some left"
+    rebuilding.note(update(*with_depth(0, 1)), 2.5)
+    rebuilding.note(update(*map(keyframe, range(4))), 3.0)
+    rebuilding.note(update(*with_depth(2)), 4.0)
+    assert rebuilding(4.0) and rebuilding(5.9)
+    assert not rebuilding(6.1), "held back for long enough"
+    rebuilding.note(update(*with_depth(1)), 5.0)
+    assert not rebuilding(5.0), "half of it is there"
+    rebuilding.note(update(keyframe(1), keyframe(2)), 6.0)
+    rebuilding.clear()
+    assert not rebuilding(6.0), "another map"
+    rebuilding.note(update(*with_depth(1, 2)), 7.0)
+    rebuilding.note(update(keyframe(7), removed=(1, 2)), 8.0)
+    assert not rebuilding(8.0), "the map is gone, and must be seen to be"

@@ -62,3 +62,30 @@ def test_a_grid_that_is_cut_says_which_resolution_fits() -> None:
     assert said and "cells of 0.05, at most 4000 x 4000 are made; a resolution of 0.08" in said[0]
     assert publisher.problem.endswith(" fits (grid_resolution)") and len(said) == 1, "once"
     publisher.close()
+
+
+def test_a_map_that_is_rebuilt_is_shown_until_the_new_one_is_there() -> None:
+    keyframes = true_keyframes(room_walk())
+    bare = [replace(keyframe, depth=np.zeros_like(keyframe.depth), version=2) for keyframe in keyframes]
+    sent: list[Any] = []
+    topics = dict.fromkeys(MAP_TOPICS, SimpleNamespace(is_activated=False))
+    topics["map"] = SimpleNamespace(is_activated=True, get_subscription_count=lambda: 1, publish=sent.append)
+    live = {"map_stride": 2, "min_confidence": 1.5, "map_max_points": 10**6}
+    publisher = MapPublisher(topics, NodeConfig(), live.__getitem__, "camera", lambda text: None)
+    mapper: Any = SimpleNamespace(keyframes=keyframes, config=SimpleNamespace(fusion=False, dense=True), edges=())
+
+    def show(changed: list[Any]) -> bool:
+        publisher.note(MapUpdate(STAMP_NS, "camera", TrackingState.TRACKING, np.eye(4), changed=tuple(changed)))
+        publisher._rest_until = 0.0
+        done = publisher.publish(mapper, STAMP_NS)
+        if publisher._job is not None:
+            publisher._job.result()
+        return done
+
+    assert show(keyframes) and len(sent) == 1 and sent[-1].width > 1000
+    assert not show(bare) and len(sent) == 1, "to be published later"
+    assert show(keyframes) and len(sent) == 2 and sent[-1].width == sent[0].width
+    publisher.forget()
+    mapper.keyframes = bare
+    assert show([]) and len(sent) == 3 and sent[-1].width == 0, "another map, without depth yet"
+    publisher.close()

@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 TOPIC = "/camera/image_raw"
 # Once the player has ended and no image has been waiting for this long (s), missing images count as lost.
 QUIET_S = 5.0
-_REBUILT_S = 1.0  # a map that is rebuilt with a better focal length is empty for so long
 PLAYED, VERDICT = "published.jsonl", "verdict.json"
 
 
@@ -204,8 +203,6 @@ def _await_map(recorder: Recorder) -> None:
     recorder.wait(lambda: is_there() or never_comes(), 30, "a dense map is published")
     if not is_there():
         raise DemoError(f"{recorder.last['status'].frames} images are not enough for a map: none of them is a keyframe")
-    time.sleep(_REBUILT_S)
-    recorder.wait(is_there, 30, "a dense map is published again")
 
 
 def _show_progress(bar: tqdm[Any], status: Any) -> int:
