@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.features.features import Features
+from dust3r_ros.features.features import Features, matched
 from dust3r_ros.features.sift import SLOWEST
-from dust3r_ros.types import Array32
+from dust3r_ros.types import Array, Array32
 
 _SPLITS = 5  # components whose signs select one of 32 cells
 _COMPONENTS = 32
@@ -62,6 +62,55 @@ class Appearance:
         member = (cell[:, None] == np.arange(2**_SPLITS)).astype(np.float32)
         total: Array32 = (member.T @ found).ravel()
         return total / max(float(np.linalg.norm(total)), 1e-6)
+
+
+_LIKELY = 8  # images of which each is matched with those that look most like it
+_SOMETHING = 20  # matches; fewer agree on a motion by chance
+_LINKS = 3  # placed images that count for another one: landmarks are what two of them see
+_MORE = 1.2  # times as many matches with those: worth another try
+
+
+class Overlaps:
+    """What images show in common, by their features; for images whose order says nothing."""
+
+    def __init__(self, images: Sequence[Features]) -> None:
+        appearance, count = Appearance(), len(images)
+        vectors = np.stack([appearance.describe(image) for image in images])
+        alike = vectors @ vectors.T
+        np.fill_diagonal(alike, -np.inf)
+        likely = np.argsort(-alike, axis=1, kind="stable")[:, : min(_LIKELY, count - 1)]
+        pairs = {(min(a, b), max(a, b)) for a in range(count) for b in likely[a].tolist()}
+        self._matches = np.zeros((count, count))
+        for first, second in sorted(pairs):
+            found = len(matched(images[first], images[second]))
+            self._matches[[first, second], [second, first]] = found if found >= _SOMETHING else 0
+
+    def place(self, place: Callable[[int], bool], begin: Callable[[], object]) -> np.ndarray:
+        """Place next what has most in common with the images placed (Schonberger and Frahm, CVPR 2016, section 4.2).
+
+        ``place`` returns whether an image could be; ``begin``: the next is the first of another map, where no other
+        fits this one. Returns which (N,) images are left.
+        """
+        left = np.ones(len(self._matches), bool)
+        while (score := _strongest(self._matches * left).sum(axis=1) * left).any():
+            begin()
+            links, tried, before = np.zeros((len(left), _LINKS)), np.zeros(len(left)), left.copy()
+            while score.any():
+                at = int(score.argmax())
+                tried[at] = links[at].sum()
+                if place(at):
+                    left[at] = False
+                    links = _strongest(np.column_stack([links, self._matches[at]]))
+                score = links.sum(axis=1)
+                score[~left | (score < _MORE * tried)] = 0.0
+            if np.array_equal(left, before):
+                break
+        return left
+
+
+def _strongest(matches: Array) -> Array:
+    """(N, 3) the largest of each row."""
+    return np.sort(matches, axis=1)[:, -_LINKS:]
 
 
 class PairGraph:

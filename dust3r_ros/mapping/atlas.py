@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import count
+from itertools import chain, count
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream
+from dust3r_ros.mapping.covisibility import strangers
 from dust3r_ros.mapping.frames import CameraFrame, TrackedImage
 from dust3r_ros.mapping.loop_closing import Meetings
 from dust3r_ros.mapping.reconstruction import Culled, Heir
@@ -33,6 +34,7 @@ from dust3r_ros.tracking.front_end import YOUNG
 from dust3r_ros.types import Array, Image, Keyframe
 
 _HEIRS = 64  # culled keyframes for which late poses are accepted
+_FOLDED = 10  # images at a wrong place for each that is found to be
 _NEWEST = 200  # frames located again while the map grows: a fifth of a second of work
 
 
@@ -165,6 +167,12 @@ class AtlasEntry:
     def lasts(self) -> bool:
         """Whether it is kept when its cameras are lost: offline, beginnings too."""
         return self.has_grown or self.live is None
+
+    @property
+    def worth(self) -> int:
+        """How many images it poses; keyframes that see something else than those beside them prove many wrong."""
+        posed = self.frames.count() if self.submap.initialised else 0
+        return posed - _FOLDED * len(set(chain(*strangers(self.submap.state))))
 
     def posed_names(self) -> tuple[int, ...]:
         """Names of the keyframes with a pose."""
@@ -311,6 +319,7 @@ class Search:
         self._by_rig: set[tuple[str, int]] = set()
         self._unreported: list[tuple[int, str, int, bool]] = []  # keyframe, camera, stamp, whether the rig placed it
         self._vain: Counter[str] = Counter()  # frame counts of cameras that were never found
+        self.patient = False  # whether the next frame may be found where this one was not
 
     def here(self, frame: CameraFrame) -> tuple[Tracks, PnpResult | None]:
         """Search for a frame in the active map by its features; landmarks it sees join its tracks."""
@@ -375,8 +384,8 @@ class Search:
         if frame.found is not None or not submap.initialised:
             self._lost.pop(camera, None)
             return False
-        if submap.stuck:
-            return True
+        if submap.stuck or self.patient:
+            return submap.stuck
         since_ns, images = self._lost.get(camera, (frame.stamp_ns, 0))
         if self._atlas.active.live is None:
             images += len(frame.stream.features(frame.gray).pixels) >= _ANYTHING * self._config.track_min_inliers

@@ -5,13 +5,15 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 
+from dust3r_ros.features.features import FEATURES, extract
 from dust3r_ros.features.masks import ImageMask
+from dust3r_ros.features.place_recognition import Overlaps
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.reconstruction import Reconstruction
@@ -107,7 +109,16 @@ def without_drift(tracked: TrackedImage, drifts: Sequence[Drift]) -> Tracks:
     return Tracks(ids, pixels)
 
 
-_MOST_LOST, _MOST_POSED = 1000, 100
+_MOST_LOST, _MOST_POSED, _MOST_SORTED = 1000, 100, 500
+
+
+def place_in_turn(
+    frames: Sequence[CameraFrame], place: Callable[[CameraFrame], bool], begin: Callable[[], object]
+) -> list[CameraFrame]:
+    """Place frames in an order in which they show what others do; see ``Overlaps.place``. Returns those left."""
+    overlaps = Overlaps([extract(frame.gray, FEATURES, frame.mask) for frame in frames])
+    left = overlaps.place(lambda at: place(replace(frames[at])), begin)
+    return [frames[at] for at in np.flatnonzero(left).tolist()]
 
 
 class LostImages:
@@ -129,10 +140,18 @@ class LostImages:
         kept = CameraFrame(frame.stamp_ns, frame.stream, *images, frame.mask, state=frame.state, session=frame.session)
         (self._frames if frame.found is None else self._posed).append(kept)
 
-    def keep_all(self, records: Iterable[KeyframeRecord]) -> None:
-        """Keep the images of a map that is given up, except those of older sessions."""
-        self._frames.extend([*frames_of(records), *self._posed])
+    def keep_all(self, frames: Iterable[CameraFrame]) -> None:
+        """Keep the images of a map that is given up."""
+        self._frames.extend([*frames, *self._posed])
         self._posed.clear()
+
+    def every(self, frames: Iterable[CameraFrame]) -> list[CameraFrame]:
+        """The newest of these and of those kept, each once, in the order of their stamps."""
+        known = {
+            (frame.session, frame.stamp_ns, frame.stream.index): frame
+            for frame in [*self._frames, *self._posed, *frames]
+        }
+        return [known[key] for key in sorted(known)][-_MOST_SORTED:]
 
     def clear(self) -> None:
         """Forget all: they are of another clock."""

@@ -14,12 +14,13 @@ from dust3r_ros.features.place_recognition import Appearance
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.mapping.atlas import Atlas, AtlasEntry
 from dust3r_ros.mapping.camera_stream import Cameras, CameraStream
+from dust3r_ros.mapping.frames import CameraFrame
 from dust3r_ros.mapping.localization import localize
 from dust3r_ros.mapping.state import MapState
 from dust3r_ros.mapping.submap import Submap
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.tracking.exchange import Renumbering
-from dust3r_ros.types import Array, Camera, Image, Keyframe, MapCounts, StampedPose
+from dust3r_ros.types import Array, Camera, Image, Keyframe, MapCounts, MapUpdate, StampedPose, TrackingState
 
 _NAMED = 12  # images, in a sentence
 
@@ -131,11 +132,36 @@ class MapView:
         self.mapping = config.mode == "mapping"  # if false, the map is fixed, and cameras are only located in it
         self._atlas, self._cameras, self._appearance = atlas, cameras, appearance
         self._counts = self.loaded = MapCounts()  # ``loaded``: those of the map that this run continued
+        self._last_stamp: dict[str, int] = {}  # by camera
         self.revision = 0  # rises when the whole map is corrected at once
 
     def _report_live(self) -> None:
         """Announce a switch of maps to live viewers by a new revision."""
         self.revision += self._active.live is not None
+
+    def outcome(self, frame: CameraFrame) -> MapUpdate:
+        """What became of a frame, and what changed with it."""
+        keyframe = frame.keyframe
+        return MapUpdate(
+            frame.stamp_ns,
+            frame.stream.name,
+            frame.state,
+            w_T_c=frame.w_T_c if keyframe is None else self.submap.pose(keyframe),
+            covariance=None if frame.found is None else frame.found.covariance,
+            keyframe=None if keyframe is None else self._active.name(keyframe),
+            changed=self._active.take_changed() if self.submap.initialised else (),
+            cameras=self.cameras,
+            removed=frame.removed,
+        )
+
+    def news(self, removed: tuple[int, ...] = ()) -> MapUpdate:
+        """Changes that came without a frame; ``removed``: names of keyframes that are known to have left."""
+        camera, stamp = max(self._last_stamp.items(), key=lambda item: item[1], default=("", 0))
+        known = self.submap.initialised
+        state = TrackingState.TRACKING if known else TrackingState.INITIALISING
+        changed = self._active.take_changed() if known else ()
+        removed += tuple(map(self._active.name, self.submap.take_unposed())) if known else ()
+        return MapUpdate(stamp, camera, state, changed=changed, removed=removed, cameras=self.cameras)
 
     def localize(self, camera: str, image: Image) -> PnpResult:
         """Pose of an image (H, W, 3) of ``camera``; the map is unchanged. See ``localization.localize``."""

@@ -19,7 +19,7 @@ from dust3r_ros.geometry.processes import use_one_blas_thread
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.atlas import Atlas, AtlasEntry, Search
 from dust3r_ros.mapping.camera_stream import Cameras, CameraStream, check_image, guessed
-from dust3r_ros.mapping.frames import CameraFrame, LostImages, TrackedImage, frames_of
+from dust3r_ros.mapping.frames import CameraFrame, LostImages, TrackedImage, frames_of, place_in_turn
 from dust3r_ros.mapping.joining import Joining
 from dust3r_ros.mapping.landmark_map import MapBuilder
 from dust3r_ros.mapping.map_view import MapView, resume
@@ -64,7 +64,6 @@ class Mapper(MapView):
         self.rig = Rig()
         self._search = Search(self._atlas, self._backend, config, self.rig)
         self._lost = LostImages(self.pages.put_away)
-        self._last_stamp: dict[str, int] = {}
         self._live = False
 
     def set_camera(
@@ -101,16 +100,19 @@ class Mapper(MapView):
         frame = self._prepare(stamp_ns, camera, image, mask)
         removed = self._mask_own(frame.stream)
         self._advance(frame, seen)
+        if self.mapping and not self._live:
+            self._lost.keep(frame, self.submap.state.sure)
         frame.removed += removed
-        return self._update(frame)
+        update = self.outcome(frame)
+        if update.w_T_c is not None:
+            self._search.found(stamp_ns, frame.stream, update.w_T_c, frame.keyframe)
+        return update
 
     def _advance(self, frame: CameraFrame, seen: Tracks | None = None) -> None:
         self._track(frame, seen)
         self._relocalise(frame)
         self._insert_keyframe(frame)
         self._close_loops(frame)
-        if self.mapping and not self._live:
-            self._lost.keep(frame, self.submap.state.sure)
 
     def _prepare(self, stamp_ns: int, camera: str, image: Image, mask: Image | None) -> CameraFrame:
         """Check an image and compute its tracked image."""
@@ -174,9 +176,7 @@ class Mapper(MapView):
         if not (self.mapping and self.submap.accepts(stream)):
             self._follow_only(frame)
             return
-        if not self._wants_keyframe(frame):
-            self._measure(frame)
-        elif not self._is_known(frame):
+        if not self._is_known(frame, wanted := self._wants_keyframe(frame)) and wanted:
             frame.keyframe = self._add_keyframe(frame)
         self._remember(frame)
         if self.submap.initialised:
@@ -214,24 +214,6 @@ class Mapper(MapView):
             self._search.relearn(self._cameras)
             frame.keyframe = len(self.submap) - 1
 
-    def _update(self, frame: CameraFrame) -> MapUpdate:
-        """The outcome for the frame, and what changed with it."""
-        found, keyframe = frame.found, frame.keyframe
-        w_T_c = frame.w_T_c if keyframe is None else self.submap.pose(keyframe)
-        if w_T_c is not None:
-            self._search.found(frame.stamp_ns, frame.stream, w_T_c, keyframe)
-        return MapUpdate(
-            frame.stamp_ns,
-            frame.stream.name,
-            frame.state,
-            w_T_c=w_T_c,
-            covariance=None if found is None else found.covariance,
-            keyframe=None if keyframe is None else self._active.name(keyframe),
-            changed=self._active.take_changed() if self.submap.initialised else (),
-            cameras=self.cameras,
-            removed=frame.removed,
-        )
-
     def go_live(self, beside: bool) -> None:
         """Defer what the next image does not need to ``work``; ``beside``: whole maps are adjusted in a child."""
         self._atlas.go_live(beside)
@@ -264,8 +246,9 @@ class Mapper(MapView):
 
         Then ``depth`` is computed; ``tick`` counts the keyframes that get it. Of maps not joined, the largest stays.
         """
+        removed = self._map_in_turn() if self.mapping else ()
         largest = self._atlas.largest() if self.mapping else self._active
-        removed = () if largest is self._active else self._wake(largest)
+        removed += () if largest is self._active else self._wake(largest)
         if self.mapping:  # if false, the map is fixed
             if self._lost.of_others(self.submap.state):
                 self.submap.adjust_last(self._active.frames.motions)
@@ -282,6 +265,36 @@ class Mapper(MapView):
             removed += self._take_culled()
         self._search.relearn(self._cameras)
         return self.news(removed)
+
+    def _map_in_turn(self) -> tuple[int, ...]:
+        """Offline, map photographs that come in no order so that each shows what others did, if that poses more.
+
+        Those are images of which most have no pose, or most are keyframes, and some are at a wrong place. Returns the
+        names of the keyframes that left.
+        """
+        maps, lost, counts = [self._active, *self._atlas.asleep], self._lost, self._counts
+        frames = lost.every(frame for entry in maps for frame in frames_of(entry.submap.state.records))
+        largest = self._atlas.largest()
+        worth = largest.worth if 2 * len(frames) > counts.frames else counts.frames
+        if self._live or self.loaded.frames or 2 * worth >= counts.frames:
+            return ()
+        removed = self._begin(keep=False)
+        self._atlas.asleep, self._lost, self._counts = [], LostImages(self.pages.put_away), replace(counts, lost=0)
+        self._search.patient = True
+        left = place_in_turn(frames, self._place, lambda: self._begin(keep=self.submap.initialised))
+        self._search.patient = False
+        self._lost.keep_all(left)
+        if self._atlas.largest().worth > worth:
+            return removed
+        self._atlas.keep(maps)
+        self._lost, self._counts = lost, counts
+        self._forget_views()
+        return ()
+
+    def _place(self, frame: CameraFrame) -> bool:
+        """Map a frame of any stamp; returns whether it got a pose, or may get one."""
+        self._advance(frame)
+        return frame.found is not None or frame.keyframe is not None or not self.submap.initialised
 
     def _find_lost(self) -> None:
         """Offline, pose images that have no pose, also those of maps that were left behind."""
@@ -307,15 +320,6 @@ class Mapper(MapView):
             removed += self._active.follow(culled)
             self._search.renumber(culled.new)
         return removed
-
-    def news(self, removed: tuple[int, ...] = ()) -> MapUpdate:
-        """Changes that came without a frame; ``removed``: names of keyframes that are known to have left."""
-        camera, stamp = max(self._last_stamp.items(), key=lambda item: item[1], default=("", 0))
-        known = self.submap.initialised
-        state = TrackingState.TRACKING if known else TrackingState.INITIALISING
-        changed = self._active.take_changed() if known else ()
-        removed += tuple(map(self._active.name, self.submap.take_unposed())) if known else ()
-        return MapUpdate(stamp, camera, state, changed=changed, removed=removed, cameras=self.cameras)
 
     def move(self, new_S_old: Similarity) -> MapUpdate:
         """Move the map to other coordinates and another unit, immediately: all poses, landmarks and depth.
@@ -384,25 +388,22 @@ class Mapper(MapView):
         motion, overlap = frame.stream.motion(frame.tracks), frame.stream.overlap(frame.tracks)
         return len(self.submap) == 0 or is_keyframe(motion, overlap, self.submap.young, self.config, self._live)
 
-    def _is_known(self, frame: CameraFrame) -> bool:
-        """Whether a keyframe shows what the frame does; then the camera follows what that one sees."""
+    def _is_known(self, frame: CameraFrame, wanted: bool) -> bool:
+        """Whether keyframes show what the frame does; then it is located without the drift of its corners.
+
+        ``wanted`` as a keyframe, by one that shows as much: then the camera follows what that one sees.
+        """
         if frame.found is None:
             return False
+        stream, gray, tracks, w_T_c = frame.stream, frame.gray, frame.tracks, frame.found.w_T_c
         with self._stage("match"):
-            stream, w_T_c = frame.stream, frame.found.w_T_c
-            again = self.submap.revisit(frame.stamp_ns, stream, frame.working, frame.gray, frame.tracks, w_T_c)
+            if wanted:
+                again = self.submap.revisit(frame.stamp_ns, stream, frame.working, gray, tracks, w_T_c)
+            else:
+                again = self.submap.measure(stream, gray, tracks, w_T_c)
         if again is not None:
-            frame.found, frame.tracks = again
+            frame.found, frame.tracks, frame.drifts = *again, frame.drifts and wanted
         return again is not None
-
-    def _measure(self, frame: CameraFrame) -> None:
-        """Locate a frame without the drift of its corners, where the camera has been before."""
-        if frame.found is None:
-            return
-        with self._stage("match"):
-            better = self.submap.measure(frame.stream, frame.gray, frame.tracks, frame.found.w_T_c)
-        if better is not None:
-            frame.found, frame.tracks, frame.drifts = *better, False
 
     def _follow_only(self, frame: CameraFrame) -> None:
         """Track without adding to the map: landmarks found again replace corners that leave the image."""
@@ -435,7 +436,7 @@ class Mapper(MapView):
         if keep:
             self._atlas.sleep()
         else:
-            self._lost.keep_all(self.submap.state.records if not self._live else ())
+            self._lost.keep_all(frames_of(self.submap.state.records if not self._live else ()))
             self._atlas.begin()
         self.submap.intrinsics = [i.handed_on() if grown else i.forgotten() for i in intrinsics]
         self._forget_views()

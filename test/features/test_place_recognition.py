@@ -9,7 +9,7 @@ from sequences import walk
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.features.features import Features, extract
-from dust3r_ros.features.place_recognition import DIMENSIONS, Appearance, PairGraph
+from dust3r_ros.features.place_recognition import DIMENSIONS, Appearance, Overlaps, PairGraph
 from dust3r_ros.geometry.pinhole import center_of, project, unproject
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.scenes.sequence import RenderedSequence
@@ -237,3 +237,52 @@ def test_similarities_of_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch)
     assert again.absorb(pairs) == 30 and again.likeness == pairs.likeness
     other.absorb(pairs)
     assert other.likeness == pairs.likeness
+
+
+def random_views(count: int, step: int, seed: int = 0) -> list[Features]:
+    """Images that each see 300 places along a line, the next one ``step`` places further on."""
+    random = np.random.default_rng(seed)
+    places = random.integers(0, 120, (step * count + 300, 128)).astype(np.uint8)
+    spots = random.uniform(0, 1, (len(places), 2)) * (0.0, 200.0) + (0.0, 20.0)
+    depth = random.uniform(2.0, 6.0, len(places))
+    views = []
+    for at in range(count):
+        seen = np.arange(step * at, step * at + 300)
+        x = 320.0 + 400.0 * (seen - seen.mean()) / 300.0 / depth[seen] * 4.0
+        views.append(Features(np.stack([x, spots[seen, 1] * 4.0 / depth[seen]], axis=1), places[seen]))
+    return views
+
+
+def test_images_in_no_order_are_placed_beside_those_that_show_the_same() -> None:
+    views = random_views(12, 60)
+    order = np.random.default_rng(1).permutation(len(views))
+    placed: list[int] = []
+    begun: list[int] = []
+
+    def place(at: int) -> bool:
+        placed.append(int(order[at]))
+        return True
+
+    left = Overlaps([views[at] for at in order]).place(place, lambda: begun.append(len(placed)))
+    assert begun == [0] and sorted(placed) == list(range(12)) and not left.any()
+    for at in range(1, 12):
+        assert min(abs(placed[at] - one) for one in placed[:at]) <= 2, "it shows what one before it does"
+
+
+def test_images_of_two_places_make_two_maps_and_what_shows_nothing_is_left() -> None:
+    """What could not be placed is tried again once more of what it shows is there, and not for ever."""
+    nothing = Features(np.zeros((0, 2)), np.zeros((0, 128), np.uint8))
+    both = [*random_views(5, 60), *random_views(5, 60, seed=7), nothing]
+    tried: list[int] = []
+    begun: list[int] = []
+
+    def place(at: int) -> bool:
+        tried.append(at)
+        return tried.count(at) > (at == 2)
+
+    left = Overlaps(both).place(place, lambda: begun.append(len(tried)))
+    assert np.flatnonzero(left).tolist() == [10] and tried.count(2) == 2 and tried.count(10) == 0
+    first, second = tried[: begun[1]], tried[begun[1] :]
+    assert len(begun) == 2
+    assert {max(at // 5 for at in first), max(at // 5 for at in second)} == {0, 1}
+    assert len({at // 5 for at in first}) == len({at // 5 for at in second}) == 1

@@ -20,6 +20,7 @@ from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pinhole import pixel_grid
 from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, angle_deg, invert
+from dust3r_ros.mapping.atlas import AtlasEntry
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.mapping.reconstruction import Consistency
 from dust3r_ros.scenes.sequence import RenderedSequence
@@ -295,6 +296,38 @@ def test_two_photographs_of_three_make_a_map(known: RenderedSequence) -> None:
         mapper.finish()
         assert len(mapper.trajectory()) == len(mapper.keyframes) == 2
         assert mapper.cameras["camera"].fixed == (config is not SMALL)
+
+
+def shuffled(sequence: RenderedSequence) -> RenderedSequence:
+    """Every second photograph, in no order."""
+    order = 2 * np.random.default_rng(0).permutation(len(sequence.images) // 2)
+    return replace(cut(sequence, order), stamps_ns=sequence.stamps_ns[: len(order)])
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_photographs_in_no_order_are_mapped_beside_what_shows_the_same(
+    monkeypatch: pytest.MonkeyPatch, better: bool
+) -> None:
+    """Where most have no pose in the order in which they come; what is not better than that map is dropped."""
+    photographs, worths = shuffled(walk("orbit", ORBIT_FRAMES)), iter((2, 12 if better else 1))
+    monkeypatch.setattr(AtlasEntry, "worth", property(lambda entry: next(worths)))
+    mapper = Mapper(SPARSE)
+    play(mapper, photographs)
+    first = mapper.submap
+    mapper.finish()
+    assert next(worths, None) is None and (mapper.submap is first) is not better
+    stamps = [pose.stamp_ns for pose in mapper.trajectory()]
+    assert stamps == sorted(set(stamps)) and len(stamps) == mapper.counts.tracked == (11 if better else 12)
+    assert mapper.counts.frames == 12 and mapper.counts.maps == 1
+    assert trajectory_error(mapper, photographs) < 0.005
+
+
+def test_a_map_that_poses_most_images_is_not_made_again(known: RenderedSequence) -> None:
+    mapper = Mapper(replace(known_config(known), dense=False))
+    play(mapper, known)
+    first = mapper.submap
+    mapper.finish()
+    assert mapper.submap is first
 
 
 def test_without_an_image_there_is_no_map() -> None:
