@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dust3r_ros.types import Image
 
 PICTURES = ROOT / "docs" / "pictures"
-LARGE = 200_000  # bytes of a picture
+LARGE = 50_000  # bytes of a picture
 _DARK, _TEXT = (22, 26, 34), (236, 239, 244)
 
 
