@@ -139,6 +139,10 @@ class MapView:
         """Announce a switch of maps to live viewers by a new revision."""
         self.revision += self._active.live is not None
 
+    def pose_of(self, frame: CameraFrame) -> Array | None:
+        """Where a frame is (4, 4), in the map as it is by now if it became a keyframe; None: unknown."""
+        return frame.w_T_c if frame.keyframe is None else self.submap.pose(frame.keyframe)
+
     def outcome(self, frame: CameraFrame) -> MapUpdate:
         """What became of a frame, and what changed with it."""
         keyframe = frame.keyframe
@@ -146,7 +150,7 @@ class MapView:
             frame.stamp_ns,
             frame.stream.name,
             frame.state,
-            w_T_c=frame.w_T_c if keyframe is None else self.submap.pose(keyframe),
+            w_T_c=self.pose_of(frame),
             covariance=None if frame.found is None else frame.found.covariance,
             keyframe=None if keyframe is None else self._active.name(keyframe),
             changed=self._active.take_changed() if self.submap.initialised else (),

@@ -103,16 +103,15 @@ class Mapper(MapView):
         if self.mapping and not self._live:
             self._lost.keep(frame, self.submap.state.sure)
         frame.removed += removed
-        update = self.outcome(frame)
-        if update.w_T_c is not None:
-            self._search.found(stamp_ns, frame.stream, update.w_T_c, frame.keyframe)
-        return update
+        return self.outcome(frame)
 
     def _advance(self, frame: CameraFrame, seen: Tracks | None = None) -> None:
         self._track(frame, seen)
         self._relocalise(frame)
         self._insert_keyframe(frame)
         self._close_loops(frame)
+        if (w_T_c := self.pose_of(frame)) is not None:
+            self._search.found(frame.stamp_ns, frame.stream, w_T_c, frame.keyframe)
 
     def _prepare(self, stamp_ns: int, camera: str, image: Image, mask: Image | None) -> CameraFrame:
         """Check an image and compute its tracked image."""
@@ -279,11 +278,12 @@ class Mapper(MapView):
         if self._live or self.loaded.frames or 2 * worth >= counts.frames:
             return ()
         removed = self._begin(keep=False)
-        self._atlas.asleep, self._lost, self._counts = [], LostImages(self.pages.put_away), replace(counts, lost=0)
+        self._atlas.asleep, self._lost = [], LostImages(self.pages.put_away)
         self._search.patient = True
         left = place_in_turn(frames, self._place, lambda: self._begin(keep=self.submap.initialised))
         self._search.patient = False
-        self._lost.keep_all(left)
+        self._lost.keep_all(replace(frame, state=TrackingState.LOST) for frame in left)
+        self._counts = replace(counts, lost=len(left))
         if self._atlas.largest().worth > worth:
             return removed
         self._atlas.keep(maps)
