@@ -165,7 +165,8 @@ class Calibrator:
         """
         better = False
         if self._state.live and not self._state.trusted and self._schedule.doubtful(stream):
-            better = self._bootstrap(stream, _starts(stream), sharp=(False,))[0]
+            better, rival, other = self._bootstrap(stream, _starts(stream), sharp=(False,))
+            self._weigh_rival(self._state.sparse.intrinsics[stream.index], rival, other)
         self.adjust()
         self.consider_lens(stream)
         return better

@@ -20,10 +20,12 @@ from dust3r_ros.sparse.landmarks import FOCAL_PRIOR, Intrinsics
 from dust3r_ros.sparse.refinement import place_landmarks
 
 
-def pressed(focal: float, views: int = 6, degrees: float = 45.0) -> tuple[Calibrator, Reconstruction, SimpleNamespace]:
+def pressed(
+    focal: float, views: int = 6, degrees: float = 45.0, noise: float = 0.3
+) -> tuple[Calibrator, Reconstruction, SimpleNamespace]:
     """A live calibrator of views on an arc, taken with ``focal`` where ``WIDTH`` pixels are usual."""
     state, stream = Reconstruction(MapperConfig()), SimpleNamespace(index=0, long_edge=WIDTH)
-    state.sparse = unposed(arc(views=views, points=200, focal=focal, degrees=degrees))
+    state.sparse = unposed(arc(views=views, points=200, focal=focal, degrees=degrees), noise)
     state.records = [SimpleNamespace(stream=stream)] * views
     calibrator = Calibrator(state, CalibrationSchedule(state))
     state.live = True
@@ -138,6 +140,16 @@ def test_the_first_calibration_tries_the_other_focal_that_maps_begin_with():
     calibrator.calibrate(stream)
     assert intrinsics.focal == pytest.approx(0.5 * WIDTH, rel=0.03)
     assert intrinsics.std < TRUSTED and not state.sure
+
+
+def test_a_first_calibration_says_that_another_focal_explains_as_much():
+    """A camera that hardly moved: the usual focal stays, which is wrong by two thirds."""
+    calibrator, state, stream = pressed(focal=0.6 * WIDTH, views=9, degrees=8.0, noise=0.6)
+    intrinsics = state.sparse.intrinsics[0]
+    assert calibrator._begin_held(stream, [float(WIDTH)], range(9))
+    calibrator.calibrate(stream)
+    off = np.log(intrinsics.focal / (0.6 * WIDTH))
+    assert off > 0.4 and off < 2.0 * intrinsics.total_std
 
 
 def test_a_map_begun_from_wrong_poses_is_begun_again():
