@@ -130,10 +130,10 @@ class FrameFinder:
     def accepts_camera(self, stream: CameraStream) -> bool:
         """Whether a camera is worth searching for: one with unknown focal can join a map that is certain of its own.
 
-        A live map that is only nearly certain accepts it too.
+        A live map that is only nearly certain accepts it too. None is, while the map has no poses.
         """
         state = self._state
-        return state.nearly_sure or state.knows(stream)
+        return state.initialised and (state.nearly_sure or state.knows(stream))
 
     def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
         """Pose of a frame from its tracked corners, None if no more agree than by chance; ``near``: a guess."""
