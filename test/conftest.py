@@ -70,7 +70,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One more than cores: the one with the node's tests mostly waits."""
-    return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    from dust3r_ros.geometry.processes import usable_cores
+
+    return 1 + usable_cores()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

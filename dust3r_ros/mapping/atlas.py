@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain, count
+from itertools import count
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream
-from dust3r_ros.mapping.covisibility import strangers
+from dust3r_ros.mapping.covisibility import estranged
 from dust3r_ros.mapping.frames import CameraFrame, TrackedImage
 from dust3r_ros.mapping.loop_closing import Meetings
 from dust3r_ros.mapping.reconstruction import Culled, Heir
@@ -172,7 +172,7 @@ class AtlasEntry:
     def worth(self) -> int:
         """How many images it poses; keyframes that see something else than those beside them prove many wrong."""
         posed = self.frames.count() if self.submap.initialised else 0
-        return posed - _FOLDED * len(set(chain(*strangers(self.submap.state))))
+        return posed - _FOLDED * len(estranged(self.submap.state))
 
     def posed_names(self) -> tuple[int, ...]:
         """Names of the keyframes with a pose."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -329,3 +330,8 @@ def strangers(state: Reconstruction) -> list[tuple[int, int]]:
         pairs |= {(min(index, other), max(index, other)) for other in others[:_COMPARED]}
     found = [(a, b) for a, b in sorted(pairs) if looks[a].lacks(looks[b]) and looks[b].lacks(looks[a])]
     return found if len(found) >= _FEWEST_PAIRS else []
+
+
+def estranged(state: Reconstruction) -> list[int]:
+    """The keyframes that are strangers to another, in order."""
+    return sorted(set(chain(*strangers(state))))

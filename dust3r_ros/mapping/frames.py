@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -122,13 +121,13 @@ def place_in_turn(
 
 
 class LostImages:
-    """The newest images without a pose, until the map shows what they do."""
+    """The newest images without a pose, each once, until the map shows what they do."""
 
     def __init__(self, put_away: Callable[[np.ndarray], np.ndarray]) -> None:
         """``put_away`` is given each image and returns the one to keep in its place."""
         self._put_away = put_away
-        self._frames: deque[CameraFrame] = deque(maxlen=_MOST_LOST)
-        self._posed: deque[CameraFrame] = deque(maxlen=_MOST_POSED)  # in a map that may be given up
+        self._frames: _Kept = {}
+        self._posed: _Kept = {}  # in a map that may be given up
 
     def keep(self, frame: CameraFrame, sure: bool) -> None:
         """Keep a frame's working image and tracked one, if it has no pose, or only in a map that is not ``sure``."""
@@ -138,19 +137,19 @@ class LostImages:
             return
         images = self._put_away(frame.working), self._put_away(frame.gray)
         kept = CameraFrame(frame.stamp_ns, frame.stream, *images, frame.mask, state=frame.state, session=frame.session)
-        (self._frames if frame.found is None else self._posed).append(kept)
+        if frame.found is None:
+            _add([kept], self._frames, _MOST_LOST)
+        else:
+            _add([kept], self._posed, _MOST_POSED)
 
     def keep_all(self, frames: Iterable[CameraFrame]) -> None:
         """Keep the images of a map that is given up."""
-        self._frames.extend([*frames, *self._posed])
+        _add([*frames, *self._posed.values()], self._frames, _MOST_LOST)
         self._posed.clear()
 
     def every(self, frames: Iterable[CameraFrame]) -> list[CameraFrame]:
         """The newest of these and of those kept, each once, in the order of their stamps."""
-        known = {
-            (frame.session, frame.stamp_ns, frame.stream.index): frame
-            for frame in [*self._frames, *self._posed, *frames]
-        }
+        known = self._frames | self._posed | {_which(frame): frame for frame in frames}
         return [known[key] for key in sorted(known)][-_MOST_SORTED:]
 
     def clear(self) -> None:
@@ -160,7 +159,8 @@ class LostImages:
 
     def of_others(self, state: Reconstruction) -> bool:
         """Whether some are of cameras that wait for a map to become certain of its focal."""
-        return state.initialised and not state.sure and not all(state.knows(frame.stream) for frame in self._frames)
+        streams = [frame.stream for frame in self._frames.values()]
+        return state.initialised and not state.sure and not all(map(state.knows, streams))
 
     def find(self, locate: Callable[[CameraFrame], bool], records: Iterable[KeyframeRecord] = ()) -> bool:
         """Have each located, back and forth, since each may lead to the next; what is found is not kept.
@@ -168,20 +168,34 @@ class LostImages:
         ``locate`` returns whether it found the frame. ``records``: keyframes to be located as well, which are not kept.
         Returns whether there was anything to locate.
         """
-        frames = sorted([*self._frames, *frames_of(records)], key=lambda frame: (frame.session, frame.stamp_ns))
-        lost, untried, step = set(range(len(frames))), set(range(len(frames))), -1
+        known = self._frames | {_which(frame): frame for frame in frames_of(records)}
+        keys = sorted(known)
+        lost, untried, step = set(range(len(keys))), set(range(len(keys))), -1
         while untried:
-            for at in range(len(frames))[::step]:
+            for at in range(len(keys))[::step]:
                 if at not in untried:
                     continue
                 untried.discard(at)
-                if locate(frames[at]):
+                if locate(known[keys[at]]):
                     lost.discard(at)
+                    self._frames.pop(keys[at], None)
                     untried |= {at - 1, at + 1} & lost
             step = -step
-        found = {id(frame) for at, frame in enumerate(frames) if at not in lost}
-        self._frames = deque((frame for frame in self._frames if id(frame) not in found), maxlen=_MOST_LOST)
-        return bool(frames)
+        return bool(keys)
+
+
+_Kept = dict[tuple[int, int, int], CameraFrame]
+
+
+def _which(frame: CameraFrame) -> tuple[int, int, int]:
+    return frame.session, frame.stamp_ns, frame.stream.index
+
+
+def _add(frames: Iterable[CameraFrame], kept: _Kept, most: int) -> None:
+    """Keep frames, and of all the newest."""
+    kept.update((_which(frame), frame) for frame in frames)
+    for key in list(kept)[:-most]:
+        del kept[key]
 
 
 def frames_of(records: Iterable[KeyframeRecord]) -> Iterator[CameraFrame]:

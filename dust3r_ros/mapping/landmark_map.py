@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import chain
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.adjustment import MapAdjuster
 from dust3r_ros.mapping.association import Linker
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
-from dust3r_ros.mapping.covisibility import Neighbourhood, strangers
+from dust3r_ros.mapping.covisibility import Neighbourhood, estranged
 from dust3r_ros.mapping.culling import Culling, Numbering, Redundancy
 from dust3r_ros.mapping.depth_schedule import DepthSchedule
 from dust3r_ros.mapping.frames import shown
@@ -314,7 +313,7 @@ class MapBuilder(Submap):
     def finish(self, tick: Tick = no_tick, depth: bool = True) -> None:
         if not self.initialised:
             return
-        self.state.strange = [self.state.records[index] for index in sorted(set(chain(*strangers(self.state))))]
+        self.state.strange = [self.state.records[index] for index in estranged(self.state)]
         consider_images(self.state.sparse, [(record.session, record.stamp_ns) for record in self.state.records])
         if depth:
             self._depth.finish(tick)

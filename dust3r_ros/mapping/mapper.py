@@ -245,7 +245,7 @@ class Mapper(MapView):
 
         Then ``depth`` is computed; ``tick`` counts the keyframes that get it. Of maps not joined, the largest stays.
         """
-        removed = self._map_in_turn() if self.mapping else ()
+        removed = self._map_in_turn() if self.mapping and not (self._live or self.loaded.frames) else ()
         largest = self._atlas.largest() if self.mapping else self._active
         removed += () if largest is self._active else self._wake(largest)
         if self.mapping:  # if false, the map is fixed
@@ -266,7 +266,7 @@ class Mapper(MapView):
         return self.news(removed)
 
     def _map_in_turn(self) -> tuple[int, ...]:
-        """Offline, map photographs that come in no order so that each shows what others did, if that poses more.
+        """Map photographs that come in no order so that each shows what others did, if that poses more.
 
         Those are images of which most have no pose, or most are keyframes, and some are at a wrong place. Returns the
         names of the keyframes that left.
@@ -275,7 +275,7 @@ class Mapper(MapView):
         frames = lost.every(frame for entry in maps for frame in frames_of(entry.submap.state.records))
         largest = self._atlas.largest()
         worth = largest.worth if 2 * len(frames) > counts.frames else counts.frames
-        if self._live or self.loaded.frames or 2 * worth >= counts.frames:
+        if 2 * worth >= counts.frames:
             return ()
         removed = self._begin(keep=False)
         self._atlas.asleep, self._lost = [], LostImages(self.pages.put_away)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 from dust3r_ros.errors import ConfigError, Dust3rRosError, InputError
+from dust3r_ros.geometry.processes import usable_cores
 from dust3r_ros.io.files import make_folder, write_text
 from dust3r_ros.network.checkpoint import load_checkpoint, pick_device, shipped
 from dust3r_ros.training.card import code_version, hardware
@@ -79,7 +79,7 @@ class _Leg:
         if not self._record.exists():
             return {
                 **begun, "code": code_version(),
-                "hardware": hardware(self.device, 1, torch.get_num_threads()), "cores": os.cpu_count(),
+                "hardware": hardware(self.device, 1, torch.get_num_threads()), "cores": usable_cores(),
             }  # fmt: skip
         try:
             record = json.loads(self._record.read_text(encoding="utf-8"))

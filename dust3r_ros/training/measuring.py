@@ -185,7 +185,7 @@ def choose(
 ) -> Choice:
     """Measure and choose; takes about a minute, or a ``share`` of it. Once ``over()``, the rest is skipped."""
     count = _workers(device) if workers is None else workers
-    rates: dict[str, Any] = {"cores": os.cpu_count()}
+    rates: dict[str, Any] = {"cores": usable_cores()}
     rates["worlds_per_second"] = drawn_up = _drawn_up(count, share * _MAKE_SECONDS)
     pairs, each = [], []
     for stage in recipe.stages:

@@ -647,7 +647,7 @@ def test_a_folded_map_names_the_images_that_see_something_else(known: RenderedSe
     """Once it is finished; found as in ``strangers``."""
     mapper = Mapper(replace(known_config(known), dense=False))
     play(mapper, known, range(8))
-    monkeypatch.setattr("dust3r_ros.mapping.landmark_map.strangers", lambda _: [(0, 2), (1, 2)])
+    monkeypatch.setattr("dust3r_ros.mapping.covisibility.strangers", lambda _: [(0, 2), (1, 2)])
     mapper.finish()
     (said,) = mapper.doubts
     stamps = [record.stamp_ns for record in mapper.submap.state.strange]

@@ -14,6 +14,7 @@ from typing import Any
 
 from dust3r_ros import __version__
 from dust3r_ros.errors import InputError
+from dust3r_ros.geometry.processes import usable_cores
 from dust3r_ros.io.files import make_folder, write_text
 
 _STAT = Path("/proc/stat")
@@ -37,7 +38,7 @@ class Machine:
         return {
             "machine": platform.machine(),
             "processor": _processor(),
-            "cores": os.cpu_count(),
+            "cores": usable_cores(),
             "memory_gb": _memory_gb(),
             "python": platform.python_version(),
             "others_cores": others,
