@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -123,6 +124,7 @@ class _Ended(io.RawIOBase):
 
 
 _MOST_MESSAGES = 1 << 40
+_ZSTD = b"\x28\xb5\x2f\xfd"  # begins its frames; a serialised message begins with 0, and in ROS 1 with a small number
 _REPAIR = {".bag": "rosbag reindex", ".mcap": "mcap recover"}
 
 
@@ -169,7 +171,7 @@ class Bag:
         self._cut = cut_off(path)
         with self._open() as reader:
             _check_metadata(path, reader.connections)
-            self.kinds = {connection.topic: connection.msgtype for connection in reader.connections}
+            self.kinds = {connection.topic: _type_name(connection.msgtype) for connection in reader.connections}
             self.counts = dict.fromkeys(self.kinds, 0)
             for connection in reader.connections:
                 self.counts[connection.topic] += connection.msgcount
@@ -236,12 +238,29 @@ def _check_metadata(path: Path, connections: Iterable[Any]) -> None:
             )
 
 
+def _type_name(name: str) -> str:
+    """As ROS 2 has it: "sensor_msgs/msg/Image" for "sensor_msgs/Image", which recorders outside ROS 2 may write."""
+    return "/msg/".join(name.split("/")) if name.count("/") == 1 else name
+
+
 def _message(reader: AnyReader, connection: Any, bag_ns: int, raw: bytes) -> Message | Unreadable:
+    kind = _type_name(connection.msgtype)
     try:
-        content = reader.deserialize(raw, connection.msgtype)
+        content = reader.deserialize(_plain(raw), kind)
     except Exception as error:  # damaged bytes may raise anything in the deserialiser
         return Unreadable(connection.topic, f"the message at {bag_ns} ns cannot be read: {sentence(error)}")
-    return Message(connection.topic, connection.msgtype, bag_ns, content)
+    return Message(connection.topic, kind, bag_ns, content)
+
+
+def _plain(raw: bytes) -> bytes:
+    """A message without the compression that rosbag2 gave it, which only metadata.yaml tells; that may be missing."""
+    if raw[:4] != _ZSTD:
+        return raw
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd  # which rosbags brings
+    return bytes(zstd.decompress(raw))
 
 
 def sentence(error: Exception) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,11 @@ from dust3r_ros.errors import InputError
 from dust3r_ros.io.bags.reader import cut_off
 from dust3r_ros.io.bags.topics import BagTopics
 from dust3r_ros.io.image_sources import open_source
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd  # as rosbags does
 
 TOPICS = BagTopics(("/left/image_raw",), odom_frame="odom")
 
@@ -83,3 +91,31 @@ def test_metadata_that_cannot_be_is_refused(tmp_path: Path, storage: str, old: s
         assert "run'" in str(error)
     else:  # an MCAP file says all this itself
         assert storage == "mcap" and 0 <= len(source) <= 3
+
+
+def test_types_may_be_named_as_outside_ros_2(tmp_path: Path) -> None:
+    """Not every recorder names the folder that ROS 2 keeps messages in: "sensor_msgs/Image"."""
+    folder = Robot(frames=3).record(tmp_path / "run", "sqlite3")
+    expected = list(open_source(folder, topics=TOPICS))
+    file, metadata = next(folder.glob("*.db3")), folder / "metadata.yaml"
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("UPDATE topics SET type = replace(type, '/msg/', '/')")
+    metadata.write_text(metadata.read_text(encoding="utf-8").replace("/msg/", "/"), encoding="utf-8")
+    for path in (folder, file):
+        frames = list(open_source(path, topics=TOPICS))
+        assert [frame.stamp_ns for frame in frames] == [frame.stamp_ns for frame in expected]
+        assert all(np.array_equal(a.image, b.image) for a, b in zip(frames, expected, strict=True))
+        assert all(frame.o_T_c is not None for frame in frames)
+
+
+def test_compressed_messages_are_read_without_metadata(tmp_path: Path) -> None:
+    """Only metadata.yaml says that messages are compressed; a storage file may come without it."""
+    folder = Robot(frames=3).record(tmp_path / "run", "sqlite3")
+    expected = list(open_source(folder, topics=TOPICS))
+    file = next(folder.glob("*.db3"))
+    with closing(sqlite3.connect(file)) as database, database:
+        for number, raw in database.execute("SELECT id, data FROM messages").fetchall():
+            database.execute("UPDATE messages SET data = ? WHERE id = ?", (zstd.compress(raw), number))
+    frames = list(open_source(file, topics=TOPICS))
+    assert len(frames) == 3
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(frames, expected, strict=True))
