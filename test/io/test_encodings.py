@@ -115,6 +115,8 @@ def test_bayer_mosaics_give_their_colours_back(smooth: np.ndarray, name: str) ->
     decoded = decode(f"bayer_{name}8", mosaic, 3)
     assert np.abs(decoded.astype(int) - smooth)[2:-2, 2:-2].mean() < 2
     assert np.abs(decoded[..., ::-1].astype(int) - smooth)[2:-2, 2:-2].mean() > 4  # the picture is colourful
+    for wide in (mosaic.astype(np.uint16) << 4 | 9, mosaic.astype(np.uint16) << 8 | 200):  # 12 and 16 bits
+        assert np.array_equal(decode(f"bayer_{name}16", wide, 6, big=True), decoded)
 
 
 @pytest.mark.parametrize("encoding, luma_at", [("yuv422", 1), ("uyvy", 1), ("yuv422_yuy2", 0), ("yuyv", 0)])
