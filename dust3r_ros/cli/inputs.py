@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 _UNCERTAIN = 0.1  # relative deviation of a focal
+_DISAGREE = 3.0  # standard deviations between a given focal and what images say
 
 
 def unusable(name: str, replay: Replay, items: Any, skipped: int) -> str:
@@ -54,11 +55,16 @@ def shortfalls(replay: Replay, items: Any, source: FrameSource, session: Session
 
 
 def _of_cameras(session: Session) -> Iterator[str]:
-    """Which cameras are not in the map, or not calibrated by it."""
+    """Which cameras are not in the map, not calibrated by it, or not as they were given."""
     cameras = session.mapper.cameras
     without = [name for name in cameras if not session.mapper.path(name, 1)]
     without = without if len(without) < len(cameras) else []
     for name, camera in cameras.items():
+        if camera.disagreement > _DISAGREE:
+            yield (
+                f"the images of camera '{name}' give a focal length of {camera.measured:.0f} +- "
+                f"{camera.measured_std:.0f} px, but {camera.given:.0f} px were given: if they are wrong, so is the map"
+            )
         std = camera.focal_std / camera.focal
         if name not in without and _UNCERTAIN < std < math.inf:
             yield (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,6 +135,8 @@ def test_only_bags_have_topics(tmp_path: Path, words: list[str]) -> None:
 def test_what_is_open_about_cameras_and_maps_is_said() -> None:
     """Of a camera that is far from calibrated, near and far may change places."""
     found = {name: Camera(name, 640, 480, 500.0, std, 3, False) for name, std in (("a", 60.0), ("b", 10.0), ("c", inf))}
+    given = Camera("b", 640, 480, 500.0, 0.0, 3, True, given=500.0, given_std=10.0, measured=520.0, measured_std=4.0)
+    found["b"] = given  # images need not agree to a pixel
     paths = {name: [StampedPose(0, name, np.eye(4))] for name in "ab"}
     mapper = SimpleNamespace(
         cameras=found,
@@ -157,6 +160,12 @@ def test_what_is_open_about_cameras_and_maps_is_said() -> None:
         "bent",
     )
     assert len(said) == len(expected) and all(part in words for part, words in zip(expected, said, strict=True)), said
+    found["b"] = replace(given, measured=321.0)
+    assert [words for words in inputs.shortfalls(nothing, (), nothing, session) if "'b'" in words] == [
+        "the images of camera 'b' give a focal length of 321 +- 4 px, but 500 px were given: if they are wrong, so is "
+        "the map"
+    ]
+    found["b"] = given
     del paths["b"]
     assert [words for words in inputs.shortfalls(nothing, (), nothing, session) if "no pose" in words] == [
         "cameras 'b', 'c' have no pose: none of their images shows enough of what the map knows"

@@ -157,6 +157,17 @@ def test_a_calibration_file_is_used(
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("wrong", [1.0, 1.5])
+def test_a_given_focal_that_images_contradict_is_said(
+    folder: Path, sequence: RenderedSequence, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: float
+) -> None:
+    write_cameras(tmp_path / "one.yaml", [Camera("it", sequence.width, sequence.height, wrong * sequence.focal)])
+    common = folder, "--quiet", *FAST, "--set", "dense=false", "--camera-info", tmp_path / "one.yaml"
+    done = called(capsys, *common, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert ("px were given: if they are wrong" in done.stderr) == (wrong > 1.0), done.stderr
+
+
 def test_a_video_is_mapped(
     sequence: RenderedSequence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
