@@ -40,6 +40,9 @@ class Calibration:
     coefficients: tuple[float, ...] = ()
 
 
+_DISAGREE = 3.0  # standard deviations between a given focal and what images say: one of them is wrong
+
+
 @dataclass(frozen=True)
 class Camera:
     """Estimated camera as it takes its images: square pixels, a principal point and a lens.
@@ -80,6 +83,11 @@ class Camera:
         if self.given <= 0 or self.measured <= 0:
             return 0.0
         return abs(self.measured - self.given) / math.hypot(self.measured_std, self.given_std)
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether the images say that the given focal is wrong."""
+        return self.disagreement > _DISAGREE
 
     @property
     def center(self) -> tuple[float, float]:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 
 _UNCERTAIN = 0.1  # relative deviation of a focal
-_DISAGREE = 3.0  # standard deviations between a given focal and what images say
 
 
 def unusable(name: str, replay: Replay, items: Any, skipped: int) -> str:
@@ -60,7 +59,7 @@ def _of_cameras(session: Session) -> Iterator[str]:
     without = [name for name in cameras if not session.mapper.path(name, 1)]
     without = without if len(without) < len(cameras) else []
     for name, camera in cameras.items():
-        if camera.disagreement > _DISAGREE:
+        if camera.contradicted:
             yield (
                 f"the images of camera '{name}' give a focal length of {camera.measured:.0f} +- "
                 f"{camera.measured_std:.0f} px, but {camera.given:.0f} px were given: if they are wrong, so is the map"

@@ -14,8 +14,6 @@ from dust3r_ros.types import Camera, TrackingState
 
 # Seconds by which the map may be behind the camera without a warning.
 LAGS_S = 2.0
-# Warn if the images and a given calibration disagree by more standard deviations than this.
-DISAGREE = 3.0
 
 _OK, _WARN, _ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 _Verdict = tuple[bytes, str]
@@ -185,7 +183,7 @@ def _input_values(item: TopicHealth) -> list[tuple[str, str]]:
 
 
 def _calibration(camera: Camera) -> _Verdict:
-    if camera.disagreement > DISAGREE:
+    if camera.contradicted:
         return _WARN, (
             f"the images give a focal length of {camera.measured:.1f} +- {camera.measured_std:.1f} px, the published "
             f"calibration {camera.given:.1f} px: {camera.disagreement:.1f} standard deviations apart"

@@ -292,6 +292,8 @@ _SHORT, _STRETCH, _LONGEST, _MOST_STRETCHES = 5, 10, 12, 8  # keyframes of a str
 _SAMPLE_OF_STRETCH, _SETTLING_PX = 100, (10.0, 4.0, 4.0)  # landmarks of each view; errors at most
 _TRIED, _FARTHEST, _TRIALS = 0.02, 0.1, 5  # of the logarithm: a trial, a step; how many steps
 _DENIED, _SURE = 6.0, 4.5  # log likelihoods that are no accident: of one of many stretches; of all together
+_NO_LENS = 1.0  # log: further off, no focal explains what a stretch sees, such as edges that slide along a wall
+_NOTABLY = 0.01  # of all that is unlikely: what is left of a lens, and of a shutter that rolls, is squeezed a little
 _UNUSUAL = 0.03  # by which a focal, or a pixel, is off
 _MOST_VIEWS = 120  # that are adjusted: in more, a sample would take minutes
 
@@ -327,10 +329,12 @@ def _variation(sparse: SparseMap, camera: int, views: Sequence[int], count: int)
 def _alone(sparse: SparseMap, camera: int, views: Sequence[int]) -> tuple[float, float]:
     """By how much (log) the focal is off, as a map of a few views alone has it, and the log likelihood that it gains.
 
-    Against the best that the same observations fit with the focal as it is, wherever that is begun: deviations mean
-    little of a focal that is hardly determined. The lens is held, as it is the same in all. The map is unchanged.
+    Against the best that the same observations fit with the focal as it is: deviations mean little of a focal that is
+    hardly determined. They are those that fit with it, too: a focal gains whatever it makes of matches that are wrong.
+    But all must fit better: what it leaves out counts. The lens is held, as it is the same in all. The map is
+    unchanged.
     """
-    focal, before = sparse.intrinsics[camera].focal, sparse.snapshot()
+    before = sparse.snapshot()
     for index, view in enumerate(sparse.views):
         if index not in views:
             view.w_T_c, view.seen, view.pruned = None, no_tracks(), no_tracks()
@@ -339,25 +343,23 @@ def _alone(sparse: SparseMap, camera: int, views: Sequence[int]) -> tuple[float,
     place_landmarks(sparse)
     misfit = sparse.misfit()
     for limit in _SETTLING_PX:
-        refine(sparse, free_focal=True, rounds=1, iterations=30, max_error_px=limit, sharp=limit == _SETTLING_PX[-1])
+        refine(sparse, rounds=1, iterations=30, max_error_px=limit, sharp=limit == _SETTLING_PX[-1])
         sparse.extend()
+    off, gain = 0.0, 0.0
     built = problem_of(sparse, None, True)
-    if built is None or not sparse.misfit() < misfit:  # what it left out counts: wrong matches agree on any focal
-        sparse.restore(before)
-        return 0.0, 0.0
-    problem, huber_px = weighed(built[0], scatter_of(sparse, built))
-    problem = replace(problem, focal_prior_sigma=math.inf)
-    own = adjust(problem, huber_px=huber_px)
-    held = replace(problem, focals=np.full_like(problem.focals, focal), free_focal=np.zeros_like(problem.free_focal))
-    cost = adjust(held, huber_px=huber_px, iterations=40).cost
-    sparse.restore(before)
-    if cost - own.cost > _DENIED:
+    if built is not None:
+        problem, huber_px = weighed(built[0], scatter_of(sparse, built))
+        problem = replace(problem, focal_prior_sigma=math.inf)
+        held, cost = _settled(replace(problem, free_focal=np.zeros_like(problem.free_focal)), huber_px)
+        own, least = _settled(replace(held, free_focal=problem.free_focal), huber_px)
+        off = math.log(own.focals[camera] / problem.focals[camera])
+        for index, w_T_c in zip(built[1], own.w_T_c, strict=True):
+            sparse.views[index].w_T_c = w_T_c
+        sparse.intrinsics[camera].focal = float(own.focals[camera])
         place_landmarks(sparse)
-        points = np.where(np.isfinite(sparse.points[built[2]]), sparse.points[built[2]], problem.points)
-        there = replace(held, w_T_c=np.stack([sparse.views[view].pose for view in built[1]]), points=points)
-        cost = min(cost, adjust(there, huber_px=huber_px, iterations=40).cost)
-        sparse.restore(before)
-    return math.log(own.focals[camera] / focal), cost - own.cost
+        gain = cost - least if abs(off) < _NO_LENS and sparse.misfit() < misfit else 0.0
+    sparse.restore(before)
+    return off, gain
 
 
 def _squeeze(sparse: SparseMap, camera: int, views: Sequence[int]) -> float:
@@ -388,5 +390,6 @@ def _squeeze(sparse: SparseMap, camera: int, views: Sequence[int]) -> float:
             break
         found += step
         best = cost(found)
-    certain = best < now - _SURE and bend * found**2 > 2.0 * _SURE  # a map that is wrong prefers any change of images
-    return found if certain and abs(found) > _UNUSUAL else 0.0
+    clearly = best < now - max(_SURE, _NOTABLY * now)
+    certain = bend * found**2 > 2.0 * _SURE  # a map that is wrong prefers any change of images
+    return found if clearly and certain and abs(found) > _UNUSUAL else 0.0

@@ -252,6 +252,16 @@ def test_an_ordinary_camera_does_neither() -> None:
     assert (intrinsics.zoom, intrinsics.squeeze) == (0.0, 0.0)
 
 
+@pytest.mark.parametrize(("points", "noise", "wrong", "seed"), [(150, 0.5, 0.3, 1), (250, 0.3, 0.4, 3)])
+def test_wrong_matches_do_not_make_a_zoom(points: int, noise: float, wrong: float, seed: int) -> None:
+    """A stretch whose focal is free finds one that suits some of them; those are not what the map says is seen."""
+    sparse = unposed(past_a_wall(24, points), noise, seed, wrong)
+    assert bootstrap(sparse, range(24), 0, [0.8 * WIDTH, 1.2 * WIDTH], Options()).starts
+    refine_lenses(sparse)
+    consider_images(sparse, [(0, stamp) for stamp in range(24)])
+    assert sparse.intrinsics[0].focal == pytest.approx(FOCAL, rel=0.05) and sparse.intrinsics[0].zoom == 0.0
+
+
 def zooming(focal: Array) -> SparseMap:
     """A map of views of so many pixels of ``focal`` each, as if all had the same."""
     sparse = unposed(replace(past_a_wall(len(focal)), focal=focal), 0.1)
