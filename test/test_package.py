@@ -45,14 +45,15 @@ VIEWERS = {"foxglove_bridge", "rviz2"}
 # Names on the index of those that differ from the name imported.
 DISTRIBUTION = {
     "PIL": "pillow",
+    "backports": "backports.zstd",
     "cv2": "opencv-python-headless",
     "xdist": "pytest-xdist",
     "yaml": "pyyaml",
 }
 # Not needed by the node (test_bare.py), and by pip only, or of the extras.
 OPTIONAL = {
-    "evo", "fsspec", "h5py", "matplotlib", "onnx", "onnxruntime", "onnxscript", "plyfile", "ray", "rosbags",
-    "safetensors", "timm", "torch", "trimesh", "viser",
+    "backports", "evo", "fsspec", "h5py", "matplotlib", "onnx", "onnxruntime", "onnxscript", "plyfile", "ray",
+    "rosbags", "safetensors", "timm", "torch", "trimesh", "viser",
 }  # fmt: skip
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import struct
-import sys
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -256,10 +255,8 @@ def _plain(raw: bytes) -> bytes:
     """A message without the compression that rosbag2 gave it, which only metadata.yaml tells; that may be missing."""
     if raw[:4] != _ZSTD:
         return raw
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd  # which rosbags brings
+    from backports import zstd  # as in rosbags
+
     return bytes(zstd.decompress(raw))
 
 

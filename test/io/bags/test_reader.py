@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+from backports import zstd
 from robot_bag import Robot, image
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.io.bags.reader import cut_off
 from dust3r_ros.io.bags.topics import BagTopics
 from dust3r_ros.io.image_sources import open_source
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd  # as rosbags does
 
 TOPICS = BagTopics(("/left/image_raw",), odom_frame="odom")
 
