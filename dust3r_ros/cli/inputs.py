@@ -49,6 +49,8 @@ def shortfalls(replay: Replay, items: Any, source: FrameSource, session: Session
         left_out.append(
             f"{session.mapper.counts.maps} maps could not be joined; the files show the largest, map.db has all"
         )
+    if session.world.depth_in_vain:
+        left_out.append("measured depth gives no scale: the map has no depth there (with dense=false, nowhere)")
     doubts = *session.keeper.problems, *session.estimate.contradictions, *session.mapper.doubts
     return [*left_out, *source.remarks, *_of_cameras(session), *doubts]
 
@@ -126,7 +128,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     """The options that choose what part of a recording is mapped."""
     parser.add_argument(
         "--topic", action="append", default=[],
-        help="image topic of the bag, required if there are several; repeat it to build one map from several cameras",
+        help="image topic of the bag, required if it has several; repeat it to build one map from several cameras",
     )  # fmt: skip
     parser.add_argument(
         "--camera", action="append", default=[], metavar="NAME",

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 MAX_POINTS = 8_000_000  # of map.ply, about 150 MB
 
 NOTHING_MAPPED = (
-    "nothing could be mapped: no two frames gave depth; "
-    "the camera must move sideways past textured things that do not move"
+    "nothing could be mapped: no two images gave depth; "
+    "it takes two or more, of a camera that moves sideways past textured things that do not move"
 )
 
 

@@ -180,6 +180,11 @@ class WorldAligner:
         """(stamp, camera) of the frames whose pose an estimate needs; a trajectory may hold others too."""
         return self._log.frames
 
+    @property
+    def depth_in_vain(self) -> bool:
+        """Whether depth was measured, but the map has none there to compare it with."""
+        return bool(self._samples) and not self._ratios
+
     def observe(self, frame: Frame) -> None:
         """Take odometry and gravity of a frame."""
         self._log.add(frame)

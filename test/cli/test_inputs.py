@@ -145,7 +145,10 @@ def test_what_is_open_about_cameras_and_maps_is_said() -> None:
         doubts=("it may be bent",),
     )
     session: Any = SimpleNamespace(
-        mapper=mapper, keeper=SimpleNamespace(problems=()), estimate=SimpleNamespace(contradictions=("2 m or 3 m",))
+        mapper=mapper,
+        keeper=SimpleNamespace(problems=()),
+        world=SimpleNamespace(depth_in_vain=True),
+        estimate=SimpleNamespace(contradictions=("2 m or 3 m",)),
     )
     nothing: Any = SimpleNamespace(
         skipped=0, refused=0, incomplete=0, undone=0, reason="", lacking="", why_skipped="", remarks=("3 depth images",)
@@ -153,6 +156,7 @@ def test_what_is_open_about_cameras_and_maps_is_said() -> None:
     said = inputs.shortfalls(nothing, (), nothing, session)
     expected = (
         "2 maps could not be joined",
+        "measured depth gives no scale",
         "3 depth",
         "'a' is uncertain (+-12 %)",
         "'c' has no pose",

@@ -328,3 +328,16 @@ def test_a_real_map_in_metres_is_as_good_as_one_of_free_scale(kind: str) -> None
     # Odometry and depth are off too; a map that is all but exact cannot be nearer to metres than they
     assert metric.ate <= max(1.3 * free.ate, 0.003 * path_length(sequence))
     assert world.estimate(mapper.trajectory()).state is ScaleState.METRIC
+    assert not world.depth_in_vain
+
+
+def test_depth_has_nothing_to_compare_with_in_a_map_without_any() -> None:
+    sequence = walk("orbit")
+    mapper, world = Mapper(replace(SMALL, dense=False, focal=sequence.focal)), WorldAligner()
+    for stamp, image, depth in zip(sequence.stamps_ns[:20].tolist(), sequence.images, sequence.depths, strict=False):
+        update = mapper.process(stamp, "camera", image)
+        if update.keyframe is not None:
+            world.observe_keyframe(update.keyframe, Frame(stamp, "camera", image, depth=depth))
+        world.hear(update)
+    world.hear(mapper.finish())
+    assert mapper.keyframes and world.depth_in_vain

@@ -15,11 +15,13 @@ CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 ODOMETRY = "nav_msgs/msg/Odometry"
 IMU = "sensor_msgs/msg/Imu"
 TF, TF_STATIC = "/tf", "/tf_static"
+_DEPTH = ("16UC1", "32FC1")  # encodings of depth
 
 
 @dataclass(frozen=True)
 class BagTopics:
-    """The user's choice of topics. ``images``: topics, may be empty if the bag has only one; ``cameras``: their names.
+    """The user's choice of topics. ``images``: topics, may be empty if the bag has only one, apart from depth and
+    compressed copies; ``cameras``: their names.
 
     ``odom_frame``: odometry is on /tf, in this frame; or ``odometry``: its topic. ``imu``: topic. ``masks``,
     ``depths``: topics by camera name, which may be empty for a single camera; with ``lenient``, those that the bag
@@ -70,7 +72,8 @@ class BagTopics:
 
     def resolved(self, bag: Bag) -> BagTopics:
         """With full names, one for each camera; raises ``InputError`` for a topic that the bag lacks."""
-        images = tuple(_find(bag, topic, (IMAGE, COMPRESSED)) for topic in self.images) or (_only_image(bag),)
+        others = *self.masks.values(), *self.depths.values()
+        images = tuple(_find(bag, topic, (IMAGE, COMPRESSED)) for topic in self.images) or (_only_image(bag, others),)
         cameras = self.cameras or tuple(camera_of_topic(topic) for topic in images)
         _check_distinct(images, cameras)
         masks, depths = (self._companion_topics(topics, cameras, bag) for topics in (self.masks, self.depths))
@@ -158,9 +161,21 @@ def _find_if_named(bag: Bag, topic: str, kind: str) -> str:
     return _find(bag, topic, (kind,)) if topic else ""
 
 
-def _only_image(bag: Bag) -> str:
-    images = image_topics(bag)
+def _only_image(bag: Bag, others: Iterable[str]) -> str:
+    """The one image topic; neither ``others`` count, nor depth, nor compressed copies of raw images."""
+    apart = {f"/{topic.lstrip('/')}" for topic in others}
+    images = [topic for topic in image_topics(bag) if topic not in apart]
+    if len(images) > 1:
+        apart = _depth_and_copies(bag, images)
+        images = [topic for topic in images if topic not in apart]
     if len(images) != 1:
         wrong = "has several image topics; choose one" if images else "cannot be used"
         raise InputError(f"bag '{bag.path}' {wrong}; {_known(bag)}")
     return images[0]
+
+
+def _depth_and_copies(bag: Bag, images: Sequence[str]) -> set[str]:
+    """Topics of depth by their first message, whose encoding or format says so, and of raw images once more."""
+    copies = {topic for topic in images if without_transport(topic) in {*images} - {topic}}
+    said = {m.topic: [getattr(m.content, name, "") for name in ("encoding", "format")] for m in bag.first(images)}
+    return copies | {topic for topic, words in said.items() if "".join(words).startswith(_DEPTH)}

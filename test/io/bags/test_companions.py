@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import robot_bag
-from robot_bag import CAMERAS, MS, Robot, camera_in_odometry, camera_on_base, depth_to_left, up_in
+from robot_bag import CAMERAS, HEIGHT, MS, WIDTH, Robot, camera_in_odometry, camera_on_base, depth_to_left, up_in
 
 from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.rigid import invert
@@ -165,6 +166,28 @@ def test_a_camera_that_falls_silent_does_not_hold_up_the_other(tmp_path: Path) -
 def test_topics_that_cannot_be_are_refused(bag: Path, topics: BagTopics, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         open_source(bag, topics=topics)
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_depth_and_compressed_copies_are_no_second_camera(tmp_path: Path, storage: str) -> None:
+    """A bag of an RGB-D camera need not say which of its topics to map."""
+
+    class OneCamera(Robot):
+        def messages(self):
+            for at, topic, message in super().messages():
+                if topic in ("/left/image_raw", "/depth/image_rect_raw"):
+                    yield at, topic, message
+                if topic == "/left/image_raw":
+                    png = cv2.imencode(".png", message.data.reshape(HEIGHT, WIDTH, 3)[..., ::-1])[1]
+                    values = {"header": message.header, "format": "rgb8; png compressed bgr8", "data": png.ravel()}
+                    yield at, f"{topic}/compressed", self.make("sensor_msgs/msg/CompressedImage", **values)
+
+    path = OneCamera().record(tmp_path / "bag", storage)
+    for topics in (BagTopics(), BagTopics(depths={"": "depth/image_rect_raw"})):
+        frames = frames_of(path, topics)
+        assert [frame.camera for frame in frames] == ["left"] * 6
+        assert all(np.array_equal(frame.image, robot_bag.image("left", index)) for index, frame in enumerate(frames))
+        assert all((frame.depth is not None) == bool(topics.depths) for frame in frames)
 
 
 def test_odometry_needs_tf(bags: dict[str, Path]) -> None:
