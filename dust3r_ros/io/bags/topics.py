@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from dust3r_ros.errors import InputError
@@ -142,8 +142,12 @@ def _known(bag: Bag) -> str:
     return f"its image topics are {', '.join(images)}" if images else "it has no image topic"
 
 
+def _full(topic: str) -> str:
+    return topic if topic.startswith("/") else f"/{topic}"
+
+
 def _find(bag: Bag, topic: str, kinds: Sequence[str]) -> str:
-    full = topic if topic.startswith("/") else f"/{topic}"
+    full = _full(topic)
     if IMAGE in kinds:
         known = _known(bag)
     else:
@@ -162,20 +166,18 @@ def _find_if_named(bag: Bag, topic: str, kind: str) -> str:
 
 
 def _only_image(bag: Bag, others: Iterable[str]) -> str:
-    """The one image topic; neither ``others`` count, nor depth, nor compressed copies of raw images."""
-    apart = {f"/{topic.lstrip('/')}" for topic in others}
-    images = [topic for topic in image_topics(bag) if topic not in apart]
+    """The one image topic; neither ``others`` count, nor compressed copies of raw images, nor depth."""
+    images = {*image_topics(bag)} - {*map(_full, others)}
+    images -= {topic for topic in images if without_transport(topic) in images - {topic}}
     if len(images) > 1:
-        apart = _depth_and_copies(bag, images)
-        images = [topic for topic in images if topic not in apart]
+        images -= _depths(bag, images)
     if len(images) != 1:
         wrong = "has several image topics; choose one" if images else "cannot be used"
         raise InputError(f"bag '{bag.path}' {wrong}; {_known(bag)}")
-    return images[0]
+    return images.pop()
 
 
-def _depth_and_copies(bag: Bag, images: Sequence[str]) -> set[str]:
-    """Topics of depth by their first message, whose encoding or format says so, and of raw images once more."""
-    copies = {topic for topic in images if without_transport(topic) in {*images} - {topic}}
+def _depths(bag: Bag, images: Collection[str]) -> set[str]:
+    """Topics of depth by their first message, whose encoding or format says so."""
     said = {m.topic: [getattr(m.content, name, "") for name in ("encoding", "format")] for m in bag.first(images)}
-    return copies | {topic for topic, words in said.items() if "".join(words).startswith(_DEPTH)}
+    return {topic for topic, words in said.items() if "".join(words).startswith(_DEPTH)}
