@@ -18,7 +18,7 @@ from dust3r_ros.types import Array, Array32, Image
 
 _CONSISTENT_PX = 1.0
 _ENOUGH_CONSISTENT = 0.35
-_PATCH = (7, 7)
+_PATCH, _WIDE = (7, 7), (15, 15)
 _SCHARR_GAIN = 32.0  # response of OpenCV's kernel per slope in grey levels per pixel
 _MIN_SLOPE = 0.7
 _LEAST_ALIKE = 0.4  # correlation of a patch with the one at its target; that of noise is near 0
@@ -99,8 +99,8 @@ def _errors(a: Image, b: Image, forth: Array32, back: Array32) -> Array32:
     """(H, W) distance of pixels from their start after ``forth`` and ``back``; inf where images do not confirm it."""
     seen = cv2.remap(b, forth, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     there = cv2.remap(back, forth, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(np.nan, np.nan))
-    if LIBRARY is None or min(a.shape) < min(_PATCH):
-        return np.where(_evident(a, seen), _round_trip(there), np.inf).astype(np.float32)
+    if LIBRARY is None or min(a.shape) < min(_WIDE):
+        return np.where(_evident(a, seen) & _textured(a, seen), _round_trip(there), np.inf).astype(np.float32)
     error = np.empty(a.shape, np.float32)
     pair = [
         np.ascontiguousarray(part)
@@ -109,6 +109,8 @@ def _errors(a: Image, b: Image, forth: Array32, back: Array32) -> Array32:
     given = _Pair(*a.shape, *(part.ctypes.data for part in pair))
     least = (ctypes.c_double * 3)(_MIN_SLOPE * _SCHARR_GAIN, _MAX_DIFFERENCE, _LEAST_ALIKE)
     if not LIBRARY.check_flow(ctypes.byref(given), least, there.ctypes, error.ctypes):
+        raise MemoryError
+    if not LIBRARY.check_shading(ctypes.byref(given), ctypes.c_double(_LEAST_ALIKE), error.ctypes):
         raise MemoryError
     return error
 
@@ -137,6 +139,29 @@ def _alike(a: Image, b: Image) -> Array32:
     mean_a, mean_b, both, square_a, square_b = (cv2.blur(part, _PATCH) for part in (x, y, x * y, x * x, y * y))
     spread = np.maximum(square_a - mean_a * mean_a, 0) * np.maximum(square_b - mean_b * mean_b, 0)
     return (both - mean_a * mean_b) / np.sqrt(np.maximum(spread, np.float32(1e-6)))
+
+
+def _textured(a: Image, seen: Image) -> np.ndarray:
+    """(H, W) where two images are alike without their shading, a plane fitted to each wide patch.
+
+    Shading looks the same anywhere along it: flow through a sky that grows brighter ends where it began.
+    """
+    reach = np.arange(_WIDE[0], dtype=np.float32) - _WIDE[0] // 2
+    tilt, even = reach / (_WIDE[0] * np.sqrt(np.mean(reach**2))), np.full_like(reach, 1 / _WIDE[0])
+
+    def planes(image: Array32) -> tuple[Array32, Array32, Array32]:
+        ways = ((even, even), (tilt, even), (even, tilt))
+        offset, across, down = (cv2.sepFilter2D(image, -1, x, y) for x, y in ways)
+        return offset, across, down
+
+    x, y = a.astype(np.float32), seen.astype(np.float32)
+    in_x, in_y = planes(x), planes(y)
+    both, own, other = (
+        cv2.blur(p * q, _WIDE) - sum(u * v for u, v in zip(of_p, of_q, strict=True))
+        for p, q, of_p, of_q in ((x, y, in_x, in_y), (x, x, in_x, in_x), (y, y, in_y, in_y))
+    )
+    spread = np.maximum(own, np.float32(1e-6)) * np.maximum(other, np.float32(1e-6))
+    return np.asarray(both > _LEAST_ALIKE * np.sqrt(spread))
 
 
 def _targets(a: Image, b: Image, homography: np.ndarray, guess: Array32 | None) -> Array32:

@@ -92,6 +92,93 @@ ROUNDED_CLONES int check_flow(const struct pair *pair, const struct evidence *le
     return 1;
 }
 
+// Sums over columns of wide patches, with WIDE_REACH more on either side; `ya` and `yb`: weighted by the row.
+struct wide_columns {
+    int32_t *a, *b, *ab, *aa, *bb, *ya, *yb;
+};
+
+#define WIDE_REACH 7
+#define WIDE_SIDE (2 * WIDE_REACH + 1)
+#define WIDE_AREA (WIDE_SIDE * WIDE_SIDE)
+#define MIDDLE 128 // grey: sums about it fit 32 bits
+#define ADD_WIDE(sums, value)                                                                                          \
+    for (int x = 0; x < (int)pair->width; x++)                                                                         \
+        (sums)[WIDE_REACH + x] += value;
+
+FORCED static inline void add_wide_row(const struct pair *pair, long y, int32_t sign, const struct wide_columns *sums)
+{
+    const long row = y < 0 ? -y : y >= pair->height ? 2 * pair->height - 2 - y : y, start = row * pair->width;
+    const uint8_t *a = pair->a + start, *b = pair->b + start;
+    const int32_t place = sign * (int32_t)y;
+    ADD_WIDE(sums->a, sign * (a[x] - MIDDLE))
+    ADD_WIDE(sums->b, sign * (b[x] - MIDDLE))
+    ADD_WIDE(sums->ab, sign * (a[x] - MIDDLE) * (b[x] - MIDDLE))
+    ADD_WIDE(sums->aa, sign * (a[x] - MIDDLE) * (a[x] - MIDDLE))
+    ADD_WIDE(sums->bb, sign * (b[x] - MIDDLE) * (b[x] - MIDDLE))
+    ADD_WIDE(sums->ya, place * (a[x] - MIDDLE))
+    ADD_WIDE(sums->yb, place * (b[x] - MIDDLE))
+}
+
+// `across` (W): sums of patches, from those of columns; `tilt`: the same weighted by the column, or null.
+FORCED static inline void add_across(const int32_t *sums, long width, int32_t *restrict across, int32_t *restrict tilt)
+{
+    memset(across, 0, (size_t)width * sizeof *across);
+    for (int k = 0; k < WIDE_SIDE; k++)
+        for (int x = 0; x < (int)width; x++)
+            across[x] += sums[x + k];
+    if (!tilt)
+        return;
+    memset(tilt, 0, (size_t)width * sizeof *tilt);
+    for (int k = 0; k < WIDE_SIDE; k++)
+        for (int x = 0; x < (int)width; x++)
+            tilt[x] += (k - WIDE_REACH) * sums[x + k];
+}
+
+// Makes `error` (H, W) infinite where wide patches of both images, without a plane fitted to each, correlate by at most
+// `alike`. Images have at least WIDE_SIDE rows and columns. 0 if memory is short.
+ROUNDED_CLONES int check_shading(const struct pair *pair, double alike, float *restrict error)
+{
+    const long width = pair->width, padded = width + 2 * WIDE_REACH;
+    int32_t *memory = calloc((size_t)(7 * padded + 9 * width), sizeof *memory);
+    if (!memory)
+        return 0;
+    const struct wide_columns sums = {
+        memory, memory + padded, memory + 2 * padded, memory + 3 * padded, memory + 4 * padded, memory + 5 * padded,
+        memory + 6 * padded,
+    };
+    int32_t *across[9];
+    for (int k = 0; k < 9; k++)
+        across[k] = memory + 7 * padded + k * width;
+    const int32_t *a = across[0], *b = across[1], *ab = across[2], *aa = across[3], *bb = across[4];
+    const int32_t *ya = across[5], *yb = across[6], *xa = across[7], *xb = across[8];
+    const float least = (float)alike, tiny = 1e-6f * WIDE_AREA * WIDE_AREA;
+    // The squared distances of a patch's columns, or rows, from its middle add up to this share of its area squared.
+    const float tilted = 12.0f / (float)(WIDE_SIDE * WIDE_SIDE - 1);
+    for (long y = -WIDE_REACH; y < WIDE_REACH; y++)
+        add_wide_row(pair, y, 1, &sums);
+    for (long y = 0; y < pair->height; y++) {
+        add_wide_row(pair, y + WIDE_REACH, 1, &sums);
+        for (int k = 0; k < 7; k++) {
+            int32_t *own = memory + k * padded;
+            for (long j = 1; j <= WIDE_REACH; j++)
+                own[WIDE_REACH - j] = own[WIDE_REACH + j], own[WIDE_REACH + width - 1 + j] = own[WIDE_REACH + width - 1 - j];
+            add_across(own, width, across[k], k < 2 ? across[7 + k] : NULL);
+        }
+        for (int x = 0; x < (int)width; x++) {
+            const float xa_ = (float)xa[x], xb_ = (float)xb[x];
+            const float ya_ = (float)(ya[x] - (int32_t)y * a[x]), yb_ = (float)(yb[x] - (int32_t)y * b[x]);
+            const float both = (float)(WIDE_AREA * ab[x] - a[x] * b[x]) - tilted * (xa_ * xb_ + ya_ * yb_);
+            const float own = (float)(WIDE_AREA * aa[x] - a[x] * a[x]) - tilted * (xa_ * xa_ + ya_ * ya_);
+            const float other = (float)(WIDE_AREA * bb[x] - b[x] * b[x]) - tilted * (xb_ * xb_ + yb_ * yb_);
+            const float spread = (own > tiny ? own : tiny) * (other > tiny ? other : tiny);
+            error[y * width + x] = both > least * sqrtf(spread) ? error[y * width + x] : INFINITY;
+        }
+        add_wide_row(pair, y - WIDE_REACH, -1, &sums);
+    }
+    free(memory);
+    return 1;
+}
+
 // A view a, and b_T_a: rotation by rows and translation, in single precision; the centre and focal of b.
 struct views {
     long height, width;

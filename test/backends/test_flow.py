@@ -228,3 +228,20 @@ def test_a_compiler_changes_nothing_in_what_confirms_flow(monkeypatch: pytest.Mo
     assert np.mean(np.isfinite(compiled) != np.isfinite(plain)) < 2e-3 and 0.3 < np.isfinite(plain).mean() < 0.95
     both = np.isfinite(compiled) & np.isfinite(plain)
     np.testing.assert_allclose(compiled[both], plain[both], atol=1e-6)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_shading_confirms_no_flow(monkeypatch: pytest.MonkeyPatch, compiled: bool) -> None:
+    """Above a wall that moved, a sky that did not, brighter to the side, in images of unequal exposure."""
+    if not compiled:
+        monkeypatch.setattr(flow_module, "LIBRARY", None)
+    rng, horizon, moved = np.random.default_rng(2), 80, 6
+    wall = cv2.GaussianBlur(rng.uniform(0, 255, (80, 240 + moved)), (0, 0), 1.2)
+    sky = np.tile(np.linspace(60, 250, 240), (horizon, 1))
+    shown = np.vstack([sky, wall[:, moved:]]), np.vstack([sky - 5.0, wall[:, :240]])
+    images = [np.clip(image + rng.normal(0, 1.0, image.shape), 0, 255).astype(np.uint8) for image in shown]
+    step = np.float32([moved, 0])
+    forth, back = flow_module.dense_flow(*images, None, (grid(160, 240) + step, grid(160, 240) - step))
+    for found in (forth, back):
+        assert np.mean(found.error[: horizon - 20, 20:-20] < 1.0) < 0.02, "of the sky, which began as the wall moved"
+        assert np.mean(found.error[horizon + 8 :, 20:-20] < 1.0) > 0.9, "of the wall"

@@ -37,14 +37,19 @@ class Robot:
         return ODOM_T_W @ self.sequence.w_T_c[index]
 
     def map(self):
-        """The first images: then there is a map, and the front end knows it."""
+        """The first images: then there is a map, not to be corrected for now, and the front end knows it."""
         self.bench.calibrate(self.sequence.width, self.sequence.height, self.sequence.focal)
         if self.gyroscope:
             self.fixed = self.recorder.node.create_publisher(TFMessage, "/tf_static", qos_profile(TF_STATIC))
             self.fixed.publish(TFMessage(transforms=[transform_message(np.eye(4), 1, "imu", FRAME)]))
         self.send(0, MAPPED)
         self.bench.status(
-            lambda s: s.frames + s.dropped == MAPPED and s.waiting == 0 and s.state == "tracking" and s.keyframes > 4,
+            lambda s: (
+                s.frames + s.dropped == MAPPED
+                and s.waiting == s.backlog == 0
+                and s.state == "tracking"
+                and s.keyframes > 4
+            ),
             "the map has begun",
         )
 
