@@ -24,6 +24,10 @@ _NEIGHBOURS = 10
 _ABOUT_PX = 20.0  # from a similarity of the whole image
 _SAME_PX, _STRETCH = 3.0, 0.3  # neighbours' displacements differ by less than the first plus this times their distance
 _SMOOTH = 0.8  # share of the matches with such neighbours
+# An image shows the same twice where so many matches of its halves, of their features and of all those matches, lie
+# within these shares of a half's width and height of where they would without parallax.
+_TWICE, _OF_FEATURES, _OF_MATCHES = 60, 0.1, 0.5
+_PARALLAX = np.array([0.25, 0.05])
 _SHORT = 64  # components used to compare descriptors
 _UNIT = 196.0  # steps to a descriptor's length: no component is more than 0.65 of it, but the first, which becomes two
 _BASIS = np.concatenate([SLOWEST[:, [0, 0]] / np.sqrt(np.float32(2.0)), SLOWEST[:, 1 : _SHORT - 1]], axis=1)
@@ -187,3 +191,21 @@ def matched(a: Features, b: Features, likely: Select | None = None) -> np.ndarra
     if likely is not None:
         pairs = pairs[likely(pairs)]
     return pairs[agreeing(a.pixels[pairs[:, 0]], b.pixels[pairs[:, 1]])]
+
+
+@lru_cache(maxsize=32)  # of the same images again and again
+def shows_twice(features: Features, width: float, height: float) -> str:
+    """How an image of that size shows the same twice, as of a stereo camera; empty if it does not.
+
+    Pixels are offsets from about its middle.
+    """
+    for axis, how in enumerate(("side by side", "one above the other")):
+        later = features.pixels[:, axis] >= 0.0
+        a, b = (Features(features.pixels[part], features.descriptors[part]) for part in (~later, later))
+        pairs = match(a, b)
+        half = np.where(np.arange(2) == axis, 0.5, 1.0) * (width, height)
+        off = b.pixels[pairs[:, 1]] - a.pixels[pairs[:, 0]] - np.where(np.arange(2) == axis, half, 0.0)
+        alike = np.count_nonzero((np.abs(off) < half * _PARALLAX).all(axis=1))
+        if alike >= max(_TWICE, _OF_FEATURES * min(len(a.pixels), len(b.pixels)), _OF_MATCHES * len(pairs)):
+            return how
+    return ""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
 from dust3r_ros.cloud.cloud import Cloud
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError
+from dust3r_ros.features.features import shows_twice
 from dust3r_ros.features.place_recognition import Appearance
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.mapping.atlas import Atlas, AtlasEntry
-from dust3r_ros.mapping.camera_stream import Cameras, CameraStream
+from dust3r_ros.mapping.camera_stream import Cameras, CameraStream, KeyframeRecord
 from dust3r_ros.mapping.frames import CameraFrame
 from dust3r_ros.mapping.localization import localize
 from dust3r_ros.mapping.state import MapState
@@ -23,6 +25,8 @@ from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array, Camera, Image, Keyframe, MapCounts, MapUpdate, StampedPose, TrackingState
 
 _NAMED = 12  # images, in a sentence
+_LOOKED_AT = 5  # keyframes of a camera: do most show the same twice?
+_HALF = {"side by side": "crop=iw/2:ih:0:0", "one above the other": "crop=iw:ih/2:0:0"}  # in the words of ffmpeg
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +107,24 @@ def _changes(zooms: Mapping[tuple[str, int], tuple[np.ndarray, Array]], camera: 
     return np.concatenate([np.zeros(0), *(logs for (name, _), (_, logs) in zooms.items() if name == camera)])
 
 
-def _of_images(camera: str, intrinsics: Intrinsics, logs: Array) -> list[str]:
-    """What the images of a camera seem to be that images should not be, a sentence each; ``logs``: of ``_changes``."""
+def _twice(records: Sequence[KeyframeRecord], stream: CameraStream) -> str:
+    """How most of the first images of a camera show the same twice; empty if they do not."""
+    first = islice((record for record in records if record.stream is stream), _LOOKED_AT)
+    found = [shows_twice(record.features, *(2.0 * stream.half_size).tolist()) for record in first]
+    return max(found) if 2 * sum(map(bool, found)) > len(found) else ""
+
+
+def _of_images(camera: str, intrinsics: Intrinsics, logs: Array, twice: str) -> list[str]:
+    """What the images of a camera seem to be that images should not be, a sentence each.
+
+    ``logs``: of ``_changes``; ``twice``: of ``_twice``.
+    """
     said = []
+    if twice:
+        said.append(
+            f"images of camera '{camera}' show the same twice, {twice}, as those of a stereo camera do: a map of both "
+            f"halves is wrong; map one half of each image (ffmpeg -vf {_HALF[twice]} cuts it out of a video)"
+        )
     if len(logs):
         said.append(
             f"images of camera '{camera}' have focal lengths of their own, {np.expm1(logs.min()):+.1%} to "
@@ -269,7 +288,8 @@ class MapView:
             )
         for stream in self._cameras:
             logs = _changes(self.submap.zooms(), stream.name)
-            said += _of_images(stream.name, self.submap.intrinsics[stream.index], logs)
+            twice = _twice(self.submap.state.records, stream)
+            said += _of_images(stream.name, self.submap.intrinsics[stream.index], logs, twice)
         if failures:
             count = f"{len(failures)} of {len(self.submap.posed())} keyframes"
             said.append(f"depth failed for {count} ({failures[-1]}); these keep their previews")

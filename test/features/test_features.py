@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dust3r_ros.features import features
-from dust3r_ros.features.features import Features, agreeing, epipolar_inliers, extract, match
+from dust3r_ros.features.features import Features, agreeing, epipolar_inliers, extract, match, shows_twice
 from dust3r_ros.geometry.pinhole import project
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.scenes.sequence import look_at
@@ -150,3 +150,17 @@ def test_a_compiler_changes_nothing_in_matches(count: int, other: int, monkeypat
     monkeypatch.setattr(features, "_AT_ONCE", False)
     np.testing.assert_array_equal(found, match(*sets))
     assert len(found) > 0 or count < 60
+
+
+@pytest.mark.parametrize("axis, how", [(1, "side by side"), (0, "one above the other")])
+def test_an_image_that_shows_the_same_twice(axis: int, how: str) -> None:
+    """Both images of a stereo camera in one, with noise and parallax of their own."""
+    left, noise = texture(), np.random.default_rng(1).integers(-9, 10, (2, 240, 320))
+    right = np.roll(left, -12, axis=1)
+    both = np.concatenate([left, right], axis=axis) + np.concatenate([*noise], axis=axis)
+    other = np.concatenate([left, texture(seed=1)], axis=axis)
+    for image, expected in ((np.clip(both, 0, 255).astype(np.uint8), how), (other, ""), (left, "")):
+        height, width = image.shape
+        found = extract(image)
+        offsets = Features(found.pixels - [(width - 1) / 2, (height - 1) / 2], found.descriptors)
+        assert shows_twice(offsets, width, height) == expected

@@ -674,6 +674,18 @@ def test_what_a_map_cannot_follow_is_said_of_its_camera(kind: str) -> None:
     assert any(said in words for words in mapper.doubts), mapper.doubts
 
 
+def test_images_of_a_stereo_camera_side_by_side_are_said(known: RenderedSequence) -> None:
+    """They gave maps, mostly without any other doubt."""
+    few = cut(known, 6)
+    mapper = Mapper(SPARSE)
+    play(mapper, replace(few, images=np.concatenate([few.images, np.roll(few.images, -6, axis=2)], axis=2)))
+    (said,) = [words for words in mapper.doubts if "twice" in words]
+    assert said.startswith("images of camera 'camera' show the same twice, side by side") and "crop=iw/2:ih" in said
+    mapper = Mapper(SPARSE)
+    play(mapper, few)
+    assert not any("twice" in words for words in mapper.doubts)
+
+
 @pytest.fixture(scope="module")
 def oracle() -> Run:
     """Around the table with a backend that knows the truth up to noise and a unit per pair."""
