@@ -273,8 +273,7 @@ class Mapper(MapView):
         """
         maps, lost, counts = [self._active, *self._atlas.asleep], self._lost, self._counts
         frames = lost.every(frame for entry in maps for frame in frames_of(entry.submap.state.records))
-        largest = self._atlas.largest()
-        worth = largest.worth if 2 * len(frames) > counts.frames else counts.frames
+        worth = self._atlas.largest().worth if 2 * len(frames) > counts.frames else counts.frames
         if 2 * worth >= counts.frames:
             return ()
         removed = self._begin(keep=False)
@@ -297,12 +296,13 @@ class Mapper(MapView):
         return frame.found is not None or frame.keyframe is not None or not self.submap.initialised
 
     def _find_lost(self) -> None:
-        """Offline, pose images that have no pose, also those of maps that were left behind."""
+        """Offline, pose images that have no pose, also those of maps that were left behind; maps without others go."""
         left = [] if self._live else [record for entry in self._atlas.asleep for record in entry.submap.state.records]
         with self._stage("relocalise"):
             if self._lost.find(self._find_late, left):
                 for stream in self._cameras:
                     stream.restart()  # they went back
+        self._atlas.keep([self._active, *(e for e in self._atlas.asleep if not self._active.frames.show(e.frames))])
 
     def _find_late(self, frame: CameraFrame) -> bool:
         """Pose a lost frame, as a keyframe, in the map as it is by now; returns whether that was possible."""

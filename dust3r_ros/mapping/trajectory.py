@@ -215,6 +215,11 @@ class FrameLog:
 
         return len(self._rows.find(wanted)) > 0
 
+    def show(self, other: FrameLog) -> bool:
+        """Whether every frame of another map is here, with a pose."""
+        here = {(f.session, f.stamp_ns, f.camera) for f in map(self._state, self._rows.find(self._placed()).tolist())}
+        return here >= {(frame.session, frame.stamp_ns, frame.camera) for _, frame in other.since(0, -1)}
+
     def near(self, stamp_ns: int, camera: str, session: int = 0) -> Array | None:
         """``w_T_c`` (4, 4) of a camera in the frame of a session with the nearest stamp; None if none has a pose."""
         rows = self._rows.take(self._placed_of(camera)) if camera in self._names else np.zeros(0, _ROW)

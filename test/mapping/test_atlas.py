@@ -122,6 +122,18 @@ def test_a_map_joined_at_the_end_brings_no_keyframe_that_was_found_again(lost, o
     assert len(set(stamps)) == len(stamps)
 
 
+def test_a_map_whose_images_all_get_a_pose_in_the_larger_one_goes(lost, orbit, monkeypatch) -> None:
+    """It was said that two maps could not be joined, though the files showed every image."""
+    mapper, _, _ = branch(lost)
+    for name in ("join", "find"):
+        monkeypatch.setattr(Atlas, name, lambda *_: None)
+    feed(mapper, orbit, range(29, 12, -3), 20 * SECOND)
+    (asleep,), active = mapper._atlas.asleep, mapper._atlas.active
+    assert len(active.frames) == len(active.submap) < len(asleep.submap), "only keyframes"
+    mapper.finish()
+    assert mapper.counts.maps == 1 and mapper._atlas.active.frames.show(active.frames)
+
+
 def test_maps_of_things_that_look_alike_stay_apart(lost, orbit, monkeypatch) -> None:
     """Nor are images of one posed in the other one by one, which would fold it just as well."""
     mapper, _, _ = branch(lost)

@@ -170,6 +170,21 @@ def test_the_frames_of_another_map() -> None:
     assert places(log) == [5.0, 0.0, 5.25]
 
 
+def test_whether_the_frames_of_another_map_are_all_here_with_a_pose() -> None:
+    log, other = FrameLog(Keyframes(0.0, 5.0)), FrameLog(Keyframes(0.0))
+    log.add_keyframe(0, LEFT, seen(1))
+    log.add(0, LEFT, seen(2), found(0.5))
+    log.add(0, LEFT, seen(3), None)
+    other.add_keyframe(0, LEFT, seen(2))
+    assert log.show(other) and not other.show(log)
+    other.add(0, LEFT, seen(3), found(0.5))
+    assert not log.show(other), "one has no pose here"
+    log.add_keyframe(1, LEFT, seen(3))
+    assert log.show(other)
+    other.add_keyframe(0, RIGHT, seen(1))
+    assert not log.show(other), "nor is that of another camera"
+
+
 def test_frames_of_both_maps_are_found_again() -> None:
     """By corners as the landmarks are called by now, and without their drift."""
     keyframes = Keyframes(0.0, 5.0)
