@@ -122,8 +122,64 @@ class _Ended(io.RawIOBase):
         super().close()
 
 
+_HEADER, _PROFILE = 0x01, len(_MAGIC) + _RECORD.size  # the first record, and where its first string is
+_NO_PROFILE, _ROS2 = struct.pack("<I", 0), struct.pack("<I", 4) + b"ros2"  # no longer than two empty strings
+
+
+def _profiled(path: Path) -> Path:
+    """The same path; of an MCAP file without a profile, as from ``mcap merge``, one that opens as ROS 2's."""
+    if path.suffix.lower() != ".mcap" or path.is_dir():
+        return path
+    with path.open("rb") as file:
+        head = file.read(_PROFILE + len(_NO_PROFILE))
+    if head[: len(_MAGIC) + 1] != _MAGIC + bytes([_HEADER]) or head[_PROFILE:] != _NO_PROFILE:
+        return path
+    found = ProfiledMcap(path)
+    found.plain = path
+    return found
+
+
+class ProfiledMcap(type(Path())):  # type: ignore[misc]  # the platform's class
+    """The path of an MCAP file, which opens as if its profile were that of ROS 2."""
+
+    plain: Path
+
+    def open(self, *args: Any, **kwargs: Any) -> Any:
+        """Open for reading bytes, whatever the arguments."""
+        return io.BufferedReader(_Profiled(self.plain.open("rb")))
+
+
+class _Profiled(io.RawIOBase):
+    """A file whose first string is "ros2"; what follows in that record, the name of a library, is not read."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def readinto(self, buffer: Any) -> int:
+        start = self._file.tell()
+        data = bytearray(self._file.read(len(buffer)))
+        for at in range(max(start, _PROFILE), min(start + len(data), _PROFILE + len(_ROS2))):
+            data[at - start] = _ROS2[at - _PROFILE]
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 _MOST_MESSAGES = 1 << 40
 _ZSTD = b"\x28\xb5\x2f\xfd"  # begins its frames; a serialised message begins with 0, and in ROS 1 with a small number
+_OTHER_PROFILE = "Profile is not ros2"  # an error of rosbags
 _REPAIR = {".bag": "rosbag reindex", ".mcap": "mcap recover"}
 
 
@@ -214,10 +270,17 @@ class Bag:
         from rosbags.highlevel import AnyReader
         from rosbags.typesys import Stores, get_typestore
 
+        path = self._cut or self.path
         try:
-            reader = AnyReader([self._cut or self.path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
+            path = _profiled(path)
+            reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
             reader.open()
         except Exception as error:  # rosbags lets errors of sqlite3, struct, yaml and others through
+            if isinstance(path, ProfiledMcap) or _OTHER_PROFILE in str(error):
+                raise InputError(
+                    f"bag '{self.path}' is an MCAP file of other messages than ROS 2's, such as protobuf or JSON; "
+                    "give its images as a folder or a video, or the bag that it was made from"
+                ) from error
             repair = _REPAIR.get(self.path.suffix, "ros2 bag reindex")
             raise InputError(
                 f"bag '{self.path}' cannot be opened: {sentence(error)}; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import struct
 from contextlib import closing
 from pathlib import Path
 
@@ -51,6 +52,32 @@ def test_nothing_whole_is_refused(whole: Path, tmp_path: Path) -> None:
         (tmp_path / "run.mcap").write_bytes(whole.read_bytes()[:end])
         with pytest.raises(InputError, match=r"run\.mcap"):
             list(open_source(tmp_path / "run.mcap", topics=TOPICS))
+
+
+def profiled(data: bytes, profile: bytes) -> bytes:
+    """An MCAP file with another profile of up to four letters, and as much less of its library's name."""
+    assert data[17:25] == b"\x04\0\0\0ros2"
+    (library,) = struct.unpack("<I", data[25:29])
+    cut = struct.pack("<I", len(profile)) + profile + struct.pack("<I", library + 4 - len(profile))
+    return data[:17] + cut + bytes(4 - len(profile)) + data[29:]
+
+
+@pytest.mark.parametrize("part", [1.0, 0.7])
+def test_a_file_without_a_profile_is_read(whole: Path, tmp_path: Path, part: float) -> None:
+    """As ``mcap merge`` writes it; also where it was cut off."""
+    data = whole.read_bytes()
+    (tmp_path / "run.mcap").write_bytes(profiled(data, b"")[: int(part * len(data))])
+    frames = list(open_source(tmp_path / "run.mcap", topics=TOPICS))
+    assert len(frames) > part * 150 - 80 and np.array_equal(frames[40].image, image("left", 40))
+
+
+def test_messages_that_are_not_of_ros_2_are_said(whole: Path, tmp_path: Path) -> None:
+    """No repair helps, which the message recommended."""
+    (tmp_path / "run.mcap").write_bytes(profiled(whole.read_bytes(), b"ros1"))
+    (tmp_path / "fox.mcap").write_bytes(profiled(whole.read_bytes(), b"").replace(b"ros2msg", b"flatbuf"))
+    for name in ("run", "fox"):
+        with pytest.raises(InputError, match=r"of other messages than ROS 2's.* as a folder or a video"):
+            open_source(tmp_path / f"{name}.mcap", topics=TOPICS)
 
 
 def test_only_mcap_files_without_an_end_are_seen_to(whole: Path, bags: dict[str, Path], tmp_path: Path) -> None:
