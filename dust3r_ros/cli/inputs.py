@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 _UNCERTAIN = 0.1  # relative deviation of a focal
+_NAMED = 6  # cameras, in a sentence
 
 
 def unusable(name: str, replay: Replay, items: Any, skipped: int) -> str:
@@ -58,8 +59,7 @@ def shortfalls(replay: Replay, items: Any, source: FrameSource, session: Session
 def _of_cameras(session: Session) -> Iterator[str]:
     """Which cameras are not in the map, not calibrated by it, or not as they were given."""
     cameras = session.mapper.cameras
-    without = [name for name in cameras if not session.mapper.path(name, 1)]
-    without = without if len(without) < len(cameras) else []
+    posed = [name for name in cameras if session.mapper.path(name, 1)]
     for name, camera in cameras.items():
         if camera.contradicted:
             yield (
@@ -67,16 +67,29 @@ def _of_cameras(session: Session) -> Iterator[str]:
                 f"{camera.measured_std:.0f} px, but {camera.given:.0f} px were given: if they are wrong, so is the map"
             )
         std = camera.focal_std / camera.focal
-        if name not in without and _UNCERTAIN < std < math.inf:
+        if (name in posed or not posed) and _UNCERTAIN < std < math.inf:
             yield (
                 f"the focal length of camera '{name}' is uncertain (+-{100 * std:.0f} %), so what is near and what is "
                 "far may be wrong; motion sideways determines it, or --focal sets it"
             )
-    if len(without) == 1:
+    yield from _without_pose(list(cameras), posed)
+
+
+def _without_pose(cameras: list[str], posed: list[str]) -> Iterator[str]:
+    """Why cameras have no pose: some of them, or all those of a folder."""
+    from dust3r_ros.io.image_sources import plain_name
+
+    without = [name for name in cameras if name not in posed]
+    if posed and len(without) == 1:
         yield f"camera '{without[0]}' has no pose: none of its images shows enough of what the map knows"
-    elif without:
-        names = ", ".join(map(repr, without))
+    elif posed and without:
+        names = ", ".join(map(repr, without[:_NAMED])) + f" and {len(without) - _NAMED} more" * (len(without) > _NAMED)
         yield f"cameras {names} have no pose: none of their images shows enough of what the map knows"
+    elif not posed and len(set(map(plain_name, cameras))) < len(cameras):
+        yield (
+            f"images of another size or lens count as another camera's, here {len(cameras)} cameras, and a map begins "
+            "with images of one: give three or more of one camera, or make all of one size if one camera took them"
+        )
 
 
 def say(quiet: bool, words: str) -> None:

@@ -174,3 +174,10 @@ def test_what_is_open_about_cameras_and_maps_is_said() -> None:
     assert [words for words in inputs.shortfalls(nothing, (), nothing, session) if "no pose" in words] == [
         "cameras 'b', 'c' have no pose: none of their images shows enough of what the map knows"
     ]
+    found |= {f"c{number}": replace(given, name=f"c{number}") for number in range(7)}
+    (words,) = [words for words in inputs.shortfalls(nothing, (), nothing, session) if "no pose" in words]
+    assert words.startswith("cameras 'b', 'c', 'c0', 'c1', 'c2', 'c3' and 3 more have no pose")
+    paths.clear()
+    assert not any("another camera's" in words for words in inputs.shortfalls(nothing, (), nothing, session))
+    found["a_640x427"] = given
+    assert any("here 11 cameras" in words for words in inputs.shortfalls(nothing, (), nothing, session)), "of a folder"
