@@ -88,7 +88,7 @@ def _without_pose(cameras: list[str], posed: list[str]) -> Iterator[str]:
     elif not posed and len(set(map(plain_name, cameras))) < len(cameras):
         yield (
             f"images of another size or lens count as another camera's, here {len(cameras)} cameras, and a map begins "
-            "with images of one: give three or more of one camera, or make all of one size if one camera took them"
+            "with images of one: give three or more of one camera, not cropped, and of one size"
         )
 
 

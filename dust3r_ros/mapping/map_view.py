@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 import numpy as np
 
@@ -25,7 +24,8 @@ from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array, Camera, Image, Keyframe, MapCounts, MapUpdate, StampedPose, TrackingState
 
 _NAMED = 12  # images, in a sentence
-_LOOKED_AT = 5  # keyframes of a camera: do most show the same twice?
+_LOOKED_AT = 5  # keyframes of a camera, the first: what most of them seem to be
+_TWO_TO_ONE, _SEAM, _TEXTURE = 0.01, 2.0, 8.0  # of a 360 degree image: its shape, seam, and edges
 _HALF = {"side by side": "crop=iw/2:ih:0:0", "one above the other": "crop=iw:ih/2:0:0"}  # in the words of ffmpeg
 
 
@@ -107,24 +107,36 @@ def _changes(zooms: Mapping[tuple[str, int], tuple[np.ndarray, Array]], camera: 
     return np.concatenate([np.zeros(0), *(logs for (name, _), (_, logs) in zooms.items() if name == camera)])
 
 
-def _twice(records: Sequence[KeyframeRecord], stream: CameraStream) -> str:
-    """How most of the first images of a camera show the same twice; empty if they do not."""
-    first = islice((record for record in records if record.stream is stream), _LOOKED_AT)
+def _all_around(gray: Image | None) -> bool:
+    """Whether an image (H, W) is 360 degrees wide: twice as wide as high, and its right edge continues at the left."""
+    if gray is None or abs(gray.shape[1] / (2 * gray.shape[0]) - 1) > _TWO_TO_ONE:
+        return False
+    edges = gray[:, [-2, -1, 0, 1]].astype(np.float64)
+    right, seam, left = np.abs(np.diff(edges)).mean(axis=0)
+    return bool(edges.std(axis=0).min() > _TEXTURE and seam < _SEAM * max(left, right))
+
+
+def _of_views(stream: CameraStream, records: Sequence[KeyframeRecord]) -> list[str]:
+    """What most of the first keyframes of a camera show that no single camera sees through a lens, a sentence each."""
+    first = [record for record in records if record.stream is stream][:_LOOKED_AT]
     found = [shows_twice(record.features, *(2.0 * stream.half_size).tolist()) for record in first]
-    return max(found) if 2 * sum(map(bool, found)) > len(found) else ""
-
-
-def _of_images(camera: str, intrinsics: Intrinsics, logs: Array, twice: str) -> list[str]:
-    """What the images of a camera seem to be that images should not be, a sentence each.
-
-    ``logs``: of ``_changes``; ``twice``: of ``_twice``.
-    """
     said = []
-    if twice:
+    if 2 * sum(map(bool, found)) > len(first):
         said.append(
-            f"images of camera '{camera}' show the same twice, {twice}, as those of a stereo camera do: a map of both "
-            f"halves is wrong; map one half of each image (ffmpeg -vf {_HALF[twice]} cuts it out of a video)"
+            f"images of camera '{stream.name}' show the same twice, {max(found)}, as those of a stereo camera do: a "
+            f"map of both halves is wrong; map one half of each (ffmpeg -vf {_HALF[max(found)]} cuts it out of a video)"
         )
+    if 2 * sum(_all_around(record.gray) for record in first) > len(first):
+        said.append(
+            f"images of camera '{stream.name}' show all around, 360 degrees, which no lens does: the map is wrong; map "
+            "views cut out of them (of a video, ffmpeg -vf v360=e:flat:h_fov=90:v_fov=60 cuts them out)"
+        )
+    return said
+
+
+def _of_images(camera: str, intrinsics: Intrinsics, logs: Array) -> list[str]:
+    """What the images of a camera seem to be that images should not be, a sentence each; ``logs``: of ``_changes``."""
+    said = []
     if len(logs):
         said.append(
             f"images of camera '{camera}' have focal lengths of their own, {np.expm1(logs.min()):+.1%} to "
@@ -288,8 +300,8 @@ class MapView:
             )
         for stream in self._cameras:
             logs = _changes(self.submap.zooms(), stream.name)
-            twice = _twice(self.submap.state.records, stream)
-            said += _of_images(stream.name, self.submap.intrinsics[stream.index], logs, twice)
+            said += _of_images(stream.name, self.submap.intrinsics[stream.index], logs)
+            said += _of_views(stream, self.submap.state.records)
         if failures:
             count = f"{len(failures)} of {len(self.submap.posed())} keyframes"
             said.append(f"depth failed for {count} ({failures[-1]}); these keep their previews")

@@ -686,6 +686,19 @@ def test_images_of_a_stereo_camera_side_by_side_are_said(known: RenderedSequence
     assert not any("twice" in words for words in mapper.doubts)
 
 
+@pytest.mark.parametrize("around", [True, False])
+def test_images_that_show_all_around_are_said(around: bool) -> None:
+    """They gave a map by some lens. Others may be twice as wide as high, too."""
+    noise = cv2.copyMakeBorder(
+        np.random.default_rng(3).integers(0, 256, (120, 240, 3), np.uint8), 9, 9, 9, 9, cv2.BORDER_WRAP
+    )
+    image = np.clip(6.0 * (cv2.GaussianBlur(noise, (0, 0), 2.0)[9:-9, 9:-9].astype(np.float64) - 128) + 128, 0, 255)
+    shown = image.astype(np.uint8) if around else np.ascontiguousarray(image[:80, :160]).astype(np.uint8)
+    mapper = Mapper(SPARSE)
+    mapper.process(0, "camera", shown)
+    assert any("360 degrees" in words for words in mapper.doubts) == around
+
+
 @pytest.fixture(scope="module")
 def oracle() -> Run:
     """Around the table with a backend that knows the truth up to noise and a unit per pair."""
