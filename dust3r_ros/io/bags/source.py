@@ -60,18 +60,15 @@ def load_depth(message: Message) -> Array32:
     return decode_depth(m.encoding, m.height, m.width, m.step, m.is_bigendian, m.data)
 
 
-def calibration_of(message: Message, topic: str) -> Calibration | None:
-    """The calibration of the images of ``topic`` in a CameraInfo, None for an uncalibrated camera.
+def calibration_of(message: Message, topic: str) -> tuple[Calibration | None, str]:
+    """The calibration of the images of ``topic`` in a CameraInfo, None for an uncalibrated camera; and a remark or "".
 
     In ROS 1 its matrices are capitals.
     """
     m = message.content
     k, d = of_images(topic, *((m.k, m.d, m.p) if hasattr(m, "d") else (m.K, m.D, m.P)))
     roi = (m.roi.x_offset, m.roi.y_offset, m.roi.width, m.roi.height)
-    calibration, remark = calibration_from(m.width, m.height, m.distortion_model, d, k, (m.binning_x, m.binning_y), roi)
-    if remark:
-        _log.warning("%s: %s; the camera counts as uncalibrated", message.topic, remark)
-    return calibration
+    return calibration_from(m.width, m.height, m.distortion_model, d, k, (m.binning_x, m.binning_y), roi)
 
 
 class MessageReader:
@@ -176,7 +173,7 @@ class BagSource(FrameSource):
         self._infos = {topic: info_topic(topic) for topic in (*self.topics.images, *self.topics.depths.values())}
         for topic in self.topics.read(self._bag):
             if not self._bag.counts[topic] and topic not in (TF, TF_STATIC):
-                _log.warning("topic '%s' has no messages in bag '%s'", topic, path)
+                self.remarks += (f"topic '{topic}' has no messages in bag '{path}'",)
 
     def __len__(self) -> int:
         return sum(self._bag.counts[topic] for topic in self.topics.images)
@@ -208,7 +205,7 @@ class BagSource(FrameSource):
             return {}
         first = {self._cameras[message.topic]: message.frame_id for message in self._bag.first(self.topics.images)}
         said = {camera: first[camera] for camera in self.topics.cameras if camera in first}
-        self.remarks = shared_frames(said)
+        self.remarks += tuple(shared_frames(said))
         return own_frames(said)
 
     def shots(self) -> Iterator[Shot | InputError]:
@@ -309,9 +306,14 @@ class BagSource(FrameSource):
         """Calibrations by image or depth topic."""
         infos = {info for info in self._infos.values() if self._bag.kinds.get(info) == CAMERA_INFO}
         known: dict[str, Calibration] = {}
+        wrong: dict[str, str] = {}
         for message in self._bag.first(infos, _INFOS):
             for topic in [topic for topic, info in self._infos.items() if info == message.topic]:
-                calibration = calibration_of(message, topic)
+                calibration, remark = calibration_of(message, topic)
                 if calibration is not None:
                     known.setdefault(topic, calibration)
+                elif remark:
+                    wrong.setdefault(message.topic, remark)
+        said = [f"{info}: {remark}; the camera counts as uncalibrated" for info, remark in wrong.items()]
+        self.remarks += tuple(words for words in said if words not in self.remarks)  # they are asked for again
         return known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -220,3 +221,19 @@ def test_topics_go_through_a_manifest() -> None:
     topics = BagTopics(IMAGES, CAMERAS, masks={"left": "/left/mask"}, depths={"right": "/depth"})
     assert BagTopics.of(topics.by_camera) == topics
     assert topics.by_camera["left"] == {"image": "/left/image_raw", "mask": "/left/mask"}
+
+
+class Unfocused(Robot):
+    """Its drivers publish a focal length that is none."""
+
+    def info(self, stamp_ns: int, frame: str, focal: float, d: tuple[float, ...]) -> Any:
+        return super().info(stamp_ns, frame, float("nan"), d)
+
+
+def test_a_calibration_that_cannot_be_is_said_once(tmp_path: Path) -> None:
+    """It was a warning of the log, which dust3r-map does not show, of every message."""
+    source = open_source(Unfocused().record(tmp_path / "bag"), topics=ALL)
+    assert not source.calibrations() and not source.calibrations() and list(source)
+    said = [words for words in source.remarks if "fx = nan" in words]
+    assert sorted(words.split(":")[0] for words in said) == [f"/{of}/camera_info" for of in ("depth", "left", "right")]
+    assert all(words.endswith("the camera counts as uncalibrated") for words in said)
