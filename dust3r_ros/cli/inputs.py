@@ -53,7 +53,7 @@ def shortfalls(replay: Replay, items: Any, source: FrameSource, session: Session
     if session.world.depth_in_vain:
         left_out.append("measured depth gives no scale: the map has no depth there (with dense=false, nowhere)")
     doubts = *session.keeper.problems, *session.estimate.contradictions, *session.mapper.doubts
-    return [*left_out, *source.remarks, *_of_cameras(session), *doubts]
+    return [*left_out, *source.remarks, *session.unused.values(), *_of_cameras(session), *doubts]
 
 
 def _of_cameras(session: Session) -> Iterator[str]:

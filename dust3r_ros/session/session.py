@@ -83,6 +83,7 @@ class Session:
         self._order = StampOrder(self._on_time_jump != "ignore")
         self._seen: dict[str, tuple[Tracks, int]] = {}
         self._late: set[str] = set()  # cameras whose calibration came after their map had begun
+        self.unused: dict[str, str] = {}  # why calibrations are not, by camera
         by_network = self._backend.metric_depth if isinstance(self._backend, Monocular) else None
         self.world, world = WorldAligner(by_network), settings.get("world", {})
         if state is not None:
@@ -318,7 +319,8 @@ class Session:
         try:
             known = self.calibrations.admit(frame.camera, width, height)
         except (InputError, ConfigError) as error:
-            self._log.warning(f"{error}: the focal length is estimated")
+            self.unused[frame.camera] = f"{error}: the focal length is estimated"
+            self._log.warning(self.unused[frame.camera])
             return
         if known is not None:
             self.mapper.set_camera(frame.camera, width, height, *known)

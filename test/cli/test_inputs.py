@@ -149,6 +149,7 @@ def test_what_is_open_about_cameras_and_maps_is_said() -> None:
         keeper=SimpleNamespace(problems=()),
         world=SimpleNamespace(depth_in_vain=True),
         estimate=SimpleNamespace(contradictions=("2 m or 3 m",)),
+        unused={"a": "it is for 4x3: the focal length is estimated"},
     )
     nothing: Any = SimpleNamespace(
         skipped=0, refused=0, incomplete=0, undone=0, reason="", lacking="", why_skipped="", remarks=("3 depth images",)
@@ -158,6 +159,7 @@ def test_what_is_open_about_cameras_and_maps_is_said() -> None:
         "2 maps could not be joined",
         "measured depth gives no scale",
         "3 depth",
+        "it is for 4x3",
         "'a' is uncertain (+-12 %)",
         "'c' has no pose",
         "2 m or 3 m",
