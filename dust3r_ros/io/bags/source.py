@@ -306,14 +306,15 @@ class BagSource(FrameSource):
         """Calibrations by image or depth topic."""
         infos = {info for info in self._infos.values() if self._bag.kinds.get(info) == CAMERA_INFO}
         known: dict[str, Calibration] = {}
-        wrong: dict[str, str] = {}
         for message in self._bag.first(infos, _INFOS):
             for topic in [topic for topic, info in self._infos.items() if info == message.topic]:
                 calibration, remark = calibration_of(message, topic)
                 if calibration is not None:
                     known.setdefault(topic, calibration)
-                elif remark:
-                    wrong.setdefault(message.topic, remark)
-        said = [f"{info}: {remark}; the camera counts as uncalibrated" for info, remark in wrong.items()]
-        self.remarks += tuple(words for words in said if words not in self.remarks)  # they are asked for again
+                self._remark(remark and f"{message.topic}: {remark}; the camera counts as uncalibrated")
         return known
+
+    def _remark(self, words: str) -> None:
+        """Add to the remarks, if it is none of them yet."""
+        if words and words not in self.remarks:
+            self.remarks += (words,)
