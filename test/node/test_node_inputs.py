@@ -163,7 +163,8 @@ def test_single_wrong_stamps_are_refused_and_the_map_stays(start_node, sequence)
         bench.play(sequence, first=index + 1, last=index + 4)
     status = bench.handled(20, rejected=2)
     assert (status.resets, status.state) == (0, "tracking")
-    assert "must come from one clock" in status.message
+    # A slow machine maps the last images when none has come for a while, and then says that.
+    assert any("must come from one clock" in said.message for said in bench.recorder.all["status"])
     newest = max(stamp_to_ns(message.header.stamp) for message in bench.recorder.all["pose"])
     assert newest == int(sequence.stamps_ns[21])
 
