@@ -152,7 +152,7 @@ ROUNDED_CLONES int check_shading(const struct pair *pair, double alike, float *r
     const int32_t *a = across[0], *b = across[1], *ab = across[2], *aa = across[3], *bb = across[4];
     const int32_t *ya = across[5], *yb = across[6], *xa = across[7], *xb = across[8];
     const float least = (float)alike, tiny = 1e-6f * WIDE_AREA * WIDE_AREA;
-    // The squared distances of a patch's columns, or rows, from its middle add up to this share of its area squared.
+    // A patch's area over the sum of its pixels' squared distances, in columns or in rows, from its middle.
     const float tilted = 12.0f / (float)(WIDE_SIDE * WIDE_SIDE - 1);
     for (long y = -WIDE_REACH; y < WIDE_REACH; y++)
         add_wide_row(pair, y, 1, &sums);
