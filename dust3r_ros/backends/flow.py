@@ -100,17 +100,16 @@ def _errors(a: Image, b: Image, forth: Array32, back: Array32) -> Array32:
     seen = cv2.remap(b, forth, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     there = cv2.remap(back, forth, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(np.nan, np.nan))
     if LIBRARY is None or min(a.shape) < min(_WIDE):
-        return np.where(_evident(a, seen) & _textured(a, seen), _round_trip(there), np.inf).astype(np.float32)
+        return np.where(_evident(a, seen), _round_trip(there), np.inf).astype(np.float32)
     error = np.empty(a.shape, np.float32)
     pair = [
         np.ascontiguousarray(part)
         for part in (a, seen, cv2.Scharr(a, cv2.CV_16S, 1, 0), cv2.Scharr(a, cv2.CV_16S, 0, 1))
     ]
-    given = _Pair(*a.shape, *(part.ctypes.data for part in pair))
+    given = ctypes.byref(_Pair(*a.shape, *(part.ctypes.data for part in pair)))
     least = (ctypes.c_double * 3)(_MIN_SLOPE * _SCHARR_GAIN, _MAX_DIFFERENCE, _LEAST_ALIKE)
-    if not LIBRARY.check_flow(ctypes.byref(given), least, there.ctypes, error.ctypes):
-        raise MemoryError
-    if not LIBRARY.check_shading(ctypes.byref(given), ctypes.c_double(_LEAST_ALIKE), error.ctypes):
+    found = LIBRARY.check_flow(given, least, there.ctypes, error.ctypes)
+    if not (found and LIBRARY.check_shading(given, least, error.ctypes)):
         raise MemoryError
     return error
 
@@ -125,43 +124,33 @@ class _Pair(ctypes.Structure):
 def _evident(a: Image, seen: Image) -> np.ndarray:
     """(H, W) where images confirm flow: texture in ``a``, and the same texture and grey level ``seen`` through it.
 
-    On a blank wall any flow returns to its start; sensor noise is texture, but never the same twice.
+    On a blank wall any flow returns to its start; sensor noise is texture, but never the same twice. Shading looks the
+    same anywhere along it: flow through a sky that grows brighter ends where it began.
     """
     difference = cv2.blur(a.astype(np.float32) - seen.astype(np.float32), _PATCH)
     rows, columns = cv2.Scharr(a, cv2.CV_32F, 0, 1), cv2.Scharr(a, cv2.CV_32F, 1, 0)
     slope = np.sqrt(cv2.blur(rows * rows + columns * columns, _PATCH)) / _SCHARR_GAIN
-    return (slope > _MIN_SLOPE) & (np.abs(difference) < _MAX_DIFFERENCE) & (_alike(a, seen) > _LEAST_ALIKE)
+    alike = np.minimum(_alike(a, seen, _PATCH, tilts=False), _alike(a, seen, _WIDE, tilts=True))
+    return (slope > _MIN_SLOPE) & (np.abs(difference) < _MAX_DIFFERENCE) & (alike > _LEAST_ALIKE)
 
 
-def _alike(a: Image, b: Image) -> Array32:
-    """(H, W) zero-mean normalised cross-correlation of patches of two images, -1 to 1; 0 where one is blank."""
-    x, y = a.astype(np.float32), b.astype(np.float32)
-    mean_a, mean_b, both, square_a, square_b = (cv2.blur(part, _PATCH) for part in (x, y, x * y, x * x, y * y))
-    spread = np.maximum(square_a - mean_a * mean_a, 0) * np.maximum(square_b - mean_b * mean_b, 0)
-    return (both - mean_a * mean_b) / np.sqrt(np.maximum(spread, np.float32(1e-6)))
+def _alike(a: Image, b: Image, patch: tuple[int, int], *, tilts: bool) -> Array32:
+    """(H, W) normalised cross-correlation of patches of two images, -1 to 1; 0 where one is blank.
 
-
-def _textured(a: Image, seen: Image) -> np.ndarray:
-    """(H, W) where two images are alike without their shading, a plane fitted to each wide patch.
-
-    Shading looks the same anywhere along it: flow through a sky that grows brighter ends where it began.
+    Each is without its mean, with ``tilts`` without the plane fitted to it.
     """
-    reach = np.arange(_WIDE[0], dtype=np.float32) - _WIDE[0] // 2
-    tilt, even = reach / (_WIDE[0] * np.sqrt(np.mean(reach**2))), np.full_like(reach, 1 / _WIDE[0])
-
-    def planes(image: Array32) -> tuple[Array32, Array32, Array32]:
-        ways = ((even, even), (tilt, even), (even, tilt))
-        offset, across, down = (cv2.sepFilter2D(image, -1, x, y) for x, y in ways)
-        return offset, across, down
-
-    x, y = a.astype(np.float32), seen.astype(np.float32)
-    in_x, in_y = planes(x), planes(y)
-    both, own, other = (
-        cv2.blur(p * q, _WIDE) - sum(u * v for u, v in zip(of_p, of_q, strict=True))
-        for p, q, of_p, of_q in ((x, y, in_x, in_y), (x, x, in_x, in_x), (y, y, in_y, in_y))
+    side = patch[0]
+    reach = np.arange(side, dtype=np.float32) - side // 2
+    even, tilt = np.full_like(reach, 1 / side), reach / (side * np.sqrt(np.mean(reach**2)))
+    ways = [(even, even), (tilt, even), (even, tilt)] if tilts else [(even, even)]
+    x, y = a.astype(np.float32), b.astype(np.float32)
+    of_x, of_y = ([cv2.sepFilter2D(image, -1, *way) for way in ways] for image in (x, y))
+    both, square_a, square_b = (
+        cv2.blur(p * q, patch) - sum(u * v for u, v in zip(of_p, of_q, strict=True))
+        for p, q, of_p, of_q in ((x, y, of_x, of_y), (x, x, of_x, of_x), (y, y, of_y, of_y))
     )
-    spread = np.maximum(own, np.float32(1e-6)) * np.maximum(other, np.float32(1e-6))
-    return np.asarray(both > _LEAST_ALIKE * np.sqrt(spread))
+    spread = np.maximum(square_a, 0) * np.maximum(square_b, 0)
+    return np.asarray(both / np.sqrt(np.maximum(spread, np.float32(1e-6))))
 
 
 def _targets(a: Image, b: Image, homography: np.ndarray, guess: Array32 | None) -> Array32:

@@ -29,27 +29,33 @@ struct pair {
 };
 
 // One sum at a time: more cannot be told apart in memory, and would not be vectorised.
-#define ADD(sums, value)                                                                                               \
+#define ADD(reach, sums, value)                                                                                        \
     for (int x = 0; x < (int)pair->width; x++)                                                                         \
-        (sums)[REACH + x] += value;
+        (sums)[(reach) + x] += value;
+
+// Where row `y` begins; rows beyond the border are mirrored.
+static inline long start_of(const struct pair *pair, long y)
+{
+    return (y < 0 ? -y : y >= pair->height ? 2 * pair->height - 2 - y : y) * pair->width;
+}
 
 FORCED static inline void add_row(const struct pair *pair, long y, int32_t sign, const struct columns *sums)
 {
-    const long row = y < 0 ? -y : y >= pair->height ? 2 * pair->height - 2 - y : y, start = row * pair->width;
+    const long start = start_of(pair, y);
     const uint8_t *a = pair->a + start, *b = pair->b + start;
     const int16_t *dx = pair->along_x + start, *dy = pair->along_y + start;
-    ADD(sums->a, sign * a[x])
-    ADD(sums->b, sign * b[x])
-    ADD(sums->ab, sign * a[x] * b[x])
-    ADD(sums->aa, sign * a[x] * a[x])
-    ADD(sums->bb, sign * b[x] * b[x])
-    ADD(sums->slopes, sign * (dx[x] * dx[x] + dy[x] * dy[x]))
+    ADD(REACH, sums->a, sign * a[x])
+    ADD(REACH, sums->b, sign * b[x])
+    ADD(REACH, sums->ab, sign * a[x] * b[x])
+    ADD(REACH, sums->aa, sign * a[x] * a[x])
+    ADD(REACH, sums->bb, sign * b[x] * b[x])
+    ADD(REACH, sums->slopes, sign * (dx[x] * dx[x] + dy[x] * dy[x]))
 }
 
-static inline void mirror(int32_t *sums, long width)
+static inline void mirror(int32_t *sums, long width, long reach)
 {
-    for (long k = 1; k <= REACH; k++)
-        sums[REACH - k] = sums[REACH + k], sums[REACH + width - 1 + k] = sums[REACH + width - 1 - k];
+    for (long k = 1; k <= reach; k++)
+        sums[reach - k] = sums[reach + k], sums[reach + width - 1 + k] = sums[reach + width - 1 - k];
 }
 
 #define ACROSS(sums, x)                                                                                                \
@@ -72,7 +78,7 @@ ROUNDED_CLONES int check_flow(const struct pair *pair, const struct evidence *le
     for (long y = 0; y < pair->height; y++) {
         add_row(pair, y + REACH, 1, &sums);
         for (int k = 0; k < 6; k++)
-            mirror(memory + k * padded, width);
+            mirror(memory + k * padded, width, REACH);
         for (int x = 0; x < (int)width; x++) {
             const int32_t a = ACROSS(sums.a, x), b = ACROSS(sums.b, x);
             const float both = (float)(AREA * ACROSS(sums.ab, x) - a * b);
@@ -101,22 +107,19 @@ struct wide_columns {
 #define WIDE_SIDE (2 * WIDE_REACH + 1)
 #define WIDE_AREA (WIDE_SIDE * WIDE_SIDE)
 #define MIDDLE 128 // grey: sums about it fit 32 bits
-#define ADD_WIDE(sums, value)                                                                                          \
-    for (int x = 0; x < (int)pair->width; x++)                                                                         \
-        (sums)[WIDE_REACH + x] += value;
 
 FORCED static inline void add_wide_row(const struct pair *pair, long y, int32_t sign, const struct wide_columns *sums)
 {
-    const long row = y < 0 ? -y : y >= pair->height ? 2 * pair->height - 2 - y : y, start = row * pair->width;
+    const long start = start_of(pair, y);
     const uint8_t *a = pair->a + start, *b = pair->b + start;
     const int32_t place = sign * (int32_t)y;
-    ADD_WIDE(sums->a, sign * (a[x] - MIDDLE))
-    ADD_WIDE(sums->b, sign * (b[x] - MIDDLE))
-    ADD_WIDE(sums->ab, sign * (a[x] - MIDDLE) * (b[x] - MIDDLE))
-    ADD_WIDE(sums->aa, sign * (a[x] - MIDDLE) * (a[x] - MIDDLE))
-    ADD_WIDE(sums->bb, sign * (b[x] - MIDDLE) * (b[x] - MIDDLE))
-    ADD_WIDE(sums->ya, place * (a[x] - MIDDLE))
-    ADD_WIDE(sums->yb, place * (b[x] - MIDDLE))
+    ADD(WIDE_REACH, sums->a, sign * (a[x] - MIDDLE))
+    ADD(WIDE_REACH, sums->b, sign * (b[x] - MIDDLE))
+    ADD(WIDE_REACH, sums->ab, sign * (a[x] - MIDDLE) * (b[x] - MIDDLE))
+    ADD(WIDE_REACH, sums->aa, sign * (a[x] - MIDDLE) * (a[x] - MIDDLE))
+    ADD(WIDE_REACH, sums->bb, sign * (b[x] - MIDDLE) * (b[x] - MIDDLE))
+    ADD(WIDE_REACH, sums->ya, place * (a[x] - MIDDLE))
+    ADD(WIDE_REACH, sums->yb, place * (b[x] - MIDDLE))
 }
 
 // `across` (W): sums of patches, from those of columns; `tilt`: the same weighted by the column, or null.
@@ -134,9 +137,8 @@ FORCED static inline void add_across(const int32_t *sums, long width, int32_t *r
             tilt[x] += (k - WIDE_REACH) * sums[x + k];
 }
 
-// Makes `error` (H, W) infinite where wide patches of both images, without a plane fitted to each, correlate by at most
-// `alike`. Images have at least WIDE_SIDE rows and columns. 0 if memory is short.
-ROUNDED_CLONES int check_shading(const struct pair *pair, double alike, float *restrict error)
+// Makes `error` (H, W) infinite where wide patches of both images, without a plane fitted to each, are not alike. Images have at least WIDE_SIDE rows and columns. 0 if memory is short.
+ROUNDED_CLONES int check_shading(const struct pair *pair, const struct evidence *least, float *restrict error)
 {
     const long width = pair->width, padded = width + 2 * WIDE_REACH;
     int32_t *memory = calloc((size_t)(7 * padded + 9 * width), sizeof *memory);
@@ -151,7 +153,7 @@ ROUNDED_CLONES int check_shading(const struct pair *pair, double alike, float *r
         across[k] = memory + 7 * padded + k * width;
     const int32_t *a = across[0], *b = across[1], *ab = across[2], *aa = across[3], *bb = across[4];
     const int32_t *ya = across[5], *yb = across[6], *xa = across[7], *xb = across[8];
-    const float least = (float)alike, tiny = 1e-6f * WIDE_AREA * WIDE_AREA;
+    const float alike = (float)least->alike, tiny = 1e-6f * WIDE_AREA * WIDE_AREA;
     // A patch's area over the sum of its pixels' squared distances, in columns or in rows, from its middle.
     const float tilted = 12.0f / (float)(WIDE_SIDE * WIDE_SIDE - 1);
     for (long y = -WIDE_REACH; y < WIDE_REACH; y++)
@@ -159,10 +161,8 @@ ROUNDED_CLONES int check_shading(const struct pair *pair, double alike, float *r
     for (long y = 0; y < pair->height; y++) {
         add_wide_row(pair, y + WIDE_REACH, 1, &sums);
         for (int k = 0; k < 7; k++) {
-            int32_t *own = memory + k * padded;
-            for (long j = 1; j <= WIDE_REACH; j++)
-                own[WIDE_REACH - j] = own[WIDE_REACH + j], own[WIDE_REACH + width - 1 + j] = own[WIDE_REACH + width - 1 - j];
-            add_across(own, width, across[k], k < 2 ? across[7 + k] : NULL);
+            mirror(memory + k * padded, width, WIDE_REACH);
+            add_across(memory + k * padded, width, across[k], k < 2 ? across[7 + k] : NULL);
         }
         for (int x = 0; x < (int)width; x++) {
             const float xa_ = (float)xa[x], xb_ = (float)xb[x];
@@ -171,7 +171,7 @@ ROUNDED_CLONES int check_shading(const struct pair *pair, double alike, float *r
             const float own = (float)(WIDE_AREA * aa[x] - a[x] * a[x]) - tilted * (xa_ * xa_ + ya_ * ya_);
             const float other = (float)(WIDE_AREA * bb[x] - b[x] * b[x]) - tilted * (xb_ * xb_ + yb_ * yb_);
             const float spread = (own > tiny ? own : tiny) * (other > tiny ? other : tiny);
-            error[y * width + x] = both > least * sqrtf(spread) ? error[y * width + x] : INFINITY;
+            error[y * width + x] = both > alike * sqrtf(spread) ? error[y * width + x] : INFINITY;
         }
         add_wide_row(pair, y - WIDE_REACH, -1, &sums);
     }
