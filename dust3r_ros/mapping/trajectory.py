@@ -217,8 +217,7 @@ class FrameLog:
 
     def show(self, other: FrameLog) -> bool:
         """Whether every frame of another map is here, with a pose."""
-        here = {(f.session, f.stamp_ns, f.camera) for f in map(self._state, self._rows.find(self._placed()).tolist())}
-        return here >= {(frame.session, frame.stamp_ns, frame.camera) for _, frame in other.since(0, -1)}
+        return not self._missing(other, posed=True)
 
     def near(self, stamp_ns: int, camera: str, session: int = 0) -> Array | None:
         """``w_T_c`` (4, 4) of a camera in the frame of a session with the nearest stamp; None if none has a pose."""
@@ -291,21 +290,24 @@ class FrameLog:
         return self._stamped(self._rows.take(own[:: -max(1, -(-len(own) // most))][::-1]))
 
     def absorb(self, other: FrameLog, first: int, ids: np.ndarray) -> None:
-        """Take the frames of another map that are not here already.
-
-        Its keyframes become ``first`` and up, its landmark k becomes ``ids[k]``.
-        """
+        """Take another map's frames that are not here; its keyframe k is ``first`` + k here, its landmark k ``ids[k]``."""
         self.rewritten += 1
-        stamps = np.concatenate([np.zeros(0, np.int64), *(block["stamp_ns"] for block in other._rows.blocks())])
-        alike = self._rows.find(lambda block: np.isin(block["stamp_ns"], stamps))  # a day of frames has few of these
-        here = {(frame.session, frame.stamp_ns, frame.camera) for frame in map(self._state, alike.tolist())}
         became = dict[int, int]()
-        for at, frame in other.since(0, -1):
-            if (frame.session, frame.stamp_ns, frame.camera) not in here:
-                became[at] = len(self)
-                self._append(replace(frame, keyframe=first + frame.keyframe))
+        for at, frame in self._missing(other):
+            became[at] = len(self)
+            self._append(replace(frame, keyframe=first + frame.keyframe))
         for own, new in (self._seen, other._seen), (self._seen_in_keyframes, other._seen_in_keyframes):
             own.extend(seen.absorbed(became[seen.at], ids) for seen in new if seen.at in became)
+
+    def _missing(self, other: FrameLog, posed: bool = False) -> list[tuple[int, FrameState]]:
+        """Place and state of each frame of another map that is not here or, if ``posed``, has no pose here."""
+        stamps = np.concatenate([np.zeros(0, np.int64), *(block["stamp_ns"] for block in other._rows.blocks())])
+        placed = self._placed() if posed else lambda rows: np.ones(len(rows), bool)
+        # A day of frames has few of these
+        alike = self._rows.find(lambda block: np.isin(block["stamp_ns"], stamps) & placed(block))
+        here = {(frame.session, frame.stamp_ns, frame.camera) for frame in map(self._state, alike.tolist())}
+        found = other.since(0, -1)
+        return [(at, frame) for at, frame in found if (frame.session, frame.stamp_ns, frame.camera) not in here]
 
     def follow(self, culled: Culled) -> None:
         """Keyframes left the map: frames relative to one are now relative to its heir. No pose changes."""
