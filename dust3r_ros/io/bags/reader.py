@@ -88,17 +88,29 @@ class CutMcap(type(Path())):  # type: ignore[misc]  # the platform's class
         return io.BufferedReader(_Ended(open(str(self), "rb"), self.end))
 
 
-class _Ended(io.RawIOBase):
-    """The first bytes of a file, followed by ``_END``."""
+class _Changed(io.RawIOBase):
+    """A file that is read otherwise than it is."""
 
-    def __init__(self, file: Any, end: int) -> None:
-        self._file, self._cut, self._at = file, end, 0
+    def __init__(self, file: Any) -> None:
+        self._file = file
 
     def readable(self) -> bool:
         return True
 
     def seekable(self) -> bool:
         return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _Ended(_Changed):
+    """The first bytes of a file, followed by ``_END``."""
+
+    def __init__(self, file: Any, end: int) -> None:
+        super().__init__(file)
+        self._cut, self._at = end, 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._cut + len(_END)}[whence]
@@ -116,10 +128,6 @@ class _Ended(io.RawIOBase):
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 _HEADER, _PROFILE = 0x01, len(_MAGIC) + _RECORD.size  # the first record, and where its first string is
@@ -149,17 +157,8 @@ class ProfiledMcap(type(Path())):  # type: ignore[misc]  # the platform's class
         return io.BufferedReader(_Profiled(self.plain.open("rb")))
 
 
-class _Profiled(io.RawIOBase):
+class _Profiled(_Changed):
     """A file whose first string is "ros2"; what follows in that record, the name of a library, is not read."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         return int(self._file.seek(offset, whence))
@@ -171,10 +170,6 @@ class _Profiled(io.RawIOBase):
             data[at - start] = _ROS2[at - _PROFILE]
         buffer[: len(data)] = data
         return len(data)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 _MOST_MESSAGES = 1 << 40

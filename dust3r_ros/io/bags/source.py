@@ -173,7 +173,7 @@ class BagSource(FrameSource):
         self._infos = {topic: info_topic(topic) for topic in (*self.topics.images, *self.topics.depths.values())}
         for topic in self.topics.read(self._bag):
             if not self._bag.counts[topic] and topic not in (TF, TF_STATIC):
-                self.remarks += (f"topic '{topic}' has no messages in bag '{path}'",)
+                self._remark(f"topic '{topic}' has no messages in bag '{path}'")
 
     def __len__(self) -> int:
         return sum(self._bag.counts[topic] for topic in self.topics.images)
