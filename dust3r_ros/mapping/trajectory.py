@@ -290,7 +290,7 @@ class FrameLog:
         return self._stamped(self._rows.take(own[:: -max(1, -(-len(own) // most))][::-1]))
 
     def absorb(self, other: FrameLog, first: int, ids: np.ndarray) -> None:
-        """Take another map's frames that are not here; its keyframe k is ``first`` + k here, its landmark k ``ids[k]``."""
+        """Take frames of another map that are missing; its keyframe k becomes ``first`` + k, landmark k ``ids[k]``."""
         self.rewritten += 1
         became = dict[int, int]()
         for at, frame in self._missing(other):
