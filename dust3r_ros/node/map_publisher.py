@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from array import array
@@ -122,6 +123,7 @@ _NEIGHBOURS = 6  # keyframes that a keyframe's points are checked against
 _REST = 3.0  # the thread rests this many times as long as it worked, to leave the CPU to the mapper
 _WITH_DEPTH = ("map", "map_tiles", "grid")
 _WITH_KEYFRAMES = (*_WITH_DEPTH, "graph")
+_NEVER_HELD = {"map_tiles"}  # the others wait for ``map_period``
 _PATH_POSES = 2000  # more say nothing more in a picture, and take longer to send
 KEYFRAME_TOPICS = ("keyframe_cloud", "depth", "depth_info", "keyframe_image")
 MAP_TOPICS = (*_WITH_KEYFRAMES, "path")
@@ -153,7 +155,7 @@ class MapPublisher:
     """Call ``note`` for every update and ``publish`` periodically, both from the mapper's thread, which never waits.
 
     Points are computed only for changed keyframes and only for topics with a subscriber. ``live`` reads parameters
-    (``map_stride``, ``min_confidence``, ``map_max_points``).
+    (``map_period``, ``map_stride``, ``min_confidence``, ``map_max_points``).
     """
 
     def __init__(
@@ -179,7 +181,7 @@ class MapPublisher:
         self._tile_listeners = 0
         self._thread = ThreadPoolExecutor(1, "publishing")
         self._job: Future[None] | None = None
-        self._rest_until = 0.0
+        self._rest_until, self._shown = 0.0, -math.inf
 
     def note(self, update: MapUpdate) -> None:
         """Take in the changes of an update."""
@@ -202,15 +204,20 @@ class MapPublisher:
     def publish(self, mapper: Mapper, stamp_ns: int) -> bool:
         """Send what changed, where there are subscribers; False while something is held back.
 
-        Nothing is sent while the thread works or rests, and no points while all depth is being computed anew.
+        Nothing is sent while the thread works or rests, no points while all depth is being computed anew, and only
+        tiles within ``map_period`` of the last publication of the rest.
         """
-        if (self._job is not None and not self._job.done()) or time.monotonic() < self._rest_until:
+        now = time.monotonic()
+        if (self._job is not None and not self._job.done()) or now < self._rest_until:
             return False
         self._report_failure()
-        view = self._view(mapper, stamp_ns)
+        all_due = now >= self._shown + self._live("map_period")
+        view = self._view(mapper, stamp_ns, all_due)
         if view.changed or view.trajectory is not None:
             self._job = self._thread.submit(self._work, view)
-        return not self._rebuilding(time.monotonic())
+        if all_due and (view.changed.keys() - _NEVER_HELD or view.trajectory is not None):
+            self._shown = now
+        return all_due and not self._rebuilding(now)
 
     def close(self) -> None:
         """End the thread once its publication is sent."""
@@ -219,7 +226,7 @@ class MapPublisher:
 
     # In the mapper's thread
 
-    def _view(self, mapper: Mapper, stamp_ns: int) -> _View:
+    def _view(self, mapper: Mapper, stamp_ns: int, all_due: bool) -> _View:
         heard = {key: is_heard(publisher) for key, publisher in self._topics.items()}
         selection = (
             int(self._live("map_stride")),
@@ -228,9 +235,9 @@ class MapPublisher:
         )
         self._reconsider(selection, heard)
         everything = _Once(lambda: mapper.keyframes)
-        changed = self._take_changed(heard, everything)
+        changed = self._take_changed(heard, everything, all_due)
         with_points = not {"map", "map_tiles"}.isdisjoint(changed)
-        trajectory = self._take_path(mapper) if heard["path"] else None
+        trajectory = self._take_path(mapper) if heard["path"] and all_due else None
         return _View(
             stamp_ns,
             changed,
@@ -241,15 +248,20 @@ class MapPublisher:
             selection,
         )
 
-    def _take_changed(self, heard: Mapping[str, bool], everything: _Once) -> dict[str, Changed]:
+    def _take_changed(self, heard: Mapping[str, bool], everything: _Once, all_due: bool) -> dict[str, Changed]:
         """Changes by topic with subscribers; for the others, the next subscriber gets the whole map."""
-        held = _WITH_DEPTH if self._rebuilding(time.monotonic()) else ()
-        wanted = [key for key in _WITH_KEYFRAMES if heard[key] and key not in held and self._pending(key)]
+        wanted = (key for key in self._due(all_due) if heard[key] and self._pending(key))
         changed = {key: self._changes[key].take(everything) for key in wanted}
         for key in _WITH_KEYFRAMES:
             if not heard[key]:
                 self._changes[key].skip()
         return changed
+
+    def _due(self, all_due: bool) -> list[str]:
+        """The topics on which changes of keyframes may be sent now."""
+        held = _WITH_DEPTH if self._rebuilding(time.monotonic()) else ()
+        begun = {"grid"} if self._grid.pending else set()  # what is sent in parts goes on
+        return [key for key in _WITH_KEYFRAMES if key not in held and (all_due or key in _NEVER_HELD | begun)]
 
     def _take_path(self, mapper: Mapper) -> list[StampedPose] | None:
         """The path of the first camera, None if unchanged."""

@@ -5,7 +5,6 @@ Its base reports failed transitions in the log and on /diagnostics, and refuses 
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
@@ -113,7 +112,6 @@ def reported(transition: Transition[_Node]) -> Transition[_Node]:
 
 
 STATUS_PERIOD_S = 1.0
-MAP_CHECK_S = 0.05
 
 
 class MappingNode(ReportingNode):
@@ -136,7 +134,7 @@ class MappingNode(ReportingNode):
         self._tf: TfOutput | None = None
         self._inputs: Inputs | None = None
         self._answers: Services | None = None
-        self._timers_held: list[Any] = []
+        self._timers_held: dict[str, Any] = {}
         self._paused = self.ended = False
         self.apart: frozenset[str] = frozenset()
         self.add_post_set_parameters_callback(self._on_parameters)
@@ -241,7 +239,7 @@ class MappingNode(ReportingNode):
             self._tf.forget()  # an inactive node sends no transforms
 
     def _release(self) -> None:
-        for timer in self._timers_held:
+        for timer in self._timers_held.values():
             self.destroy_timer(timer)
         self._timers_held.clear()
         if self._answers is not None:
@@ -271,16 +269,20 @@ class MappingNode(ReportingNode):
         for change in changes:
             if change.name == "mode" and self._pipeline is not None:
                 self._pipeline.set_mapping(change.value == "mapping")
+            if change.name == "map_period" and "map" in self._timers_held:
+                timer = self._timers_held["map"]
+                timer.timer_period_ns = round(change.value * 1e9)
+                timer.reset()
 
     # Timers
 
     def _hold_timers(self) -> None:
-        self._map_asked = time.monotonic()
-        ticks = [(STATUS_PERIOD_S, self._report), (MAP_CHECK_S, self._check_map)]
-        if self._tf is not None and self._tf.steady:  # each wake-up of the executor takes time from tracking
-            ticks.append((1.0 / self._config.tf_rate, self._tick_tf))
-        for period, tick in ticks:
-            self._timers_held.append(self.create_timer(period, tick, clock=self._steady))
+        """As few as possible: each wake-up of the executor takes time from tracking."""
+        ticks = {"status": (STATUS_PERIOD_S, self._report), "map": (self.parameters["map_period"], self._ask_map)}
+        if self._tf is not None and self._tf.steady:
+            ticks["tf"] = 1.0 / self._config.tf_rate, self._tick_tf
+        for name, (period, tick) in ticks.items():
+            self._timers_held[name] = self.create_timer(period, tick, clock=self._steady)
 
     def _report(self) -> None:
         """Publish status and diagnostics."""
@@ -303,9 +305,8 @@ class MappingNode(ReportingNode):
         self._output.diagnostics(diagnostics_message(now, self._reported, clock_ns, name))
         self._reported = now
 
-    def _check_map(self) -> None:
-        if self._pipeline is not None and time.monotonic() - self._map_asked >= self.parameters["map_period"]:
-            self._map_asked = time.monotonic()
+    def _ask_map(self) -> None:
+        if self._pipeline is not None:
             self._pipeline.ask_map()
 
     def _tick_tf(self) -> None:

@@ -22,7 +22,7 @@ from dust3r_ros.node.watch import Watch
 from dust3r_ros.types import Array, Calibration, Camera, MapUpdate
 
 _PLAIN = (*KEYFRAME_TOPICS, "pose", "status", "status_text", "diagnostics")
-_LIVE = ("map_stride", "min_confidence", "map_max_points")
+_LIVE = ("map_period", "map_stride", "min_confidence", "map_max_points")
 
 
 class Publishers:

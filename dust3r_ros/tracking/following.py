@@ -251,7 +251,7 @@ def realigned(keyframe: Image, image: Image, anchors: Array, pixels: Array) -> A
     """
     if len(pixels) < _FEWEST_FOR_VIEW:
         return pixels
-    image_H_keyframe, _ = cv2.findHomography(anchors, pixels, cv2.RANSAC, _VIEW_PX)
+    image_H_keyframe, _ = cv2.findHomography(anchors, pixels, cv2.USAC_FAST, _VIEW_PX)
     if image_H_keyframe is None:
         return pixels
     seen = np.column_stack([anchors, np.ones(len(anchors))]) @ image_H_keyframe.T

@@ -24,7 +24,7 @@ from dust3r_ros.tracking.exchange import KeyframeRequest
 from dust3r_ros.types import Frame, TrackingState
 
 CONFIG = replace(SMALL, focal=FOCAL_PER_WIDTH * 240, working_size=96)
-AUDIENCE = Audience(live={"map_stride": 2, "map_max_points": 10**6, "min_confidence": 1.5})
+AUDIENCE = Audience(live={"map_period": 0.0, "map_stride": 2, "map_max_points": 10**6, "min_confidence": 1.5})
 MEMORY = BackendError("2 images do not fit into memory; lower 'working_size'")
 GONE = RuntimeError("CUDA error: device-side assert triggered")
 Made = Callable[..., tuple[MapMaker, dict[str, Any], list[tuple[str, Any]]]]

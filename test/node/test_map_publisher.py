@@ -43,7 +43,7 @@ def test_a_grid_that_is_cut_says_which_resolution_fits() -> None:
     sent: list[Any] = []
     topics = dict.fromkeys(MAP_TOPICS, SimpleNamespace(is_activated=False))
     topics["grid"] = SimpleNamespace(is_activated=True, get_subscription_count=lambda: 1, publish=sent.append)
-    live = {"map_stride": 2, "min_confidence": 1.5, "map_max_points": 10**6}
+    live = {"map_period": 0.0, "map_stride": 2, "min_confidence": 1.5, "map_max_points": 10**6}
     publisher = MapPublisher(topics, NodeConfig(), live.__getitem__, "camera", said.append)
     mapper: Any = SimpleNamespace(keyframes=[], config=SimpleNamespace(fusion=False, dense=True), edges=())
 
@@ -64,13 +64,42 @@ def test_a_grid_that_is_cut_says_which_resolution_fits() -> None:
     publisher.close()
 
 
+def test_between_two_publications_of_the_map_only_tiles_are_sent() -> None:
+    first, second, third = [[keyframe] for keyframe in true_keyframes(room_walk())[:3]]
+    sent: dict[str, list[Any]] = {key: [] for key in MAP_TOPICS}
+    topics = {
+        key: SimpleNamespace(is_activated=True, get_subscription_count=lambda: 1, publish=messages.append)
+        for key, messages in sent.items()
+    }
+    live = {"map_period": 3600.0, "map_stride": 2, "min_confidence": 1.5, "map_max_points": 10**6}
+    publisher = MapPublisher(topics, NodeConfig(), live.__getitem__, "camera", print)
+    paths = SimpleNamespace(path=lambda camera, most: [], edges=())
+    mapper: Any = SimpleNamespace(keyframes=[], config=SimpleNamespace(fusion=False, dense=True), **vars(paths))
+
+    def show(changed: list[Any]) -> bool:
+        mapper.keyframes += changed
+        publisher.note(MapUpdate(STAMP_NS, "camera", TrackingState.TRACKING, np.eye(4), changed=tuple(changed)))
+        publisher._rest_until = 0.0
+        done = publisher.publish(mapper, STAMP_NS)
+        if publisher._job is not None:
+            publisher._job.result()
+        return done
+
+    assert show(first) and all(len(messages) == 1 for messages in sent.values())
+    assert not show(second), "the rest is held back"
+    assert len(sent.pop("map_tiles")) == 2 and all(len(messages) == 1 for messages in sent.values())
+    live["map_period"] = 0.0
+    assert show(third) and all(len(messages) == 2 for messages in sent.values())
+    publisher.close()
+
+
 def test_a_map_that_is_rebuilt_is_shown_until_the_new_one_is_there() -> None:
     keyframes = true_keyframes(room_walk())
     bare = [replace(keyframe, depth=np.zeros_like(keyframe.depth), version=2) for keyframe in keyframes]
     sent: list[Any] = []
     topics = dict.fromkeys(MAP_TOPICS, SimpleNamespace(is_activated=False))
     topics["map"] = SimpleNamespace(is_activated=True, get_subscription_count=lambda: 1, publish=sent.append)
-    live = {"map_stride": 2, "min_confidence": 1.5, "map_max_points": 10**6}
+    live = {"map_period": 0.0, "map_stride": 2, "min_confidence": 1.5, "map_max_points": 10**6}
     publisher = MapPublisher(topics, NodeConfig(), live.__getitem__, "camera", lambda text: None)
     mapper: Any = SimpleNamespace(keyframes=keyframes, config=SimpleNamespace(fusion=False, dense=True), edges=())
 

@@ -180,6 +180,18 @@ def test_parameters_are_described_and_checked_when_set(bench):
     assert (values[0].integer_value, values[1].string_value) == (4, "two_view")
 
 
+def test_another_map_period_holds_at_once(start_node, sequence):
+    """Also when no image comes any more, and the next publication would have been an hour away."""
+    bench = start_node(map_period=3600.0)
+    bench.play(sequence)
+    bench.handled(len(sequence))
+    bench.status(lambda s: s.keyframes > 1 and s.waiting == s.backlog == 0, "the map is done")
+    before = bench.recorder.counts["map"]
+    assert before <= 1
+    assert set_parameter(bench.recorder, "map_period", 0.1).successful
+    bench.recorder.wait(lambda: bench.recorder.counts["map"] > before, 30, "the map is published")
+
+
 def test_namespace_and_name_come_from_ros(start_node, sequence):
     """Topics, services and the name of the camera follow."""
     bench = start_node(

@@ -41,7 +41,7 @@ class Bench:
 
         self.topics = {key: _Topic() for key in module.MAP_TOPICS}
         monkeypatch.setattr(module, "_REST", 0.0)
-        self.live = {"map_stride": 1, "min_confidence": 1.5, "map_max_points": 10**6, **live}
+        self.live = {"map_period": 0.0, "map_stride": 1, "min_confidence": 1.5, "map_max_points": 10**6, **live}
         self.publisher = MapPublisher(self.topics, NodeConfig(), self.live.__getitem__, "camera", self.errors.append)
         self.listen("map")
 
