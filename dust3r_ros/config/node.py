@@ -106,7 +106,11 @@ class NodeConfig(Checked):
         high=10.0,
     )
     map_period: float = row(
-        0.5, "Minimum time, in seconds, between publications of the map cloud.", low=0.05, high=3600.0, live=True
+        0.5,
+        "Minimum time, in seconds, between publications of the map cloud, with its grid, graph and path.",
+        low=0.05,
+        high=3600.0,
+        live=True,
     )
     map_stride: int = row(
         2, "Use every n-th row and column of a keyframe for the map cloud.", low=1, high=32, live=True
