@@ -147,7 +147,7 @@ def advertise(node: LifecycleNode, row: Topic, topic: str = "") -> Any:
     topic = topic or row.name
     kind, profile = interface_type(row), qos_profile(row.quality)
     # Subscribers say themselves that they cannot hear a publisher, and the executor looks at each handler of events at
-    # each wake-up: with two for each publisher, that took half of its time.
+    # each wake-up: two for each publisher took a good part of its time.
     events = PublisherEventCallbacks(use_default_callbacks=False)
     return _with_overrides(
         topic,

@@ -18,6 +18,38 @@ from dust3r_ros.types import MapUpdate, TrackingState
 STAMP_NS = 3_000_000_005
 
 
+class Bench:
+    """A publisher of the map whose messages on some topics are collected in ``sent``."""
+
+    def __init__(self, *heard: str) -> None:
+        self.sent: dict[str, list[Any]] = {key: [] for key in heard}
+        self.said: list[str] = []
+        self.live = {"map_period": 0.0, "map_stride": 2, "min_confidence": 1.5, "map_max_points": 10**6}
+        config = SimpleNamespace(fusion=False, dense=True)
+        self.mapper: Any = SimpleNamespace(keyframes=[], config=config, edges=(), path=lambda camera, most: [])
+        topics = dict.fromkeys(MAP_TOPICS, SimpleNamespace(is_activated=False)) | {
+            key: SimpleNamespace(is_activated=True, get_subscription_count=lambda: 1, publish=messages.append)
+            for key, messages in self.sent.items()
+        }
+        self.publisher = MapPublisher(topics, NodeConfig(), self.live.__getitem__, "camera", self.said.append)
+
+    def note(self, changed: list[Any]) -> None:
+        update = MapUpdate(STAMP_NS, "camera", TrackingState.TRACKING, np.eye(4), changed=tuple(changed))
+        self.publisher.note(update)
+
+    def publish(self) -> bool:
+        """Publish without a rest, and wait until it is done."""
+        self.publisher._rest_until = 0.0
+        done = self.publisher.publish(self.mapper, STAMP_NS)
+        if self.publisher._job is not None:
+            self.publisher._job.result()
+        return done
+
+    def show(self, changed: list[Any]) -> bool:
+        self.note(changed)
+        return self.publish()
+
+
 def test_the_grid_of_a_map_that_began_anew_is_one_unknown_cell() -> None:
     """nav2 keeps what it has where a grid has no cells."""
     keyframes = tuple(true_keyframes(room_walk()))
@@ -39,21 +71,14 @@ def test_a_grid_that_is_cut_says_which_resolution_fits() -> None:
     away = np.eye(4)
     away[0, 3] = 300.0
     far = [replace(keyframe, index=100 + keyframe.index, w_T_c=away @ keyframe.w_T_c) for keyframe in keyframes]
-    said: list[str] = []
-    sent: list[Any] = []
-    topics = dict.fromkeys(MAP_TOPICS, SimpleNamespace(is_activated=False))
-    topics["grid"] = SimpleNamespace(is_activated=True, get_subscription_count=lambda: 1, publish=sent.append)
-    live = {"map_period": 0.0, "map_stride": 2, "min_confidence": 1.5, "map_max_points": 10**6}
-    publisher = MapPublisher(topics, NodeConfig(), live.__getitem__, "camera", said.append)
-    mapper: Any = SimpleNamespace(keyframes=[], config=SimpleNamespace(fusion=False, dense=True), edges=())
+    bench = Bench("grid")
+    publisher, said, sent = bench.publisher, bench.said, bench.sent["grid"]
 
     def show(changed: list[Any]) -> None:
-        mapper.keyframes += changed
-        publisher.note(MapUpdate(STAMP_NS, "camera", TrackingState.TRACKING, np.eye(4), changed=tuple(changed)))
+        bench.mapper.keyframes += changed
+        bench.note(changed)
         while publisher._pending("grid"):
-            publisher.publish(mapper, STAMP_NS)
-            if publisher._job is not None:
-                publisher._job.result()
+            bench.publish()
 
     show(keyframes)
     assert publisher.problem == "" and said == [] and len(sent) >= 1
@@ -66,55 +91,30 @@ def test_a_grid_that_is_cut_says_which_resolution_fits() -> None:
 
 def test_between_two_publications_of_the_map_only_tiles_are_sent() -> None:
     first, second, third = [[keyframe] for keyframe in true_keyframes(room_walk())[:3]]
-    sent: dict[str, list[Any]] = {key: [] for key in MAP_TOPICS}
-    topics = {
-        key: SimpleNamespace(is_activated=True, get_subscription_count=lambda: 1, publish=messages.append)
-        for key, messages in sent.items()
-    }
-    live = {"map_period": 3600.0, "map_stride": 2, "min_confidence": 1.5, "map_max_points": 10**6}
-    publisher = MapPublisher(topics, NodeConfig(), live.__getitem__, "camera", print)
-    paths = SimpleNamespace(path=lambda camera, most: [], edges=())
-    mapper: Any = SimpleNamespace(keyframes=[], config=SimpleNamespace(fusion=False, dense=True), **vars(paths))
+    bench = Bench(*MAP_TOPICS)
+    sent, bench.live["map_period"] = bench.sent, 3600.0
 
     def show(changed: list[Any]) -> bool:
-        mapper.keyframes += changed
-        publisher.note(MapUpdate(STAMP_NS, "camera", TrackingState.TRACKING, np.eye(4), changed=tuple(changed)))
-        publisher._rest_until = 0.0
-        done = publisher.publish(mapper, STAMP_NS)
-        if publisher._job is not None:
-            publisher._job.result()
-        return done
+        bench.mapper.keyframes += changed
+        return bench.show(changed)
 
     assert show(first) and all(len(messages) == 1 for messages in sent.values())
     assert not show(second), "the rest is held back"
     assert len(sent.pop("map_tiles")) == 2 and all(len(messages) == 1 for messages in sent.values())
-    live["map_period"] = 0.0
+    bench.live["map_period"] = 0.0
     assert show(third) and all(len(messages) == 2 for messages in sent.values())
-    publisher.close()
+    bench.publisher.close()
 
 
 def test_a_map_that_is_rebuilt_is_shown_until_the_new_one_is_there() -> None:
     keyframes = true_keyframes(room_walk())
     bare = [replace(keyframe, depth=np.zeros_like(keyframe.depth), version=2) for keyframe in keyframes]
-    sent: list[Any] = []
-    topics = dict.fromkeys(MAP_TOPICS, SimpleNamespace(is_activated=False))
-    topics["map"] = SimpleNamespace(is_activated=True, get_subscription_count=lambda: 1, publish=sent.append)
-    live = {"map_period": 0.0, "map_stride": 2, "min_confidence": 1.5, "map_max_points": 10**6}
-    publisher = MapPublisher(topics, NodeConfig(), live.__getitem__, "camera", lambda text: None)
-    mapper: Any = SimpleNamespace(keyframes=keyframes, config=SimpleNamespace(fusion=False, dense=True), edges=())
-
-    def show(changed: list[Any]) -> bool:
-        publisher.note(MapUpdate(STAMP_NS, "camera", TrackingState.TRACKING, np.eye(4), changed=tuple(changed)))
-        publisher._rest_until = 0.0
-        done = publisher.publish(mapper, STAMP_NS)
-        if publisher._job is not None:
-            publisher._job.result()
-        return done
-
+    bench = Bench("map")
+    show, sent, bench.mapper.keyframes = bench.show, bench.sent["map"], keyframes
     assert show(keyframes) and len(sent) == 1 and sent[-1].width > 1000
     assert not show(bare) and len(sent) == 1, "to be published later"
     assert show(keyframes) and len(sent) == 2 and sent[-1].width == sent[0].width
-    publisher.forget()
-    mapper.keyframes = bare
+    bench.publisher.forget()
+    bench.mapper.keyframes = bare
     assert show([]) and len(sent) == 3 and sent[-1].width == 0, "another map, without depth yet"
-    publisher.close()
+    bench.publisher.close()
