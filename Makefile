@@ -12,7 +12,7 @@ data="../shared/data"; test -d "$$data" || echo "$@: no folder $$data: only rend
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint docs eval backends bench bench-network bench-peers bench-alignment bench-live bench-stay bench-fleet bench-join bench-pieces bench-inference soak kills fuzz calibration bent walks live-walks digests bench-training gpu-day env clean python
+.PHONY: help demo test test-long lint docs eval backends bench bench-network bench-peers bench-alignment bench-live bench-stay bench-fleet bench-join bench-pieces bench-inference soak kills fuzz calibration bent walks live-walks albums digests bench-training gpu-day env clean python
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -90,6 +90,9 @@ bent: python  ## maps that would be bent or folded: prevented, repaired or said?
 
 walks: python  ## 64 random walks through rendered worlds of all kinds, none of which anything was chosen on, into docs/reliability.md (ARGS="--count 16")
 	@$(ENVIRONMENT) test -- python benchmarks/walks.py --page docs/reliability.md $(ARGS)
+
+albums: python  ## photographs of as many cameras, each with a focal of its own, beside pycolmap, into docs/reliability.md (ARGS="--count 4")
+	@$(ENVIRONMENT) test -- python benchmarks/albums.py --page docs/reliability.md $(ARGS)
 
 live-walks: python  ## 16 such walks live, through the real node, into docs/live.md (ARGS="--count 4")
 	@$(ENVIRONMENT) test -- python benchmarks/live_walks.py --page docs/live.md $(ARGS)

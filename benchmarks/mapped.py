@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
@@ -32,11 +33,15 @@ def mapped(
     step_ns: int,
     config: MapperConfig = MapperConfig(dense=False),
     backend: Backend | None = None,
+    cameras: Iterable[str] = repeat("camera"),
 ) -> Mapped:
-    """Map ``images`` of an unknown camera, taken ``step_ns`` apart; ``w_T_c``: their true poses, None where unknown."""
+    """Map ``images`` of an unknown camera, or of several ``cameras``, taken ``step_ns`` apart.
+
+    ``w_T_c``: their true poses, None where unknown.
+    """
     mapper, start = Mapper(config, backend=backend), time.perf_counter()
-    for number, image in enumerate(images, 1):
-        mapper.process(number * step_ns, "camera", image)
+    for number, (image, camera) in enumerate(zip(images, cameras, strict=False), 1):
+        mapper.process(number * step_ns, camera, image)
     mapper.finish()
     seconds = time.perf_counter() - start
     truth = [StampedPose(number * step_ns, "camera", pose) for number, pose in enumerate(w_T_c, 1) if pose is not None]

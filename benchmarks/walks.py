@@ -57,7 +57,7 @@ _READOUT_S = (0.005, 0.03)  # of the others, from the first to the last row
 _BANDS = 24  # of rows, each read at once
 # OpenCV's k1 times the square of the corners' radius; the centre's standard deviation, of the longer side.
 _BENDS, _OFF = (-0.1, 0.02), 0.012
-_LAYOUTS = [layout.__name__ for layout in LAYOUTS]
+LAYOUT_NAMES = [layout.__name__ for layout in LAYOUTS]
 _FINE = 241  # places of a path at which it is looked at, every 16th with the eyes
 _LOOK = 16
 _LEAST_WORTH = 0.3
@@ -94,7 +94,7 @@ class Phone:
         pixels = np.stack(np.meshgrid(np.arange(eye.width), np.arange(eye.height)), axis=-1).astype(np.float64)
         rays = cv2.undistortPoints(pixels.reshape(-1, 1, 2), K, np.array([self.k1, 0.0, 0.0, 0.0])).reshape(-1, 2)
         half = np.ceil(eye.focal * np.abs(rays).max(axis=0)).astype(int) + 2
-        wide = _eye(*(2 * half + 1).tolist(), eye.focal, eye.w_T_c)
+        wide = eye_of(*(2 * half + 1).tolist(), eye.focal, eye.w_T_c)
         return wide, (eye.focal * rays + half).reshape(*pixels.shape).astype(np.float32)
 
 
@@ -211,7 +211,24 @@ def _flow(world: World, eye: Eye, path: Array) -> tuple[Array, float] | None:
     return np.concatenate([[0.0], np.cumsum(unit * angles + parallax)]), float(parallax.sum())
 
 
-def _resampled(path: Array, at: Array) -> Array:
+def possible_path(
+    rng: np.random.Generator, world: World, eye: Eye, parallax: float, least: float = 0.0
+) -> tuple[str, Array, Array]:
+    """A random motion, its poses (N, 4, 4), and how far (N,) the image of ``eye`` moves along it, in its longer side.
+
+    By ``least`` in all, of which more than ``parallax`` is due to steps. Raises ``InputError`` if none of many paths is
+    possible.
+    """
+    for _ in range(_TRIES):
+        motion = str(rng.choice(list(_MOTIONS)))
+        path = _path(rng, world, motion)
+        flow = _flow(world, eye, path)
+        if flow is not None and flow[0][-1] >= least and flow[1] > parallax:
+            return motion, path, flow[0]
+    raise InputError(f"a {world.layout} has no room for a walk: {_TRIES} paths were tried")
+
+
+def resampled(path: Array, at: Array) -> Array:
     """The poses at places (M,) of a path."""
     places, found = np.arange(len(path)), np.tile(np.eye(4), (len(at), 1, 1))
     found[:, :3, :3] = Slerp(places, Rotation.from_matrix(path[:, :3, :3]))(at).as_matrix()
@@ -219,7 +236,7 @@ def _resampled(path: Array, at: Array) -> Array:
     return found
 
 
-def _eye(width: int, height: int, focal: float, w_T_c: Array) -> Eye:
+def eye_of(width: int, height: int, focal: float, w_T_c: Array) -> Eye:
     K = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
     return Eye(K, w_T_c, width, height)
 
@@ -230,29 +247,22 @@ def make_walk(number: int, pace: str, camera: str = PINHOLE, rate_hz: float = _R
     Raises ``InputError`` if none of many paths is possible in its world.
     """
     rng = np.random.default_rng([*_SEED, number])
-    world = make_world(_SEED, number, _LAYOUTS[number % len(_LAYOUTS)])
+    world = make_world(_SEED, number, LAYOUT_NAMES[number % len(LAYOUT_NAMES)])
     width, height = _SIZES[int(rng.integers(len(_SIZES)))]
     focal = max(width, height) / 2 / np.tan(np.radians(rng.uniform(*_FIELD)) / 2)
-    small = _eye(width // 4, height // 4, focal / 4, np.eye(4))
-    for _ in range(_TRIES):
-        motion = str(rng.choice(list(_MOTIONS)))
-        path = _path(rng, world, motion)
-        flow = _flow(world, small, path)
-        if flow is not None and flow[0][-1] >= seconds * _RATE_HZ * _PACES[pace][1] and flow[1] > _LEAST_PARALLAX:
-            break
-    else:
-        raise InputError(f"world {number} has no room for a walk: {_TRIES} paths were tried")
-    count = int(np.clip(flow[0][-1] / rng.uniform(*_PACES[pace]), *_IMAGES) * rate_hz / _RATE_HZ)
-    exposure, eye = draw_exposure(rng), _eye(width, height, focal, np.eye(4))
+    small = eye_of(width // 4, height // 4, focal / 4, np.eye(4))
+    motion, path, flow = possible_path(rng, world, small, _LEAST_PARALLAX, seconds * _RATE_HZ * _PACES[pace][1])
+    count = int(np.clip(flow[-1] / rng.uniform(*_PACES[pace]), *_IMAGES) * rate_hz / _RATE_HZ)
+    exposure, eye = draw_exposure(rng), eye_of(width, height, focal, np.eye(4))
     phone = _draw_phone(rng, eye) if camera == PHONE else Phone(0.0, np.zeros(2), 0.0)
     wide, sources = phone.sources(eye) if camera == PHONE else (eye, None)
     bands = (np.arange(_BANDS) + 0.5) / _BANDS - 0.5 if phone.readout else np.zeros(1)
     # Each band at its own place: a camera that moves evenly, in its images, from each to the next
     read = np.arange(count)[:, None] + bands * phone.readout * rate_hz
-    moved = np.clip(read, 0, count - 1) * flow[0][-1] / (count - 1)
-    places = _resampled(path, np.interp(moved.ravel(), flow[0], np.arange(len(path)))).reshape(count, -1, 4, 4)
-    middles = np.linspace(0, flow[0][-1], count)
-    poses = _resampled(path, np.interp(middles, flow[0], np.arange(len(path))))
+    moved = np.clip(read, 0, count - 1) * flow[-1] / (count - 1)
+    places = resampled(path, np.interp(moved.ravel(), flow, np.arange(len(path)))).reshape(count, -1, 4, 4)
+    middles = np.linspace(0, flow[-1], count)
+    poses = resampled(path, np.interp(middles, flow, np.arange(len(path))))
     images = []
     for w_T_c in places:
         view = read_out(world, wide.K, wide.width, wide.height, w_T_c)
@@ -262,15 +272,15 @@ def make_walk(number: int, pace: str, camera: str = PINHOLE, rate_hz: float = _R
 
 
 def _pace(number: int) -> str:
-    return list(_PACES)[number // len(_LAYOUTS) % len(_PACES)]
+    return list(_PACES)[number // len(LAYOUT_NAMES) % len(_PACES)]
 
 
 def _camera(number: int) -> str:
-    return (PINHOLE, PHONE)[number // (len(_LAYOUTS) * len(_PACES)) % 2]
+    return (PINHOLE, PHONE)[number // (len(LAYOUT_NAMES) * len(_PACES)) % 2]
 
 
 def kind_of(number: int) -> str:
-    return _LAYOUTS[number % len(_LAYOUTS)].replace("_", " ")
+    return LAYOUT_NAMES[number % len(LAYOUT_NAMES)].replace("_", " ")
 
 
 def measure(number: int) -> tuple[Row, Image]:
@@ -334,20 +344,24 @@ def table(rows: list[Row], about: dict[str, object]) -> str:
     return "\n".join([*lines, "", f"`dense=false`; {where_and_when(about)}."])
 
 
-def plot(shown: list[tuple[Row, Image]], path: Path) -> None:
-    """An image of every walk, with its error."""
+def show_images(shown: list[tuple[Image, str, float]], path: Path, columns: int = 8) -> None:
+    """Images beside each other, each below its title, in the colour of its error."""
     from matplotlib.figure import Figure
 
-    columns = 8
     figure = Figure(figsize=(12, 1.25 * -(-len(shown) // columns)), layout="constrained")
     axes = figure.subplots(-(-len(shown) // columns), columns, squeeze=False).ravel()
     for place in axes:
         place.set_axis_off()
-    for place, (row, image) in zip(axes, shown, strict=False):
+    for place, (image, title, error) in zip(axes, shown, strict=False):
         place.imshow(image)
-        color = "k" if row.error <= _RIGHT else "C1" if row.error <= _BENT else "C3"
-        place.set_title(f"{row.motion}, {row.pace}: {row.error:.2%}", fontsize=6.5, color=color, pad=2)
+        color = "k" if error <= _RIGHT else "C1" if error <= _BENT else "C3"
+        place.set_title(title, fontsize=6.5, color=color, pad=2)
     figure.savefig(path, dpi=100, pil_kwargs={"quality": 70, "optimize": True})
+
+
+def plot(shown: list[tuple[Row, Image]], path: Path) -> None:
+    """An image of every walk, with its error."""
+    show_images([(image, f"{row.motion}, {row.pace}: {row.error:.2%}", row.error) for row, image in shown], path)
 
 
 def _measured(numbers: list[int]) -> Iterator[tuple[Row, Image]]:

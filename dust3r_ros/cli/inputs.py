@@ -87,8 +87,8 @@ def _without_pose(cameras: list[str], posed: list[str]) -> Iterator[str]:
         yield f"cameras {names} have no pose: none of their images shows enough of what the map knows"
     elif not posed and len(set(map(plain_name, cameras))) < len(cameras):
         yield (
-            f"images of another size or lens count as another camera's, here {len(cameras)} cameras, and a map begins "
-            "with images of one: give three or more of one camera, not cropped, and of one size"
+            f"images of another size or lens count as another camera's, here {len(cameras)} cameras, each with a focal "
+            "length to be found: images of one camera, not cropped, and of one size are mapped more surely"
         )
 
 

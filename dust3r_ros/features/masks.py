@@ -278,6 +278,16 @@ def _all_over(moved: Mask, still: Mask, corner: Mask) -> bool:
     return bool(inside.mean() >= _REGION and moving.sum() >= _WITHIN * parts[inside].sum())
 
 
+def check_image(image: object, camera: str) -> Image:
+    """``image`` if it is RGB (H, W, 3) uint8 and not empty; raises ``InputError``."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        found = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
+        raise InputError(f"image of camera '{camera}' is {found}; it must be an RGB array (H, W, 3) of uint8")
+    if image.size == 0:
+        raise InputError(f"image of camera '{camera}' is empty, {image.shape[1]}x{image.shape[0]} pixels")
+    return image
+
+
 def check_mask(mask: object, image: Image, camera: str) -> Image:
     """``mask`` if it is (H, W) uint8 and of the image's size; raises ``InputError``."""
     wanted = f"it must be (H, W) of uint8 and of the image's size, {image.shape[1]}x{image.shape[0]} pixels"

@@ -169,6 +169,38 @@ def solve_pnp_unknown_focal(
     return matches.refined(*_best_candidate(matches, focals), free_focal=refine_focal)
 
 
+MIN_INLIERS = 25  # pose and focal together fit more by chance than a pose alone
+
+
+def pose_and_focal(
+    points: Array,
+    pixels: Array,
+    long_edge: int,
+    seed: int,
+    max_error_px: float,
+    min_inliers: int = MIN_INLIERS,
+    guess: float | None = None,
+) -> PnpResult:
+    """Pose and focal of a frame that sees ``points`` (N, 3) at ``pixels`` (N, 2) from its centre.
+
+    Raises ``GeometryError`` if too few agree, or no more than by chance.
+    """
+    found = solve_pnp_unknown_focal(
+        points,
+        pixels,
+        long_edge,
+        long_edge,
+        center=(0.0, 0.0),
+        threshold_px=max_error_px,
+        min_inliers=min_inliers,
+        seed=seed,
+        guess=guess,
+    )
+    if by_chance(found, points, pixels, max_error_px):
+        raise GeometryError(f"{found.inliers.sum()} of {len(points)} matches agree, which chance does as well")
+    return found
+
+
 def _best_candidate(matches: _Matches, focals: Array) -> tuple[Array, float]:
     """``c_T_w`` and the tried focal that fits most matches; the first wins a tie."""
     best, most = None, 0

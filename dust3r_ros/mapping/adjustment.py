@@ -170,11 +170,11 @@ class MapAdjuster:
     def start(self, stream: CameraStream | None) -> None:
         """Make first poses, if there are enough keyframes; live, again if those in progress fail.
 
-        ``stream``: that of a new keyframe; None: no more come, so two are enough, though not live.
+        ``stream``: that of a new keyframe; None: no more come, so fewer are enough, though not live.
         """
         if not self._state.live:
             with self._stage("align"):
-                begun = self._calibrator.begin_with_two() if stream is None else self._calibrator.begin(stream)
+                begun = self._calibrator.begin_with_few() if stream is None else self._calibrator.begin(stream)
             self._state.initialised = begun
             if begun:
                 self._built_anew()

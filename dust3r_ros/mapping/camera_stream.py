@@ -23,6 +23,7 @@ from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array, Array32, Camera, Image
 
 _LENSES = 4  # of which lookup tables are kept: keyframes are rectified by the lens of their time
+_FEW = 5  # images, of a camera: each knows about as much of its lens as those of another one
 
 
 @dataclass(eq=False)
@@ -163,6 +164,7 @@ class CameraStream(ImageGeometry):
         super().__init__(width, height, config)
         self.name = name
         self.index = index
+        self.images, self.alone = 0, False  # seen so far; whether they are a few photographs, beside other cameras'
         self._described: tuple[Image, Features] | None = None
         self._mask: ImageMask | None = None  # of the last image
         self._border, self._ego = DarkBorder(), EgoMask()
@@ -266,6 +268,7 @@ class CameraStream(ImageGeometry):
 
     def see(self, gray: Image, mask: Image | None = None) -> None:
         """A tracked image, with its ``mask`` (from ``check_mask``), becomes the last one."""
+        self.images += 1
         given = None if mask is None else ImageMask.of(mask, self._tracking_size, self.resize)
         shown = self._shown[1] if self._shown and self._shown[0] is gray else gray
         self._own = self._constant_mask((self._border.update(shown), self._ego.update(shown)))
@@ -336,16 +339,6 @@ def guessed(intrinsics: Intrinsics, stream: CameraStream, working: tuple[float, 
     return replace(intrinsics, focal=focal, prior=focal, guess_std=working[1])
 
 
-def check_image(image: object, camera: str) -> Image:
-    """``image`` if it is RGB (H, W, 3) uint8 and not empty; raises ``InputError``."""
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        found = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
-        raise InputError(f"image of camera '{camera}' is {found}; it must be an RGB array (H, W, 3) of uint8")
-    if image.size == 0:
-        raise InputError(f"image of camera '{camera}' is empty, {image.shape[1]}x{image.shape[0]} pixels")
-    return image
-
-
 @dataclass(frozen=True)
 class _Given:
     """A given focal, pixels at ``width`` x ``height``; ``std`` relative, 0 holds it; a ``guess`` is only begun with."""
@@ -379,6 +372,11 @@ class Cameras:
     def count(self) -> int:
         """The number of cameras that have sent images."""
         return len(self._streams)
+
+    def complete(self) -> None:
+        """No more images come: tell cameras of a few photographs."""
+        for stream in self:
+            stream.alone = self.count > 1 and stream.images < _FEW
 
     def give(self, name: str, width: int, height: int, focal: float, std: float, guess: bool = False) -> None:
         """Set a focal of a camera that has not sent an image yet, see ``Mapper.set_camera``. Raises ``ConfigError``."""

@@ -24,6 +24,7 @@ from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking.front_end import is_keyframe
 from dust3r_ros.types import Array
 
+_OTHERS = 20  # cameras: where there are more, they took a photograph each
 _SEEN_BY_BOTH = 12  # landmarks that a keyframe of another camera must also show
 _FACING_DEG = 45.0  # largest angle between the axes of cameras that may see the same
 _FACING = 2  # keyframes
@@ -53,8 +54,9 @@ class Neighbourhood:
         return own + [other for other in others if (sees(other) if sees else self._see_the_same(index, other))]
 
     def recent(self, index: int) -> list[int]:
-        """The last few keyframes of every camera before ``index``."""
-        streams = {record.stream.index: record.stream for record in self._state.records[:index]}
+        """The last few keyframes of every camera before ``index``, but those that took only a few photographs."""
+        records = [record for record in self._state.records[:index] if not record.stream.alone]
+        streams = {record.stream.index: record.stream for record in records}
         return sorted(before for stream in streams.values() for before in self._before(index, stream))
 
     def newest(self, camera: CameraStream) -> list[int]:
@@ -149,9 +151,9 @@ class Neighbourhood:
         return found
 
     def _others(self, index: int, camera: CameraStream) -> list[int]:
-        """Where every other camera was last, of the keyframes before ``index``; newest first."""
+        """Where other cameras were last, of the keyframes before ``index``; the newest, first of all."""
         newest = {self._state.records[at].stream.index: at for at in self._state.trail if at < index}
-        return sorted((at for other, at in newest.items() if other != camera.index), reverse=True)
+        return sorted((at for other, at in newest.items() if other != camera.index), reverse=True)[:_OTHERS]
 
     def _see_the_same(self, index: int, other: int) -> bool:
         """Whether enough of what keyframe ``other`` sees lies in front of keyframe ``index``; true if unknown."""

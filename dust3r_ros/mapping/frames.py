@@ -117,6 +117,7 @@ def place_in_turn(
     """Place frames in an order in which they show what others do; see ``Overlaps.place``. Returns those left."""
     overlaps = Overlaps([extract(frame.gray, FEATURES, frame.mask) for frame in frames])
     left = overlaps.place(lambda at: place(replace(frames[at])), begin)
+    begin()  # the map of the last ones ends, too
     return [frames[at] for at in np.flatnonzero(left).tolist()]
 
 
@@ -158,9 +159,9 @@ class LostImages:
         self._posed.clear()
 
     def of_others(self, state: Reconstruction) -> bool:
-        """Whether some are of cameras that wait for a map to become certain of its focal."""
-        streams = [frame.stream for frame in self._frames.values()]
-        return state.initialised and not state.sure and not all(map(state.knows, streams))
+        """Whether some, or all there are, are of cameras that wait for a map to become certain of its focal."""
+        waiting = bool(state.alone) or not all(state.knows(frame.stream) for frame in self._frames.values())
+        return state.initialised and not state.sure and waiting
 
     def find(self, locate: Callable[[CameraFrame], bool], records: Iterable[KeyframeRecord] = ()) -> bool:
         """Have each located, back and forth, since each may lead to the next; what is found is not kept.

@@ -108,7 +108,12 @@ class MapBuilder(Submap):
     def accepts(self, stream: CameraStream) -> bool:
         """Whether a camera's frames may become keyframes now: one camera's at first, all once its focal is certain."""
         first_camera = all(record.stream is stream for record in self.state.records[:1])
-        return first_camera or (self.initialised and self.state.sure)
+        return first_camera or stream.alone or (self.initialised and self.state.sure)
+
+    def begin_with_few(self) -> bool:
+        if not self.initialised and self.state.alone:
+            self._adjuster.start(None)
+        return self.initialised
 
     def mask_own(self, stream: CameraStream) -> bool:
         anew = super().mask_own(stream)

@@ -9,17 +9,18 @@ import numpy as np
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError, InputError
+from dust3r_ros.features.masks import check_image
 from dust3r_ros.features.place_recognition import Appearance
 from dust3r_ros.geometry.pinhole import project
-from dust3r_ros.geometry.pose import PnpResult, by_chance, solve_pnp
+from dust3r_ros.geometry.pose import MIN_INLIERS, PnpResult, by_chance, pose_and_focal, solve_pnp
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.association import Linker
-from dust3r_ros.mapping.camera_stream import Cameras, CameraStream, check_image
+from dust3r_ros.mapping.camera_stream import Cameras, CameraStream
 from dust3r_ros.mapping.covisibility import Neighbourhood
 from dust3r_ros.mapping.loop_closing import GAP_PX
 from dust3r_ros.mapping.reconstruction import Reconstruction
-from dust3r_ros.mapping.rig_placement import MIN_INLIERS, VAGUE, FocalVotes, pose_and_focal
+from dust3r_ros.mapping.rig_placement import VAGUE, FocalVotes
 from dust3r_ros.mapping.submap import Submap
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX
@@ -51,7 +52,7 @@ def localize(submap: Submap, cameras: Cameras, config: MapperConfig, camera: str
     points = submap.positions(seen.ids)
     known = np.isfinite(points[:, 0])
     points, pixels = points[known], seen.pixels[known]
-    return _native(pose_and_focal(points, pixels, stream.long_edge, config.seed), stream)
+    return _native(pose_and_focal(points, pixels, stream.long_edge, config.seed, MAX_ERROR_PX), stream)
 
 
 def _native(found: PnpResult, stream: CameraStream) -> PnpResult:
@@ -133,7 +134,7 @@ class FrameFinder:
         A live map that is only nearly certain accepts it too. None is, while the map has no poses.
         """
         state = self._state
-        return state.initialised and (state.nearly_sure or state.knows(stream))
+        return state.initialised and (state.nearly_sure or state.knows(stream) or stream.alone)
 
     def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
         """Pose of a frame from its tracked corners, None if no more agree than by chance; ``near``: a guess."""

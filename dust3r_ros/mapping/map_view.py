@@ -121,7 +121,7 @@ def _of_views(stream: CameraStream, records: Sequence[KeyframeRecord]) -> list[s
     first = [record for record in records if record.stream is stream][:_LOOKED_AT]
     found = [shows_twice(record.features, *(2.0 * stream.half_size).tolist()) for record in first]
     said = []
-    if 2 * sum(map(bool, found)) > len(first):
+    if 2 * sum(map(bool, found)) > len(first) and stream.images != 1:  # a single one may show a pattern
         said.append(
             f"images of camera '{stream.name}' show the same twice, {max(found)}, as those of a stereo camera do: a "
             f"map of both halves is wrong; map one half of each (ffmpeg -vf {_HALF[max(found)]} cuts it out of a video)"

@@ -13,12 +13,12 @@ from dust3r_ros.backends import fitted, make_backend
 from dust3r_ros.backends.base import Backend, Monocular, RelativeConfidence
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError
-from dust3r_ros.features.masks import check_mask
+from dust3r_ros.features.masks import check_image, check_mask
 from dust3r_ros.features.place_recognition import Appearance
 from dust3r_ros.geometry.processes import use_one_blas_thread
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.atlas import Atlas, AtlasEntry, Search
-from dust3r_ros.mapping.camera_stream import Cameras, CameraStream, check_image, guessed
+from dust3r_ros.mapping.camera_stream import Cameras, CameraStream, guessed
 from dust3r_ros.mapping.frames import CameraFrame, LostImages, TrackedImage, frames_of, place_in_turn
 from dust3r_ros.mapping.joining import Joining
 from dust3r_ros.mapping.landmark_map import MapBuilder
@@ -268,10 +268,10 @@ class Mapper(MapView):
     def _map_in_turn(self) -> tuple[int, ...]:
         """Map photographs that come in no order so that each shows what others did, if that poses more.
 
-        Those are images of which most have no pose, or most are keyframes, and some are at a wrong place. Returns the
-        names of the keyframes that left.
+        Of those, most have no pose, or most are keyframes and some misplaced. Returns the names of what left.
         """
         maps, lost, counts = [self._active, *self._atlas.asleep], self._lost, self._counts
+        self._cameras.complete()
         frames = lost.every(frame for entry in maps for frame in frames_of(entry.submap.state.records))
         worth = self._atlas.largest().worth if 2 * len(frames) > counts.frames else counts.frames
         if 2 * worth >= counts.frames:
@@ -279,7 +279,7 @@ class Mapper(MapView):
         removed = self._begin(keep=False)
         self._atlas.asleep, self._lost = [], LostImages(self.pages.put_away)
         self._search.patient = True
-        left = place_in_turn(frames, self._place, lambda: self._begin(keep=self.submap.initialised))
+        left = place_in_turn(frames, self._place, lambda: self._begin(self.submap.begin_with_few()))
         self._search.patient = False
         self._lost.keep_all(replace(frame, state=TrackingState.LOST) for frame in left)
         self._counts = replace(counts, lost=len(left))

@@ -253,6 +253,12 @@ class Reconstruction:
         """Whether there are keyframes of more than one camera."""
         return any(record.stream is not self.records[0].stream for record in self.records)
 
+    @property
+    def alone(self) -> list[int]:
+        """Of keyframes of several cameras: those cameras that took only a few photographs."""
+        alone = {record.stream.index for record in self.records if record.stream.alone}
+        return sorted(alone) if self.several_cameras else []
+
     def knows(self, stream: CameraStream) -> bool:
         """Whether a camera's focal is more than a guess."""
         return bool(np.isfinite(self.sparse.intrinsics[stream.index].std)) or self.views_of(stream) > 0

@@ -3,7 +3,8 @@
 Either by single frames that see it: each gives pose and focal together, sometimes badly (all landmarks in a plane
 that the camera faces, few or wrong matches). A camera's focal is accepted once several different frames agree, or
 one frame and another camera with images of the same size, or of the same on its side: robots often have several of one
-model, and a phone is turned. A frame may say little of it, as of a small or flat thing: turned, a camera keeps it.
+model, and a phone is turned. A frame may say little of it, as of a small or flat thing: turned, a camera keeps it. Of a
+camera that took a few photographs at most, one must do.
 
 Or by the rig, for cameras with known extrinsics that see nothing the map knows: they may map their own side once
 matches of two frames fit the motion of the rig several times. So wrong extrinsics place nothing.
@@ -21,7 +22,7 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.features.features import Features, matched
 from dust3r_ros.geometry.essential import focal_from_motion, sampson
 from dust3r_ros.geometry.pinhole import rays
-from dust3r_ros.geometry.pose import PnpResult, by_chance, solve_pnp_unknown_focal
+from dust3r_ros.geometry.pose import PnpResult, pose_and_focal
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream
@@ -38,39 +39,12 @@ _KEPT = 10  # newest frames that count
 _MOST = 0.6  # of the newest frames
 VAGUE = 0.1  # relative standard deviation above which a focal is ignored
 _SURE = 0.03
+# The same of a camera of a few photographs, where the map's adjustment says the rest; of what one seems to see, the
+# share that must agree, since no other one confirms it.
+_ALONE_SURE, _ALONE_AGREE = 0.5, 0.5
 _MAP_ERROR = 0.02  # error of a frame's focal due to errors of the map itself, which frames share
-MIN_INLIERS = 25  # pose and focal together fit more by chance than a pose alone
 _MOVED = 0.01  # of the long edge: a camera at rest only repeats itself
 _FOCALS = (0.4, 4.0)  # of the long edge: 103 to 14 degrees of view
-
-
-def pose_and_focal(
-    points: Array,
-    pixels: Array,
-    long_edge: int,
-    seed: int,
-    max_error_px: float = MAX_ERROR_PX,
-    min_inliers: int = MIN_INLIERS,
-    guess: float | None = None,
-) -> PnpResult:
-    """Pose and focal of a frame that sees ``points`` (N, 3) at ``pixels`` (N, 2) from its centre.
-
-    Raises ``GeometryError`` if too few agree, or no more than by chance.
-    """
-    found = solve_pnp_unknown_focal(
-        points,
-        pixels,
-        long_edge,
-        long_edge,
-        center=(0.0, 0.0),
-        threshold_px=max_error_px,
-        min_inliers=min_inliers,
-        seed=seed,
-        guess=guess,
-    )
-    if by_chance(found, points, pixels, max_error_px):
-        raise GeometryError(f"{found.inliers.sum()} of {len(points)} matches agree, which chance does as well")
-    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +86,8 @@ class FocalVotes:
         """Whether enough frames agree on the focal of a camera; if so, write it."""
         votes, siblings = self._votes.get(stream.index, []), self._siblings(stream)
         usual = bool(votes) and all(any(_alike(vote, sibling) for sibling in siblings) for vote in votes)
-        agreed = _agreed(votes, 1 if usual else _VOTES)
+        enough, sure = (1, _ALONE_SURE) if stream.alone else (_VOTES, _SURE)
+        agreed = _agreed(votes, 1 if usual else enough, sure)
         if agreed is None and usual and (turned := self._siblings(stream, on_its_side=True)):
             agreed = turned[0].focal, turned[0].std
         if agreed is None:
@@ -144,12 +119,15 @@ class FocalVotes:
         edge, siblings = stream.long_edge, self._siblings(stream)
         try:
             guess = siblings[0].focal if siblings else None
-            found = pose_and_focal(points, lens.ideal(known.pixels), edge, self._state.config.seed, guess=guess)
+            found = pose_and_focal(
+                points, lens.ideal(known.pixels), edge, self._state.config.seed, MAX_ERROR_PX, guess=guess
+            )
         except GeometryError:
             return None
         std = found.focal_std / found.focal
         usual = _FOCALS[0] * edge < found.focal < _FOCALS[1] * edge
-        if not usual or not std < VAGUE:
+        sure, agree = (_ALONE_SURE, _ALONE_AGREE) if stream.alone else (VAGUE, 0.0)
+        if not (usual and std < sure and found.inliers.mean() >= agree):
             return None
         return _Vote(float(np.log(found.focal)), std, known.select(found.inliers))
 
@@ -166,7 +144,7 @@ def _alike(vote: _Vote, sibling: Intrinsics) -> bool:
     return bool(abs(vote.log_focal - np.log(sibling.focal)) < 3.0 * std)
 
 
-def _agreed(votes: list[_Vote], enough: int) -> tuple[float, float] | None:
+def _agreed(votes: list[_Vote], enough: int, sure: float) -> tuple[float, float] | None:
     """Focal and relative standard deviation on which ``enough`` frames agree, if they do."""
     logs, stds = np.array([vote.log_focal for vote in votes]), np.array([vote.std for vote in votes])
     if len(votes) < enough:
@@ -179,7 +157,7 @@ def _agreed(votes: list[_Vote], enough: int) -> tuple[float, float] | None:
         return None
     weights = stds[agree] ** -2.0
     std = float(np.hypot(weights.sum() ** -0.5, _MAP_ERROR))
-    return (float(np.exp(weights @ logs[agree] / weights.sum())), std) if std < _SURE else None
+    return (float(np.exp(weights @ logs[agree] / weights.sum())), std) if std < sure else None
 
 
 _ERROR_PX = 3.0  # of matches under a motion known from another camera, with some delay

@@ -23,6 +23,7 @@ from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking.front_end import YOUNG
 
 _FIRST_KEYFRAMES = 3  # with an unknown focal, which two views alone do not determine
+_FIRST_ALONE = 6  # of cameras of a few photographs: of far things, fewer are explained by wrong focals, too
 _CALIBRATE_AT = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300, 450, 675, 1000)
 # Live, keyframes; fewer determine a focal less well than the usual one, with which the first poses were made.
 _LIVE_FROM = 8
@@ -55,6 +56,8 @@ class CalibrationSchedule:
 
     def may_begin(self, stream: CameraStream) -> bool:
         """Whether there are enough keyframes for the first poses."""
+        if self._state.alone:
+            return len(self._state.records) >= _FIRST_ALONE
         fewest = 2 if self._state.sparse.intrinsics[stream.index].fixed else _FIRST_KEYFRAMES
         return len(self._state.records) >= fewest
 
@@ -105,7 +108,8 @@ class CalibrationSchedule:
     def doubtful(self, stream: CameraStream) -> bool:
         """Whether a focal other than the map's may be right."""
         known = self._state.sparse.intrinsics[stream.index].given or self._state.settled
-        return not (known or self._state.several_cameras or len(self._state.records) > MOST_UNSURE)
+        others = self._state.several_cameras and not stream.alone
+        return not (known or others or len(self._state.records) > MOST_UNSURE)
 
     @property
     def joining(self) -> np.ndarray:
@@ -175,11 +179,16 @@ class Calibrator:
         """Adjust the whole map, with free focals and, once it is large enough, lenses."""
         if len(self._state.records) <= YOUNG or not self._state.sure:
             with self.within_reason():
-                solution = refine_lenses(self._state.sparse, rounds=2)
+                solution = refine_lenses(self._state.sparse, rounds=2, fewest_views=self._fewest)
         else:
-            solution = refine_lenses(self._state.sparse, rounds=2, iterations=_LIVE_STEPS)
+            solution = refine_lenses(self._state.sparse, rounds=2, iterations=_LIVE_STEPS, fewest_views=self._fewest)
         if len(self._state.records) >= _OFF_CENTER_FROM:
             look_off_center(self._state.sparse, solution, _CROPPED)
+
+    @property
+    def _fewest(self) -> int:
+        """Views of a camera whose lens is free: of photographs of as many cameras, one."""
+        return 1 if self._state.records[0].stream.alone else ENOUGH_VIEWS
 
     @contextmanager
     def within_reason(self) -> Iterator[None]:
@@ -195,7 +204,7 @@ class Calibrator:
 
     def adjust_last(self) -> None:
         """Adjust the whole map, with ``refine_lenses``' own rounds and steps, when no more frames come."""
-        self._last = refine_lenses(self._state.sparse)
+        self._last = refine_lenses(self._state.sparse, fewest_views=self._fewest)
 
     def look_off_center(self) -> bool:
         """Look for a principal point off the middle, however far, after ``adjust_last``; returns whether one was found.
@@ -209,10 +218,10 @@ class Calibrator:
         refine(self._state.sparse, own, free_focal=self._schedule.joining, rounds=2, sharp=True)
         self.consider_lens(stream)
 
-    def begin(self, stream: CameraStream) -> bool:
-        """Pose the first keyframes together; returns whether that was possible."""
+    def begin(self, stream: CameraStream, last: bool = False) -> bool:
+        """Pose the first keyframes together; returns whether that was possible. ``last``: no more come."""
         intrinsics = self._state.sparse.intrinsics[stream.index]
-        if not self._schedule.may_begin(stream):
+        if not (last or self._schedule.may_begin(stream)):
             return False
         known = self._state.trusted  # given, or known from an older map
         if self._state.live and not known:
@@ -249,15 +258,19 @@ class Calibrator:
         sparse.restore(before)
         return False
 
-    def begin_with_two(self) -> bool:
-        """Pose the two keyframes that share most, when no more come, with the focal as guessed; returns whether they
-        show enough. All must be of one camera.
+    def begin_with_few(self) -> bool:
+        """Pose the keyframes that there are, when no more come; returns whether that was possible."""
+        fewer = self._state.alone and _FIRST_KEYFRAMES <= len(self._state.records) < _FIRST_ALONE
+        return (fewer and self.begin(self._state.records[0].stream, last=True)) or self._begin_with_two()
+
+    def _begin_with_two(self) -> bool:
+        """Pose the two keyframes that share most, with focals as guessed; returns whether they show enough.
 
         No third one confirms them. Pairs of six recordings with fewer landmarks, or worse ones, are often wrong: by a
-        fifth of a turn, or with a motion the other way.
+        fifth of a turn, or with a motion the other way. All must be of one camera, or of ones that took few images.
         """
         sparse, streams = self._state.sparse, [record.stream for record in self._state.records]
-        if len(streams) < 2 or streams.count(streams[0]) < len(streams):
+        if len(streams) < 2 or (self._state.several_cameras and not all(stream.alone for stream in streams)):
             return False
         before, stream = sparse.snapshot(), streams[0]
         pair = max(combinations(range(len(streams)), 2), key=lambda pair: len(sparse.common(*pair)[0]))
@@ -269,12 +282,15 @@ class Calibrator:
 
     def _begin_held(self, stream: CameraStream, focals: Sequence[float], views: Sequence[int]) -> bool:
         """Make the first poses with one of the focals, held; returns whether that was possible."""
-        intrinsics = self._state.sparse.intrinsics[stream.index]
-        given, intrinsics.fixed = intrinsics.fixed, True
+        known = [self._state.intrinsics_of(view) for view in views]
+        given = [intrinsics.fixed for intrinsics in known]
+        for intrinsics in known:
+            intrinsics.fixed = True
         try:
             return self._bootstrap(stream, focals, views, sharp=(False,))[0]
         finally:
-            intrinsics.fixed = given
+            for intrinsics, fixed in zip(known, given, strict=True):
+                intrinsics.fixed = fixed
 
     def improve(self, stream: CameraStream) -> bool:
         """Try other focals while one of them may be right; returns whether the map was rebuilt with a better one."""
@@ -387,7 +403,8 @@ class Calibrator:
         """
         least, seed = max(_START_INLIERS, self._state.config.track_min_inliers), self._state.config.seed
         if not self._state.live:
-            return Options(PairFromLandmarks(sharp, rough=rough, turning=turning), least, seed)
+            first_pair = PairFromLandmarks(sharp, rough=rough, turning=turning)
+            return Options(first_pair, least, seed, unknown=self._state.alone)
         unusual = max(Options.unusual, _PRIOR_KEYFRAMES / count)
         return Options(PairFromLandmarks(sharp, _LIVE_TRIES, rough), least, seed, unusual, 1 / _NO_RIVAL, _MOST_FIRST)
 

@@ -256,6 +256,10 @@ class Submap(ABC):
         """Whether a camera's frames may become keyframes now."""
         return True
 
+    def begin_with_few(self) -> bool:
+        """Make the first poses with the keyframes there are, as no more fit them; returns whether there are any."""
+        return self.initialised
+
     def mask_own(self, stream: CameraStream) -> bool:
         """Leave out of a camera's keyframes what it carries along, as is known by now.
 

@@ -14,12 +14,12 @@ from dust3r_ros.backends import make_backend
 from dust3r_ros.backends.base import Backend, Monocular
 from dust3r_ros.config import MapperConfig, as_mapping
 from dust3r_ros.errors import ConfigError, InputError
+from dust3r_ros.features.masks import check_image
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import invert
 from dust3r_ros.io.files import make_folder
 from dust3r_ros.io.image_sources import plain_name
 from dust3r_ros.io.manifest import ManifestWriter, packed
-from dust3r_ros.mapping.camera_stream import check_image
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.mapping.state import MapState
 from dust3r_ros.sensors.camera_info import Calibrations

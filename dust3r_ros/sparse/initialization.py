@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -14,21 +14,19 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.features.features import epipolar_inliers
 from dust3r_ros.geometry.essential import essential_pose, turning_error
 from dust3r_ros.geometry.pinhole import rays
-from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, angle_deg, invert
+from dust3r_ros.geometry.rigid import angle_deg
 from dust3r_ros.sparse.lens_refinement import refine_lenses
 from dust3r_ros.sparse.refinement import refine, thin
 from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX, SparseMap
 from dust3r_ros.types import Array
 
-_FIRST_PARALLAX_DEG = 2.0
-_TURNING_PX = 1.0
+_FIRST_PARALLAX_DEG, _TURNING_PX = 2.0, 1.0
 _TURNING_FOCALS = (0.4, 4.0)  # times the usual focal: with these, a pair may have turned on the spot
 _GIVEN_STD = 0.02  # of a given focal, at least
-_PROMISING = 2
 # Far points fit almost any direction of translation to within a pixel, so a near object that moves would decide it;
 # to a fraction of a pixel they do not.
 _SHARP_PX = 0.3
-_REFINED = 500  # matches
+_PROMISING, _REFINED = 2, 500  # pairs; matches
 _SAME_TURN_DEG, _SAME_DIRECTION_DEG = 0.5, 3.0  # adjustments of two starts that are closer lead to the same map
 _MOST = 0.8  # of the share of matches that the best pair explains: with less, the pair may follow a moving object
 
@@ -80,7 +78,7 @@ class PairFromLandmarks:
     def _confirms(self, sparse: SparseMap, first: int, second: int, first_T_second: Array, focal: float) -> bool:
         """Whether this threshold leads to about the same pose of a pair."""
         try:
-            again, _ = self._pose(*sparse.common(first, second), focal)
+            again, _ = self._pose(*sparse.common(first, second, focal), focal)
         except GeometryError:
             return False
         aside = _angles_deg(again[None, :3, 3], first_T_second[None, :3, 3])
@@ -93,7 +91,7 @@ class PairFromLandmarks:
         found: list[tuple[int, Pair, Array]] = []
         shares: list[float] = []
         for pair in pairs:
-            a, b = sparse.common(*pair)
+            a, b = sparse.common(*pair, focal)
             try:
                 first_T_second, inliers = self._pose(a, b, focal)
             except GeometryError:
@@ -119,8 +117,8 @@ class PairFromLandmarks:
     def _turns(self, sparse: SparseMap, first: int, second: int) -> bool:
         """Whether pure rotation explains a pair."""
         if (first, second) not in self._turning:
-            a, b = sparse.common(first, second)
             intrinsics = sparse.intrinsics[sparse.views[first].camera]
+            a, b = sparse.common(first, second, intrinsics.focal)
             low, high = _TURNING_FOCALS
             if intrinsics.given:  # over a plane, a sideways step looks like a turn of a camera with a longer focal
                 high = math.exp(2.0 * max(_GIVEN_STD, 0.0 if intrinsics.fixed else intrinsics.prior_std))
@@ -139,8 +137,7 @@ def _angles_deg(a: Array, b: Array) -> Array:
 # Of the long edge: 90, 67, 53, 40, 28, 18 degrees of view. A vote over fundamental matrices would be
 # biased; trying each of these to the end and keeping the one that explains the tracks best is not.
 FOCAL_STARTS = (0.5, 0.75, 1.0, 1.4, 2.0, 3.2)
-_KEPT_PARALLAX = 0.3  # of the landmarks
-_USUAL_SIGMA = 0.5
+_KEPT_PARALLAX, _USUAL_SIGMA = 0.3, 0.5  # of the landmarks; of the log focal
 _PAIRS_AMONG = 4  # the first pair is among this many first views
 _PRUNING_PX = (30.0, 10.0, 4.0)
 _SAMPLE = 150  # landmarks of each view used to judge a focal, before any map is built from all
@@ -179,10 +176,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Options:
-    """``first_pair(sparse, views, focal)`` selects the first two views of a map and their relative pose.
+    """``first_pair(sparse, views, focal)`` selects the first two views of a map, and their relative pose, with focals
+    as ``sparse`` has them; ``focal`` is that of the camera with which the map begins.
 
     ``unusual``: penalty in ``score`` for a focal that cameras rarely have. ``better``: the largest share of the
-    old misfit that a new map may have. ``tried_on``: how many views choose between focals, None: all.
+    old misfit that a new map may have. ``tried_on``: how many views choose between focals, None: all. ``unknown``:
+    where views are of several cameras, those of unknown focals, which begin with views as wide as each other's.
     """
 
     first_pair: FirstPair = field(default_factory=lambda: PairFromLandmarks())
@@ -191,6 +190,7 @@ class Options:
     unusual: float = 0.05
     better: float = 0.97
     tried_on: int | None = None
+    unknown: Collection[int] = ()
 
 
 def bootstrap(
@@ -210,11 +210,11 @@ def bootstrap(
     kept = tried.before
     for trial in tried.finalists(options.better):
         sparse.restore(before)
-        trial.place(sparse, few, camera)
+        trial.place(sparse, few)
         try:
             placed = int(sparse.positioned.sum())
             _settle(sparse, _PRUNING_PX[1:], _WHOLE_STEPS)
-            _locate_others(sparse, views, camera, options)
+            _locate_others(sparse, views, options)
             _require_parallax(sparse, placed, options)
         except GeometryError:
             continue
@@ -228,7 +228,7 @@ def bootstrap(
             starts.append(start)
     sparse.restore(best or before)
     if best is not None:
-        _normalise(sparse, views)
+        sparse.begin_at(_posed(sparse, views)[0])
     starts.sort(key=lambda start: start.score)
     return Outcome(starts, *tried.rival(kept, reached), tried.vain, tried.promising)
 
@@ -251,13 +251,19 @@ def score(sparse: SparseMap, views: Sequence[int], camera: int, options: Options
 
     Landmarks that views without a pose share with others count as unexplained.
     """
-    intrinsics, posed, misfit = sparse.intrinsics[camera], _posed(sparse, views), sparse.misfit()
+    posed, misfit = _posed(sparse, views), sparse.misfit()
     if len(posed) < len(views):
         seen_by = sparse.observations(views, np.arange(len(sparse.points)), pruned=True)[0]
         explained = float(np.isin(seen_by, posed).mean()) if len(seen_by) else 1.0
         misfit = explained * misfit + (1.0 - explained) * MAX_ERROR_PX**2
-    sigma = min(_USUAL_SIGMA, intrinsics.guess_std)
-    return float(misfit * (1.0 + options.unusual * (np.log(intrinsics.focal / intrinsics.prior) / sigma) ** 2))
+    found = [(focal, sparse.intrinsics[index]) for index, focal in _focals(sparse, camera, options).items()]
+    unusual = [(np.log(focal / known.prior) / min(_USUAL_SIGMA, known.guess_std)) ** 2 for focal, known in found]
+    return float(misfit * (1.0 + options.unusual * np.mean(unusual)))
+
+
+def _focals(sparse: SparseMap, camera: int, options: Options) -> dict[int, float]:
+    """The focals of the cameras of which none is known."""
+    return {index: sparse.intrinsics[index].focal for index in {camera, *options.unknown}}
 
 
 def _now(sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> Start:
@@ -272,23 +278,26 @@ def _posed(sparse: SparseMap, views: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class _Trial:
-    """The outcome of a focal ``tried``: ``score``, ``focal`` and poses of the views; ``state``: of the whole map."""
+    """The outcome of a focal ``tried``: ``score``, ``focal`` and poses of the views; ``state``: of the whole map;
+    ``focals`` of all cameras of which none is known."""
 
     tried: float
     score: float
     focal: float
     w_T_c: tuple[Array | None, ...]
     state: tuple[object, ...]
+    focals: Mapping[int, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, tried: float, sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> _Trial:
-        poses, reached = tuple(sparse.views[view].w_T_c for view in views), sparse.intrinsics[camera].focal
-        return cls(tried, score(sparse, views, camera, options), reached, poses, sparse.snapshot())
+        poses, focals = tuple(sparse.views[view].w_T_c for view in views), _focals(sparse, camera, options)
+        return cls(tried, score(sparse, views, camera, options), focals[camera], poses, sparse.snapshot(), focals)
 
-    def place(self, sparse: SparseMap, views: Sequence[int], camera: int) -> None:
-        """Start over from the poses and the focal: whatever fits them roughly becomes a landmark."""
+    def place(self, sparse: SparseMap, views: Sequence[int]) -> None:
+        """Start over from the poses and the focals: whatever fits them roughly becomes a landmark."""
         sparse.start_over()
-        sparse.intrinsics[camera].focal = self.focal
+        for index, focal in self.focals.items():
+            sparse.intrinsics[index].focal = focal
         for view, w_T_c in zip(views, self.w_T_c, strict=True):
             sparse.views[view].w_T_c = w_T_c
         sparse.extend(max_error_px=_PRUNING_PX[1])
@@ -383,12 +392,13 @@ def _place(
     sparse: SparseMap, views: Sequence[int], among: list[Sequence[int]], camera: int, focal: float, options: Options
 ) -> None:
     """Pose the first pair, then the other views by its landmarks."""
-    sparse.intrinsics[camera].focal = focal
+    for index in (camera, *options.unknown):
+        sparse.intrinsics[index].focal = focal * (sparse.intrinsics[index].prior / sparse.intrinsics[camera].prior)
     first, second, second_pose = _first_pair(sparse, among, focal, options)
     sparse.views[first].w_T_c, sparse.views[second].w_T_c = np.eye(4), second_pose
     if sparse.extend() < options.min_inliers:
         raise GeometryError("the first pair has too few landmarks under parallax")
-    _locate_others(sparse, views, camera, options)
+    _locate_others(sparse, views, options)
     posed = len(_posed(sparse, views))
     if posed < min(len(views), max(_LEAST_POSED, _LEAST_SHARE * len(views))):
         raise GeometryError(f"only {posed} of {len(views)} views see enough of the first landmarks")
@@ -404,19 +414,23 @@ def _first_pair(
     return options.first_pair(sparse, among[-1], focal)
 
 
-def _locate_others(sparse: SparseMap, views: Sequence[int], camera: int, options: Options) -> None:
+def _locate_others(sparse: SparseMap, views: Sequence[int], options: Options) -> None:
     """Pose views without a pose, in order of the landmarks they see; those that see too few stay without."""
-    left = [view for view in views if sparse.views[view].w_T_c is None]
-    vain: list[int] = []
+    left, vain = [view for view in views if sparse.views[view].w_T_c is None], list[int]()
     while left:
         observations = [len(sparse.known_in(view).ids) for view in left]
         view = left.pop(int(np.argmax(observations)))
+        camera, seen = sparse.views[view].camera, sparse.views[view].seen
+        free = camera in options.unknown
         try:
-            found = sparse.locate(camera, sparse.views[view].seen, options.min_inliers, options.seed)
+            found = sparse.locate(camera, seen, options.min_inliers, options.seed, free_focal=free)
         except GeometryError:
             vain.append(view)
             continue
         sparse.views[view].w_T_c = found.w_T_c
+        if free:
+            sparse.intrinsics[camera].focal = found.focal
+            _settle(sparse, _PRUNING_PX[1:2], _FIRST_STEPS)  # or the next one's focal makes up for what is wrong
         sparse.extend()
         left, vain = left + vain, []  # there are more landmarks now
 
@@ -434,12 +448,3 @@ def _require_parallax(sparse: SparseMap, placed: int, options: Options) -> None:
     kept = sparse.discard_flat()
     if kept < max(options.min_inliers, _KEPT_PARALLAX * placed):
         raise GeometryError(f"only {kept} of {placed} landmarks of the first views are seen under parallax")
-
-
-def _normalise(sparse: SparseMap, views: Sequence[int]) -> None:
-    first = _posed(sparse, views)[0]
-    origin = sparse.views[first].w_T_c
-    scale = 1.0 / sparse.median_depth(first)
-    start = invert(origin)  # type: ignore[arg-type]
-    start[:3, 3] *= scale
-    sparse.move(BODY_T_OPTICAL @ start, scale)

@@ -195,8 +195,12 @@ def weighed(problem: BundleProblem, scatter: float) -> tuple[BundleProblem, floa
     independent = INDEPENDENT if problem.spread is None else EXACT_INDEPENDENT
     each = max(1.0, 2.0 * len(problem.view) / len(problem.w_T_c) / independent)
     huber_px = max(_HUBER * scatter, _HUBER_PX[0])
-    prior = np.minimum(problem.focal_prior_sigma, FOCAL_PRIOR)
-    return replace(problem, sigma=max(scatter, _EXACT_PX) * float(np.sqrt(each)), focal_prior_sigma=prior), huber_px
+    prior = np.broadcast_to(problem.focal_prior_sigma, len(problem.focals))
+    alike = prior >= FOCAL_PRIOR
+    count = np.count_nonzero(alike[np.unique(problem.camera)])  # they have one prior: photographs are cropped alike
+    prior = np.where(alike, FOCAL_PRIOR * np.sqrt(count) if count > 1 else FOCAL_PRIOR, prior)
+    sigma = max(scatter, _EXACT_PX) * float(np.sqrt(each))
+    return replace(problem, sigma=sigma, focal_prior_sigma=prior), huber_px
 
 
 def problem_of(

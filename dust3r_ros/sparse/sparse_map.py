@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable
 
 import numpy as np
 
-from dust3r_ros.geometry.pose import PnpResult, solve_pnp
-from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.geometry.pose import PnpResult, pose_and_focal, solve_pnp
+from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, invert, transform
 from dust3r_ros.sparse.landmarks import (
     Intrinsics,
     Landmarks,
@@ -141,16 +141,26 @@ class SparseMap:
         return self.known(self.views[view].seen)
 
     def locate(
-        self, camera: int, tracks: Tracks, min_inliers: int, seed: int = 0, near: Array | None = None
+        self,
+        camera: int,
+        tracks: Tracks,
+        min_inliers: int,
+        seed: int = 0,
+        near: Array | None = None,
+        free_focal: bool = False,
     ) -> PnpResult:
         """Pose of a view of ``camera`` that sees ``tracks``; raises ``GeometryError`` if too few agree.
 
-        ``inliers`` of the result refer to ``known(tracks)``; ``near``: a guess (4, 4).
+        ``inliers`` of the result refer to ``known(tracks)``; ``near``: a guess (4, 4). ``free_focal``: that of the
+        camera is one, too, and the result's is another.
         """
         known, intrinsics = self.known(tracks), self.intrinsics[camera]
+        points, pixels = self.points[known.ids], intrinsics.lens.ideal(known.pixels)
+        if free_focal:
+            return pose_and_focal(points, pixels, round(intrinsics.prior), seed, MAX_ERROR_PX, guess=intrinsics.focal)
         return solve_pnp(
-            self.points[known.ids],
-            intrinsics.lens.ideal(known.pixels),
+            points,
+            pixels,
             intrinsics.focal,
             (0.0, 0.0),
             threshold_px=MAX_ERROR_PX,
@@ -159,12 +169,16 @@ class SparseMap:
             near=near,
         )
 
-    def common(self, a: int, b: int) -> tuple[Array, Array]:
-        """Pinhole offsets (N, 2), (N, 2) of the landmarks that two views share, including pruned observations."""
+    def common(self, a: int, b: int, focal: float | None = None) -> tuple[Array, Array]:
+        """Pinhole offsets (N, 2), (N, 2) of the landmarks that two views share, including pruned observations.
+
+        ``focal``: as in images of cameras with this one, pixels; None: with their own.
+        """
         first, second = (join(self.views[v].seen, self.views[v].pruned).unique() for v in (a, b))
         _, i, j = np.intersect1d(first.ids, second.ids, assume_unique=True, return_indices=True)
-        lenses = [self.intrinsics[self.views[v].camera].lens for v in (a, b)]
-        return lenses[0].ideal(first.pixels[i]), lenses[1].ideal(second.pixels[j])
+        cameras = [self.intrinsics[self.views[v].camera] for v in (a, b)]
+        x, y = cameras[0].lens.ideal(first.pixels[i]), cameras[1].lens.ideal(second.pixels[j])
+        return (x, y) if focal is None else (x * (focal / cameras[0].focal), y * (focal / cameras[1].focal))
 
     def disagreement(self, view: int) -> float:
         """Median reprojection error, pixels, of the landmarks with a position that a posed view sees; 0 without any."""
@@ -230,6 +244,13 @@ class SparseMap:
                 scaled[:3, 3] *= scale
                 view.w_T_c = new_T_old @ scaled
         self.points = transform(new_T_old, scale * self.points)
+
+    def begin_at(self, view: int) -> None:
+        """Move the map: a posed view is at the origin and looks along x, and the median depth of its landmarks is 1."""
+        scale = 1.0 / self.median_depth(view)
+        view_T_w = invert(self.views[view].pose)
+        view_T_w[:3, 3] *= scale
+        self.move(BODY_T_OPTICAL @ view_T_w, scale)
 
     def merge(self, a: np.ndarray, b: np.ndarray) -> None:
         """Merge landmarks ``a`` (K,) with ``b`` (K,), pairwise.

@@ -28,7 +28,7 @@ def world(bench: ModuleType) -> object:
 @pytest.mark.parametrize("motion", ["around", "sideways", "forward", "looking about", "strolling"])
 def test_paths_are_smooth_and_lead_through_nothing(bench: ModuleType, world: object, motion: str) -> None:
     rng = np.random.default_rng(0)
-    eye = bench._eye(80, 60, 60.0, np.eye(4))
+    eye = bench.eye_of(80, 60, 60.0, np.eye(4))
     for _ in range(100):
         path = bench._path(rng, world, motion)
         flow = bench._flow(world, eye, path)
@@ -38,7 +38,7 @@ def test_paths_are_smooth_and_lead_through_nothing(bench: ModuleType, world: obj
     assert not world.scenery.shapes.holds(path[:, :3, 3], 0.0).any()
     assert np.all(np.diff(flow[0]) >= 0) and 0 < flow[1] < flow[0][-1]
     assert np.diff(flow[0]).max() < 10 * np.diff(flow[0]).mean()
-    ends = bench._resampled(path, np.array([0.0, len(path) - 1.0]))
+    ends = bench.resampled(path, np.array([0.0, len(path) - 1.0]))
     np.testing.assert_allclose(ends, path[[0, -1]], atol=1e-9)
 
 
@@ -55,7 +55,7 @@ def test_a_walk_is_the_same_each_time_and_as_fast_as_it_says(
 
 def test_a_phone_shows_what_its_lens_and_its_shutter_make_of_the_world(bench: ModuleType, world: object) -> None:
     """Straight lines bend, the centre is off, and what passes leans."""
-    eye, at_once = bench._eye(160, 120, 100.0, np.eye(4)), bench.Phone(-0.2, np.array([4.0, -3.0]), 0.0)
+    eye, at_once = bench.eye_of(160, 120, 100.0, np.eye(4)), bench.Phone(-0.2, np.array([4.0, -3.0]), 0.0)
     wide, sources = at_once.sources(eye)
     assert sources.shape == (120, 160, 2) and wide.focal == eye.focal
     middle = (np.array([wide.width, wide.height]) - 1) / 2

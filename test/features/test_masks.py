@@ -16,7 +16,7 @@ from dust3r_ros.depth.depth_maps import DepthMaps
 from dust3r_ros.errors import InputError
 from dust3r_ros.features.features import extract
 from dust3r_ros.features.junctions import find_junctions
-from dust3r_ros.features.masks import MARGIN_PX, DarkBorder, EgoMask, ImageMask, check_mask, grown, without
+from dust3r_ros.features.masks import MARGIN_PX, DarkBorder, EgoMask, ImageMask, check_image, check_mask, grown, without
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.mapping.camera_stream import CameraStream
@@ -485,3 +485,25 @@ def test_images_beside_the_sequence_teach_a_camera_nothing() -> None:
     assert known is not None and stream.mask is known
     seen(stream, np.where(black, 0, np.maximum(noise(2), 30)))
     assert stream.mask is not None and (stream.mask.working & known.working).sum() > 0.95 * known.working.sum()
+
+
+@pytest.mark.parametrize(
+    "image, found",
+    [
+        (np.zeros((4, 4, 3), np.float32), "float32"),
+        (np.zeros((4, 4), np.uint8), r"\(4, 4\)"),
+        (np.zeros((4, 4, 4), np.uint8), r"\(4, 4, 4\)"),
+        (np.zeros((0, 4, 3), np.uint8), "4x0"),
+        (None, "NoneType"),
+        ([[1, 2, 3]], "list"),
+        ("image.png", "str"),
+    ],
+)
+def test_what_is_no_image(image: object, found: str) -> None:
+    with pytest.raises(InputError, match=found):
+        check_image(image, "front")
+
+
+def test_an_image_passes_as_it_is() -> None:
+    image = np.zeros((4, 5, 3), np.uint8)
+    assert check_image(image, "front") is image

@@ -9,7 +9,7 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pinhole import pixel_grid
-from dust3r_ros.mapping.camera_stream import Cameras, CameraStream, check_image
+from dust3r_ros.mapping.camera_stream import Cameras, CameraStream
 from dust3r_ros.tracking import Tracks, no_tracks
 
 
@@ -109,34 +109,12 @@ def test_corners_are_followed_as_offsets() -> None:
     assert len(made.follow(made.gray(image)).ids) == 0
 
 
-@pytest.mark.parametrize(
-    "image, found",
-    [
-        (np.zeros((4, 4, 3), np.float32), "float32"),
-        (np.zeros((4, 4), np.uint8), r"\(4, 4\)"),
-        (np.zeros((4, 4, 4), np.uint8), r"\(4, 4, 4\)"),
-        (np.zeros((0, 4, 3), np.uint8), "4x0"),
-        (None, "NoneType"),
-        ([[1, 2, 3]], "list"),
-        ("image.png", "str"),
-    ],
-)
-def test_what_is_no_image(image: object, found: str) -> None:
-    with pytest.raises(InputError, match=found):
-        check_image(image, "front")
-
-
 @pytest.mark.parametrize("std, known", [(0.0, np.inf), (0.1, 0.1)])
 def test_a_guess_of_which_no_deviation_is_known_is_the_usual_one(std: float, known: float) -> None:
     cameras = Cameras(MapperConfig())
     cameras.give("front", 320, 240, 280.0, std, guess=True)
     intrinsics = cameras.open("front", 320, 240)[1]
     assert not intrinsics.given and intrinsics.prior == intrinsics.focal and intrinsics.guess_std == known
-
-
-def test_an_image_passes_as_it_is() -> None:
-    image = np.zeros((4, 5, 3), np.uint8)
-    assert check_image(image, "front") is image
 
 
 def test_a_rectified_image_is_what_a_pinhole_sees() -> None:

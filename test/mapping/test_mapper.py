@@ -686,6 +686,13 @@ def test_images_of_a_stereo_camera_side_by_side_are_said(known: RenderedSequence
     assert not any("twice" in words for words in mapper.doubts)
 
 
+def test_a_single_image_that_shows_the_same_twice_may_show_a_pattern(known: RenderedSequence) -> None:
+    image = np.concatenate([known.images[0], np.roll(known.images[0], -6, axis=1)], axis=1)
+    mapper = Mapper(SPARSE)
+    mapper.process(1, "camera", image)
+    assert len(mapper.submap) == 1 and mapper.doubts == ()
+
+
 @pytest.mark.parametrize("around", [True, False])
 def test_images_that_show_all_around_are_said(around: bool) -> None:
     """They gave a map by some lens. Others may be twice as wide as high, too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from dust3r_ros.geometry.rigid import angle_deg
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.scenes.sequence import walk as rendered_walk
 from dust3r_ros.storage.saved_map import load_state, save_map
-from dust3r_ros.types import Calibration, MapUpdate, StampedPose
+from dust3r_ros.types import Array, Calibration, MapUpdate, StampedPose
 
 SPARSE = replace(SMALL, dense=False, keyframe_motion_young=0.02)
 
@@ -292,3 +293,50 @@ def test_photographs_of_which_some_are_upright() -> None:
         assert camera.focal == pytest.approx(sequence.focal, rel=0.02)
     apart = {pose.camera: pose for pose in mapper.trajectory()}
     assert angle_deg(apart["camera"].w_T_c[:3, :3].T @ apart["upright"].w_T_c[:3, :3]) > 70
+
+
+def photographed(zooms: Sequence[float]) -> tuple[Mapper, Array]:
+    """A map of photographs of one walk, each cut to its middle and enlarged as another camera's, and true focals."""
+    sequence, mapper = walk("orbit", 36), Mapper(SPARSE)
+    height, width = sequence.images.shape[1:3]
+    for at, zoom in enumerate(zooms):
+        top, left = (round(0.5 * (1.0 - 1.0 / zoom) * size) for size in (height, width))
+        near = sequence.images[2 * at][top : height - top, left : width - left]
+        image = cv2.resize(near, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
+        mapper.process(int(sequence.stamps_ns[at]), f"camera_{at}", image)
+    mapper.finish()
+    return mapper, sequence.focal * np.array(zooms)
+
+
+def test_photographs_of_as_many_cameras() -> None:
+    """None has three images with which a map could begin, and none a sibling: their focals differ by a third."""
+    mapper, focals = photographed((1.0, 1.25, 1.1, 1.3, 1.05, 1.2, 1.15, 1.0))
+    assert len(mapper.trajectory()) == len(mapper.keyframes) == 8 and mapper.counts.maps == 1
+    for camera, focal in zip(mapper.cameras.values(), focals, strict=True):
+        assert abs(np.log(camera.focal / focal)) < min(0.05, 3.0 * camera.focal_std / camera.focal)
+    sequence = walk("orbit", 36)
+    truth = [
+        StampedPose(int(sequence.stamps_ns[at]), f"camera_{at}", sequence.w_T_c[2 * at]) for at in range(len(focals))
+    ]
+    assert trajectory_errors(truth, mapper.trajectory()).ate_percent < 1.0
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_few_photographs_of_as_many_cameras(count: int) -> None:
+    """No more come, so they must do; of two, focals stay guesses, and are said to be."""
+    mapper, focals = photographed((1.0, 1.2, 1.1, 1.25)[:count])
+    assert len(mapper.trajectory()) == count
+    for camera, focal in zip(mapper.cameras.values(), focals, strict=True):
+        assert abs(np.log(camera.focal / focal)) < 2.0 * camera.focal_std / camera.focal
+
+
+def test_one_photograph_of_another_camera_joins_the_map_of_many() -> None:
+    sequence, mapper = walk("orbit", 36), Mapper(SPARSE)
+    for at, (stamp, image) in enumerate(zip(sequence.stamps_ns.tolist(), sequence.images, strict=True)):
+        other = at == 12
+        image = cv2.resize(image[20:-20, 30:-30], None, fx=1.2, fy=1.2) if other else image
+        mapper.process(stamp, "other" if other else "camera", image)
+    mapper.finish()
+    assert any(pose.camera == "other" for pose in mapper.trajectory())
+    other = mapper.cameras["other"]
+    assert abs(np.log(other.focal / (1.2 * sequence.focal))) < 2.0 * other.focal_std / other.focal

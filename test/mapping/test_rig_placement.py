@@ -67,6 +67,16 @@ def test_a_camera_at_rest_says_the_same_again_and_again() -> None:
     assert np.isinf(world.focal.std) and world.focal.focal == 320.0
 
 
+def test_of_a_camera_of_a_few_photographs_one_is_enough_if_most_of_it_agrees() -> None:
+    world = World()
+    world.stream.alone = True
+    half = world.seen(pose(np.eye(3), [0.1, 0.0, 0.0]), FOCAL)
+    half.pixels[: 6 * len(half.ids) // 10] = world.rng.uniform(-110, 110, (6 * len(half.ids) // 10, 2))
+    assert not world.focal_votes.meet(world.stream, half) and np.isinf(world.focal.std)
+    assert world.frame(0)
+    assert world.focal.focal == pytest.approx(FOCAL, rel=0.02) and 0 < world.focal.std < 0.1
+
+
 def test_one_that_zooms_is_not_believed() -> None:
     world = World()
     assert not any(world.frame(k, focal) for k, focal in enumerate((250.0, 340.0, 460.0, 620.0, 200.0)))

@@ -24,7 +24,7 @@ def pressed(
     focal: float, views: int = 6, degrees: float = 45.0, noise: float = 0.3
 ) -> tuple[Calibrator, Reconstruction, SimpleNamespace]:
     """A live calibrator of views on an arc, taken with ``focal`` where ``WIDTH`` pixels are usual."""
-    state, stream = Reconstruction(MapperConfig()), SimpleNamespace(index=0, long_edge=WIDTH)
+    state, stream = Reconstruction(MapperConfig()), SimpleNamespace(index=0, long_edge=WIDTH, alone=False)
     state.sparse = unposed(arc(views=views, points=200, focal=focal, degrees=degrees), noise)
     state.records = [SimpleNamespace(stream=stream)] * views
     calibrator = Calibrator(state, CalibrationSchedule(state))
@@ -71,7 +71,7 @@ def test_a_focal_that_is_far_from_usual_takes_more_views(views, begins):
 def test_of_two_views_many_landmarks_must_fit(points: int, noise: float, begins: bool):
     calibrator, state, _ = pressed(focal=1.1 * WIDTH, views=2, degrees=10.0)
     state.live, state.sparse = False, unposed(arc(views=2, points=points, focal=1.1 * WIDTH, degrees=10.0), noise)
-    assert calibrator.begin_with_two() == begins and len(state.sparse.posed()) == 2 * begins
+    assert calibrator.begin_with_few() == begins and len(state.sparse.posed()) == 2 * begins
     assert state.sparse.intrinsics[0].focal == WIDTH and not state.sparse.intrinsics[0].fixed
 
 
@@ -310,7 +310,7 @@ def test_a_center_farther_off_than_that_of_a_cropped_image_waits_for_the_last_ad
     state = Reconstruction(MapperConfig())
     state.sparse = unposed(past_a_wall(18, points=500), 0.6, lens=Lens(WIDTH / 2, 0.0, (off, 0.0)))
     assert bootstrap(state.sparse, range(18), 0, [0.8 * WIDTH, 1.2 * WIDTH], Options()).starts
-    state.records = [SimpleNamespace(stream=SimpleNamespace(index=0, long_edge=WIDTH))] * 18
+    state.records = [SimpleNamespace(stream=SimpleNamespace(index=0, long_edge=WIDTH, alone=False))] * 18
     calibrator, known = Calibrator(state, CalibrationSchedule(state)), state.sparse.intrinsics[0]
     calibrator.adjust()
     assert known.lens.center[0] < 0.3 * off if waits else known.lens.center[0] == pytest.approx(off, rel=0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,25 +26,34 @@ from dust3r_ros.sparse.initialization import (
 )
 from dust3r_ros.sparse.sparse_map import Intrinsics, SparseMap
 from dust3r_ros.tracking import Tracks
+from dust3r_ros.types import Array
+
+
+def pair(
+    finder: PairFromLandmarks, sparse: SparseMap, focal: float, views: Sequence[int] = ()
+) -> tuple[int, int, Array]:
+    """The first pair of ``views``, by default of all, of a camera with that focal."""
+    sparse.intrinsics[0].focal = focal
+    return finder(sparse, views or range(len(sparse.views)), focal)
 
 
 def test_the_first_pair_has_parallax() -> None:
     scene = arc(views=4, points=150, focal=330.0)
     scene.w_T_c[1] = scene.w_T_c[0]
     sparse = unposed(scene)
-    first, second, first_T_second = PairFromLandmarks()(sparse, range(4), 330.0)
+    first, second, first_T_second = pair(PairFromLandmarks(), sparse, 330.0)
     assert {first, second} != {0, 1}
     true = invert(scene.w_T_c[first]) @ scene.w_T_c[second]
     assert angle_deg(first_T_second[:3, :3].T @ true[:3, :3]) < 1.5
     direction = true[:3, 3] / np.linalg.norm(true[:3, 3])
     assert direction @ first_T_second[:3, 3] > 0.99
     with pytest.raises(GeometryError, match="parallax"):
-        PairFromLandmarks()(sparse, [0, 1], 330.0)
+        pair(PairFromLandmarks(), sparse, 330.0, [0, 1])
 
 
 def test_turning_on_the_spot_gives_no_pair() -> None:
     with pytest.raises(GeometryError, match="5 views"):
-        PairFromLandmarks()(unposed(turning()), range(5), 330.0)
+        pair(PairFromLandmarks(), unposed(turning()), 330.0)
 
 
 def test_the_second_focal_finds_the_same_pair() -> None:
@@ -52,9 +62,9 @@ def test_the_second_focal_finds_the_same_pair() -> None:
     scene.w_T_c[1] = scene.w_T_c[0]
     sparse = unposed(scene)
     finder = PairFromLandmarks()
-    finder(sparse, range(4), 250.0)
-    first, second, first_T_second = finder(sparse, range(4), 330.0)
-    again = PairFromLandmarks()(sparse, range(4), 330.0)
+    pair(finder, sparse, 250.0)
+    first, second, first_T_second = pair(finder, sparse, 330.0)
+    again = pair(PairFromLandmarks(), sparse, 330.0)
     assert (first, second) == again[:2]
     np.testing.assert_allclose(first_T_second, again[2], atol=1e-9)
 
@@ -63,26 +73,26 @@ def test_pairs_that_fail_at_a_focal_make_room_for_others() -> None:
     scene = arc(views=4, points=150, focal=330.0)
     sparse = unposed(scene)
     finder = PairFromLandmarks()
-    first, second, _ = finder(sparse, range(4), 330.0)
+    first, second, _ = pair(finder, sparse, 330.0)
     # From here on the views that were best see nothing in common with any other.
     for view in (first, second):
         sparse.views[view].seen = sparse.views[view].seen.select(np.zeros(len(sparse.views[view].seen.ids), bool))
     left = set(range(4)) - {first, second}
-    assert set(finder(sparse, range(4), 330.0)[:2]) == left
+    assert set(pair(finder, sparse, 330.0)[:2]) == left
 
 
 def test_a_pose_that_a_finer_threshold_confirms_is_not_a_second_start() -> None:
     sparse, rough = unposed(arc(views=4, points=150, focal=330.0)), PairFromLandmarks()
-    rough(sparse, range(4), 330.0)
+    pair(rough, sparse, 330.0)
     finer = PairFromLandmarks(sharp=True, rough=rough)
     with pytest.raises(GeometryError, match="is known"):
-        finer(sparse, range(4), 330.0)
-    assert finer(sparse, range(4), 250.0), "the other has not been tried there"
+        pair(finer, sparse, 330.0)
+    assert pair(finer, sparse, 250.0), "the other has not been tried there"
 
 
 def test_what_is_known_of_pairs_is_not_asked_again() -> None:
     sparse, known = unposed(arc(views=3, points=150, focal=330.0)), {(0, 1): True}
-    first, second, _ = PairFromLandmarks(turning=known)(sparse, range(3), 330.0)
+    first, second, _ = pair(PairFromLandmarks(turning=known), sparse, 330.0)
     assert (first, second) != (0, 1) and known == {(0, 1): True, (0, 2): False, (1, 2): False}
 
 
@@ -106,8 +116,8 @@ def passing() -> SparseMap:
 def test_what_moves_by_itself_before_a_far_scene_does_not_choose_the_direction(rough: PairFromLandmarks | None) -> None:
     sparse = passing()
     if rough is not None:
-        rough(sparse, range(3), 330.0)
-    first, second, first_T_second = PairFromLandmarks(sharp=True, rough=rough)(sparse, range(3), 330.0)
+        pair(rough, sparse, 330.0)
+    first, second, first_T_second = pair(PairFromLandmarks(sharp=True, rough=rough), sparse, 330.0)
     true = np.array([0.12 * (second - first), 0.02 * (second**2 - first**2), 0.0])
     assert true @ first_T_second[:3, 3] > 0.97 * np.linalg.norm(true)
 
@@ -130,6 +140,23 @@ def test_finds_the_focal_among_its_starts(focal: float) -> None:
     for found_pose, true in zip(poses, scene.w_T_c, strict=True):
         relative = (invert(poses[0]) @ found_pose)[:3, :3].T @ (invert(scene.w_T_c[0]) @ true)[:3, :3]
         assert angle_deg(relative) < 1.0
+
+
+@pytest.mark.parametrize("zooms", [(1.0,) * 6, (1.0, 1.2, 0.85, 1.15, 0.9, 1.3)])
+def test_views_of_as_many_cameras_give_each_its_focal(zooms: tuple[float, ...]) -> None:
+    """The one that begins the map is no more certain than the others."""
+    scene = arc(views=6, points=300, focal=330.0)
+    sparse = unposed(replace(scene, focal=330.0 * np.array(zooms)))
+    sparse.intrinsics = [replace(sparse.intrinsics[0]) for _ in zooms]
+    for index, view in enumerate(sparse.views):
+        view.camera = index
+    assert bootstrap(sparse, range(6), 5, starts(), Options(unknown=range(6))).starts
+    assert [known.focal / zoom for known, zoom in zip(sparse.intrinsics, zooms, strict=True)] == pytest.approx(
+        [330.0] * 6, rel=0.03
+    )
+    poses = np.stack([view.w_T_c for view in sparse.views])
+    similarity = weighted_similarity(poses[:, :3, 3], scene.w_T_c[:, :3, 3])
+    np.testing.assert_allclose(similarity.apply(poses[:, :3, 3]), scene.w_T_c[:, :3, 3], atol=0.15)
 
 
 def test_the_last_views_begin_a_map_if_the_first_lead_to_nothing() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from synthetic import arc, sparse_of
 
+from dust3r_ros.sparse.landmarks import FOCAL_PRIOR
 from dust3r_ros.sparse.refinement import problem_of, refine, scatter_of, weighed
 from dust3r_ros.sparse.sparse_map import SparseMap, Spread
 from dust3r_ros.tracking import Tracks
@@ -151,3 +154,20 @@ def test_exact_observations_share_more_of_their_errors() -> None:
     assert scatter_of(sparse, exact) == scatter_of(sparse, alike)
     found = weighed(exact[0], scatter_of(sparse, exact))[0]
     assert found.sigma == pytest.approx(plain.sigma * np.sqrt(2.0))
+
+
+def test_cameras_of_which_nothing_is_known_have_one_prior_together() -> None:
+    """Else many photographs, each of a camera of its own, would all the more be taken with usual focals."""
+    sparse = sparse_of(arc(views=4), 0.3)
+    sparse.extend()
+    first = sparse.intrinsics[0]
+    sparse.intrinsics = [replace(first) for _ in range(3)] + [replace(first, guess_std=0.1)]
+    for index, view in enumerate(sparse.views):
+        view.camera = index
+    built = problem_of(sparse)
+    assert built is not None
+    np.testing.assert_allclose(weighed(built[0], 0.3)[0].focal_prior_sigma, [FOCAL_PRIOR * np.sqrt(3.0)] * 3 + [0.1])
+    for view in sparse.views:
+        view.camera = 1
+    built = problem_of(sparse)
+    assert built is not None and weighed(built[0], 0.3)[0].focal_prior_sigma[1] == FOCAL_PRIOR

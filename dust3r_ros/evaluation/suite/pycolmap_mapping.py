@@ -1,14 +1,15 @@
 """pycolmap's mappings of a folder of images; runs in an environment of its own (see peers.py).
 
-python pycolmap_mapping.py IMAGES OUT.json [--max-frames N] [--exhaustive N] [--limit S]
+python pycolmap_mapping.py IMAGES OUT.json [--max-frames N] [--exhaustive N] [--limit S] [--own]
 
 Incremental and global mapping, each of exhaustive and of sequential matches, with pycolmap's own options: the same SIFT
-features, one camera of unknown focal for all images, by default with one radial term. Every stage is a process of its
+features, one camera of unknown focal for all images, by default with one radial term; with ``--own`` one for each
+image, and then incremental mapping of exhaustive matches alone. Every stage is a process of its
 own, so that time and memory are its own; a method's are those of all its stages, shared or not. OUT.json, written again
 after each method: version, images given, and by method either a note on why there is nothing, or seconds,
 processor_seconds and peak_memory_mb, both also by stage, number of models, and of the largest one the pose of each
-image (camera to world, row by row) and the camera's focal and width. Needs only pycolmap, which is not a dependency of
-this package and is therefore imported by name.
+image (camera to world, row by row) and its focal, and the first camera's focal and width. Needs only pycolmap, which is
+not a dependency of this package and is therefore imported by name.
 """
 
 from __future__ import annotations
@@ -49,19 +50,20 @@ def main() -> int:
     parser.add_argument("--max-frames", type=int)
     parser.add_argument("--exhaustive", type=int, default=120, help="the most images that are matched exhaustively")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds that a method may take")
+    parser.add_argument("--own", action="store_true", help="each image has a camera of its own")
     options = parser.parse_args()
     names = sorted(path.name for path in options.images.iterdir())[: options.max_frames]
     result: Figures = {"images": len(names), "methods": {}}
     with tempfile.TemporaryDirectory() as folder:
         run = _Run(options.images, names, Path(folder), options.limit)
-        features = run.stage("features", extract, [])
-        for matching in MATCHINGS:
+        features = run.stage("features", extract, [], "PER_IMAGE" if options.own else "SINGLE")
+        for matching in MATCHINGS[:1] if options.own else MATCHINGS:
             if matching == "exhaustive" and len(names) > options.exhaustive:
                 why = f"not run: {len(names)} images; exhaustive matching is for at most {options.exhaustive}"
                 matched: Figures = {"note": why}
             else:
                 matched = run.stage("matching", match, [features], matching)
-            for mapper in MAPPERS:
+            for mapper in MAPPERS[:1] if options.own else MAPPERS:
                 mapped = run.stage("mapping", reconstruct, [features, matched], matching, mapper)
                 result["version"] = run.version
                 result["methods"][f"{mapper}, {matching}"] = _method([features, matched, mapped])
@@ -152,13 +154,13 @@ def _method(stages: list[Figures]) -> Figures:
     return found | {"stages": {stage["stage"]: {name: stage[name] for name in _TIMES} for stage in stages}}
 
 
-def extract(pycolmap: Any, images: Path, names: list[str], folder: Path) -> Figures:
-    """Features into features.db."""
+def extract(pycolmap: Any, images: Path, names: list[str], folder: Path, cameras: str) -> Figures:
+    """Features into features.db; ``cameras``: pycolmap's mode, one for all images or for each."""
     pycolmap.extract_features(
         folder / "features.db",
         images,
         names,
-        camera_mode=pycolmap.CameraMode.SINGLE,
+        camera_mode=getattr(pycolmap.CameraMode, cameras),
         device=pycolmap.Device.cpu,
     )
     return {}
@@ -189,17 +191,19 @@ def reconstruct(pycolmap: Any, images: Path, names: list[str], folder: Path, mat
 def _largest(models: dict[int, Any]) -> Figures:
     """Poses and camera of the model with most images, as in OUT.json; empty without a model."""
     poses: dict[str, list[float]] = {}
+    focals: dict[str, float] = {}
     if not models:
-        return {"models": 0, "poses": poses, "camera": {}}
+        return {"models": 0, "poses": poses, "focals": focals, "camera": {}}
     model = max(models.values(), key=lambda model: model.num_reg_images())
     for image in model.images.values():
         if image.has_pose:
             pose = image.cam_from_world
             matrix = (pose() if callable(pose) else pose).inverse().matrix()  # a method from 3.12 on
             poses[image.name] = [float(value) for value in matrix.ravel()]
+            focals[image.name] = float(model.cameras[image.camera_id].params[0])
     camera = next(iter(model.cameras.values()))
     camera_found = {"focal": float(camera.params[0]), "width": int(camera.width)}
-    return {"models": len(models), "poses": poses, "camera": camera_found}
+    return {"models": len(models), "poses": poses, "focals": focals, "camera": camera_found}
 
 
 if __name__ == "__main__":
