@@ -186,7 +186,7 @@ def table(rows: list[Row], about: dict[str, object]) -> str:
     z = np.array([each for row in rows for each in row.z])
     lines = [*table_lines(head, cells), "", *table_lines(("focals", *Z_HEAD), [(len(z), *z_cells(z))])]
     return "\n".join(
-        [*lines, "", f"The median of all errors counts an album without a map as the worst; {where_and_when(about)}."]
+        [*lines, "", f"The median error counts an album without a map as the worst; {where_and_when(about)}."]
     )
 
 

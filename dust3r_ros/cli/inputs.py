@@ -117,7 +117,8 @@ def report(quiet: bool, directory: Path, summary: dict[str, Any]) -> None:
     if scale := summary["scale"]:
         say(quiet, f"a map unit is {metres(scale)}")
     for name, camera in summary["cameras"].items():
-        found = f"estimated from {camera['support']} pairs" if camera["focal_std"] else "a guess"
+        found = "estimated" + f" from {camera['support']} pairs" * bool(camera["support"])
+        found = found if camera["focal_std"] else "a guess"
         how = "given" if camera["fixed"] else found
         size = f"{camera['width']} x {camera['height']}"
         say(quiet, f"{name}: focal length {focal_said(camera)} at {size}, {how}")

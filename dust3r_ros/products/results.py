@@ -130,6 +130,9 @@ def focal_said(camera: Mapping[str, Any]) -> str:
     return f"{camera['focal']:.1f}{std} px"
 
 
+_NAMED = 2  # cameras: more do not fit on a line
+
+
 def headline(summary: dict[str, Any]) -> str:
     """A one-line summary of the run."""
     parts = [
@@ -138,8 +141,10 @@ def headline(summary: dict[str, Any]) -> str:
         f"{summary['pairs']} pairs",
         f"{summary['points']:,} points",
     ]
-    for name, camera in summary["cameras"].items():
+    cameras = summary["cameras"]
+    for name, camera in list(cameras.items())[:_NAMED]:
         parts.append(f"{name}: f = {focal_said(camera)} ({camera['width']} x {camera['height']})")
+    parts += [f"{len(cameras) - _NAMED} more"] if len(cameras) > _NAMED else []
     return "  ·  ".join(parts)
 
 
