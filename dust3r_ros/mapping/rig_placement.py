@@ -67,9 +67,10 @@ class FocalVotes:
         """Take a frame that seems to see landmarks ``tracks``; returns whether its camera's focal is now known."""
         votes = self._votes.setdefault(stream.index, [])
         vote = self._vote(stream, self._state.sparse.known(tracks))
-        if vote is None or any(not _moved(vote.seen, other.seen, stream.long_edge) for other in votes[-1:]):
+        if vote is None:
             return False
-        self._cast(stream, vote)
+        if all(_moved(vote.seen, other.seen, stream.long_edge) for other in votes[-1:]):
+            self._cast(stream, vote)
         return self.agree(stream)
 
     def vote(self, stream: CameraStream, focal: float, std: float) -> None:

@@ -77,6 +77,13 @@ def test_of_a_camera_of_a_few_photographs_one_is_enough_if_most_of_it_agrees() -
     assert world.focal.focal == pytest.approx(FOCAL, rel=0.02) and 0 < world.focal.std < 0.1
 
 
+def test_what_is_known_of_the_camera_since_counts_for_the_same_photograph() -> None:
+    world = World()
+    assert not world.frame(0)
+    world.stream.alone = True
+    assert world.frame(0) and world.focal.focal == pytest.approx(FOCAL, rel=0.02)
+
+
 def test_one_that_zooms_is_not_believed() -> None:
     world = World()
     assert not any(world.frame(k, focal) for k, focal in enumerate((250.0, 340.0, 460.0, 620.0, 200.0)))
