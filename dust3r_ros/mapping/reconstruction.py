@@ -255,9 +255,10 @@ class Reconstruction:
 
     @property
     def alone(self) -> list[int]:
-        """Of keyframes of several cameras: those cameras that took only a few photographs."""
+        """Of keyframes of several cameras: those cameras that took only a few photographs, with unknown focals."""
         alone = {record.stream.index for record in self.records if record.stream.alone}
-        return sorted(alone) if self.several_cameras else []
+        unknown = [index for index in sorted(alone) if not self.sparse.intrinsics[index].given]
+        return unknown if self.several_cameras else []
 
     def knows(self, stream: CameraStream) -> bool:
         """Whether a camera's focal is more than a guess."""

@@ -220,16 +220,22 @@ class Calibrator:
 
     def begin(self, stream: CameraStream, last: bool = False) -> bool:
         """Pose the first keyframes together; returns whether that was possible. ``last``: no more come."""
-        intrinsics = self._state.sparse.intrinsics[stream.index]
         if not (last or self._schedule.may_begin(stream)):
             return False
-        known = self._state.trusted  # given, or known from an older map
+        stream = self._unknown(stream)
+        intrinsics = self._state.sparse.intrinsics[stream.index]
+        known = self._state.trusted and not self._state.alone  # given, or known from an older map
         if self._state.live and not known:
             return self._begin_soon(stream)
         begun = self._bootstrap(stream, [intrinsics.focal] if known else _starts(stream), self._first)[0]
         self._state.settled = begun and known
         self.consider_lens(stream)
         return begun
+
+    def _unknown(self, stream: CameraStream) -> CameraStream:
+        """The camera of which focals are tried: ``stream``, or of several, the first of those that are unknown."""
+        alone = self._state.alone
+        return next((record.stream for record in self._state.records if record.stream.index in alone), stream)
 
     @property
     def _first(self) -> Sequence[int]:
@@ -294,7 +300,7 @@ class Calibrator:
 
     def improve(self, stream: CameraStream) -> bool:
         """Try other focals while one of them may be right; returns whether the map was rebuilt with a better one."""
-        better = False
+        better, stream = False, self._unknown(stream)
         if self._schedule.doubtful(stream):
             intrinsics = self._state.sparse.intrinsics[stream.index]
             before = intrinsics.focal

@@ -197,7 +197,7 @@ def weighed(problem: BundleProblem, scatter: float) -> tuple[BundleProblem, floa
     huber_px = max(_HUBER * scatter, _HUBER_PX[0])
     prior = np.broadcast_to(problem.focal_prior_sigma, len(problem.focals))
     alike = prior >= FOCAL_PRIOR
-    count = np.count_nonzero(alike[np.unique(problem.camera)])  # they have one prior: photographs are cropped alike
+    count = np.count_nonzero(alike[np.unique(problem.camera)])  # they have one prior: where one is zoomed, all are
     prior = np.where(alike, FOCAL_PRIOR * np.sqrt(count) if count > 1 else FOCAL_PRIOR, prior)
     sigma = max(scatter, _EXACT_PX) * float(np.sqrt(each))
     return replace(problem, sigma=sigma, focal_prior_sigma=prior), huber_px

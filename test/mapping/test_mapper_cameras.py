@@ -295,14 +295,19 @@ def test_photographs_of_which_some_are_upright() -> None:
     assert angle_deg(apart["camera"].w_T_c[:3, :3].T @ apart["upright"].w_T_c[:3, :3]) > 70
 
 
-def photographed(zooms: Sequence[float]) -> tuple[Mapper, Array]:
-    """A map of photographs of one walk, each cut to its middle and enlarged as another camera's, and true focals."""
+def photographed(zooms: Sequence[float], given: Sequence[int] = ()) -> tuple[Mapper, Array]:
+    """A map of photographs of one walk, each cut to its middle and enlarged as another camera's, and true focals.
+
+    Some are ``given``.
+    """
     sequence, mapper = walk("orbit", 36), Mapper(SPARSE)
     height, width = sequence.images.shape[1:3]
     for at, zoom in enumerate(zooms):
         top, left = (round(0.5 * (1.0 - 1.0 / zoom) * size) for size in (height, width))
         near = sequence.images[2 * at][top : height - top, left : width - left]
         image = cv2.resize(near, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
+        if at in given:
+            mapper.set_camera(f"camera_{at}", image.shape[1], image.shape[0], zoom * sequence.focal)
         mapper.process(int(sequence.stamps_ns[at]), f"camera_{at}", image)
     mapper.finish()
     return mapper, sequence.focal * np.array(zooms)
@@ -319,6 +324,15 @@ def test_photographs_of_as_many_cameras() -> None:
         StampedPose(int(sequence.stamps_ns[at]), f"camera_{at}", sequence.w_T_c[2 * at]) for at in range(len(focals))
     ]
     assert trajectory_errors(truth, mapper.trajectory()).ate_percent < 1.0
+
+
+def test_photographs_of_as_many_cameras_of_which_some_are_calibrated() -> None:
+    given = (1, 4, 6)
+    mapper, focals = photographed((1.0, 1.25, 1.1, 1.3, 1.05, 1.2, 1.15, 1.0), given)
+    assert len(mapper.trajectory()) == 8
+    for at, (camera, focal) in enumerate(zip(mapper.cameras.values(), focals, strict=True)):
+        assert camera.fixed == (at in given)
+        assert camera.focal == pytest.approx(focal, rel=1e-9 if camera.fixed else 0.03)
 
 
 @pytest.mark.parametrize("count", [2, 4])

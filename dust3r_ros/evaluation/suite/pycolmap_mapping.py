@@ -4,12 +4,12 @@ python pycolmap_mapping.py IMAGES OUT.json [--max-frames N] [--exhaustive N] [--
 
 Incremental and global mapping, each of exhaustive and of sequential matches, with pycolmap's own options: the same SIFT
 features, one camera of unknown focal for all images, by default with one radial term; with ``--own`` one for each
-image, and then incremental mapping of exhaustive matches alone. Every stage is a process of its
-own, so that time and memory are its own; a method's are those of all its stages, shared or not. OUT.json, written again
-after each method: version, images given, and by method either a note on why there is nothing, or seconds,
-processor_seconds and peak_memory_mb, both also by stage, number of models, and of the largest one the pose of each
-image (camera to world, row by row) and its focal, and the first camera's focal and width. Needs only pycolmap, which is
-not a dependency of this package and is therefore imported by name.
+image, and then incremental mapping of exhaustive matches alone. Every stage is a process of its own, so that time and
+memory are its own; a method's are those of all its stages, shared or not. OUT.json, written again after each method:
+version, images given, and by method either a note on why there is nothing, or seconds, processor_seconds and
+peak_memory_mb, both also by stage, number of models, and of the largest one the pose of each image (camera to world,
+row by row) and its focal, and the first camera's focal and width. Needs only pycolmap, which is not a dependency of
+this package and is therefore imported by name.
 """
 
 from __future__ import annotations
