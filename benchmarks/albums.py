@@ -223,7 +223,7 @@ def main() -> int:
         return f"{row.name}, {row.motion}, {row.lenses}: {ours} ({row.seconds:.0f} s); pycolmap {peer}"
 
     def plot(measured: list[tuple[Row, Image]], path: Path) -> None:
-        show_images([(image, f"{row.name}: {row.ours.error:.2%}", row.ours.error) for row, image in measured], path, 4)
+        show_images([(image, f"{row.name}: {row.ours.error:.2%}", row.ours.error) for row, image in measured], path, 6)
 
     run_cases(
         arguments,
