@@ -17,11 +17,9 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
-from os import cpu_count
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +31,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolv
 
 from mapped import error_of, mapped  # noqa: E402
 from rolling import read_out  # noqa: E402
-from targets import Z_HEAD, case_options, errors_said, run_cases, where_and_when, z_cells  # noqa: E402
-from walks import LAYOUT_NAMES, eye_of, kind_of, possible_path, resampled, show_images  # noqa: E402
+from targets import Z_HEAD, case_options, errors_said, where_and_when, z_cells  # noqa: E402
+from walks import LAYOUT_NAMES, eye_of, kind_of, possible_path, resampled, run_shown, show_images  # noqa: E402
 
 from dust3r_ros.evaluation.report.metrics import table_lines  # noqa: E402
 from dust3r_ros.evaluation.suite.peers import SCRIPT, colmap_python  # noqa: E402
@@ -200,11 +198,6 @@ def _together(found: Sequence[Found | None], images: int) -> tuple[str, str, str
     return f"{sum(each.posed for each in known) / images:.0%}", _said(error, 2), _said(focal, 1)
 
 
-def _measured(numbers: list[int], python: Path | None) -> Iterator[tuple[Row, Image]]:
-    with get_context("spawn").Pool(min(cpu_count() or 1, len(numbers)), maxtasksperchild=4) as pool:
-        yield from pool.imap(partial(measure, python=python), numbers)
-
-
 @errors_said("albums")
 def main() -> int:
     """Exit code: 1 if an album could not be measured, else 0."""
@@ -217,25 +210,14 @@ def main() -> int:
     if why:
         print(why)
 
-    def said(measured: tuple[Row, Image]) -> str:
-        row = measured[0]
+    def said(row: Row) -> str:
         ours, peer = (", ".join(_cells(found, row.images)) for found in (row.ours, row.peer))
         return f"{row.name}, {row.motion}, {row.lenses}: {ours} ({row.seconds:.0f} s); pycolmap {peer}"
 
     def plot(measured: list[tuple[Row, Image]], path: Path) -> None:
         show_images([(image, f"{row.name}: {row.ours.error:.2%}", row.ours.error) for row, image in measured], path, 6)
 
-    run_cases(
-        arguments,
-        albums,
-        lambda names: _measured([albums[name] for name in names], python),
-        said,
-        lambda shown, about: table([row for row, _ in shown], about),
-        markers=(BEGIN, END),
-        plot=plot,
-        picture=".jpg",
-        as_row=lambda measured: asdict(measured[0]),
-    )
+    run_shown(arguments, albums, partial(measure, python=python), said, table, (BEGIN, END), plot)
     return 0
 
 

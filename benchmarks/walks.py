@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from os import cpu_count
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -42,6 +43,8 @@ from dust3r_ros.scenes.endless.viewpoints import CLEAR, free_place, worth_of  # 
 from dust3r_ros.scenes.endless.worlds import LAYOUTS, World, make_world  # noqa: E402
 from dust3r_ros.scenes.sequence import look_at, unsteadiness  # noqa: E402
 from dust3r_ros.types import Array, Image  # noqa: E402
+
+R = TypeVar("R")
 
 _SEED = (9177, 4)
 _COUNT = 64
@@ -364,9 +367,32 @@ def plot(shown: list[tuple[Row, Image]], path: Path) -> None:
     show_images([(image, f"{row.motion}, {row.pace}: {row.error:.2%}", row.error) for row, image in shown], path)
 
 
-def _measured(numbers: list[int]) -> Iterator[tuple[Row, Image]]:
+def _measured(measure: Callable[[int], tuple[R, Image]], numbers: list[int]) -> Iterator[tuple[R, Image]]:
     with get_context("spawn").Pool(min(cpu_count() or 1, len(numbers)), maxtasksperchild=8) as pool:
         yield from pool.imap(measure, numbers)
+
+
+def run_shown(
+    arguments: Namespace,
+    numbers: dict[str, int],
+    measure: Callable[[int], tuple[R, Image]],
+    said: Callable[[R], str],
+    table: Callable[[list[R], dict[str, object]], str],
+    markers: tuple[str, str],
+    plot: Callable[[list[tuple[R, Image]], Path], None],
+) -> None:
+    """``run_cases`` by their ``numbers``, in as many processes as there are cores, each a row with an image."""
+    run_cases(
+        arguments,
+        numbers,
+        lambda names: _measured(measure, [numbers[name] for name in names]),
+        lambda measured: said(measured[0]),
+        lambda shown, about: table([row for row, _ in shown], about),
+        markers=markers,
+        plot=plot,
+        picture=".jpg",
+        as_row=lambda measured: asdict(measured[0]),  # type: ignore[call-overload]
+    )
 
 
 def walk_options(description: str | None, benchmark: str, count: int) -> tuple[Namespace, dict[str, int]]:
@@ -382,25 +408,14 @@ def main() -> int:
     """Exit code: 1 if a walk could not be measured, else 0."""
     arguments, walks = walk_options(__doc__, "walks", _COUNT)
 
-    def said(measured: tuple[Row, Image]) -> str:
-        row = measured[0]
+    def said(row: Row) -> str:
         return (
             f"{row.name}, {row.motion}, {row.pace}, {row.camera}: {row.posed:.0%} of {row.images} images, "
             f"{row.keyframes} keyframes, error {row.error:.2%}{' said' if row.said else ''}, "
             f"focal {row.focal:+.2%}, {row.z:.1f} deviations, {row.seconds:.0f} s"
         )
 
-    run_cases(
-        arguments,
-        walks,
-        lambda names: _measured([walks[name] for name in names]),
-        said,
-        lambda shown, about: table([row for row, _ in shown], about),
-        markers=(BEGIN, END),
-        plot=plot,
-        picture=".jpg",
-        as_row=lambda measured: asdict(measured[0]),
-    )
+    run_shown(arguments, walks, measure, said, table, (BEGIN, END), plot)
     return 0
 
 

@@ -102,7 +102,7 @@ def test_a_walk_is_mapped_and_drawn(bench: ModuleType, tmp_path: Path, monkeypat
     monkeypatch.setattr(bench, "_SIZES", [(320, 240)])
     monkeypatch.setattr(bench, "_IMAGES", (10, 12))
     (tmp_path / "pictures").mkdir()
-    monkeypatch.setattr(bench, "_measured", lambda numbers: map(bench.measure, numbers))
+    monkeypatch.setattr(bench, "_measured", lambda measure, numbers: map(measure, numbers))
     page = tmp_path / "page.md"
     page.write_text(f"{bench.BEGIN}\n{bench.END}\n")
     monkeypatch.setattr(sys, "argv", ["walks.py", "--cases", "0 room", "--out", str(tmp_path), "--page", str(page)])
