@@ -48,7 +48,7 @@ def limits(case: dict[str, Any]) -> str:
     unknown = counts["frames"] - counts["tracked"]
     went = (
         (case["poses"], "got a pose at once"),
-        (counts["dropped"], "were dropped from the full queue"),
+        (counts["dropped"], "were dropped"),
         (counts["lost_in_transport"], "were lost in transport"),
         (unknown, "reached the mapper and got none, before the first map or because the camera was lost"),
         (counts["rejected"], "were refused"),

@@ -18,7 +18,7 @@ from dust3r_ros.node.conversions import Arrival, frame_of
 from dust3r_ros.node.map_maker import News, Setting
 from dust3r_ros.node.publishers import PoseOutput, Publishers
 from dust3r_ros.node.status import COMPLAIN_S, CameraStates, Losses, Snapshot, status_message
-from dust3r_ros.node.watch import Watch
+from dust3r_ros.node.watch import Pace, Watch
 from dust3r_ros.node.worker import Worker
 from dust3r_ros.timing import StampOrder
 from dust3r_ros.tracking.exchange import KeyframeRequest, MapSnapshot, Outbox
@@ -85,7 +85,7 @@ class Pipeline:
         self._of_node: dict[str, Any] = {}
         # Created before the link, whose reports it handles.
         self._worker: Worker[Arrival] = Worker(
-            self._frame,
+            Pace(self._frame, lambda: self._losses.drop()),
             size if self._every else max(size, _ARRIVALS),
             lambda error: self._losses.fail(str(error) or type(error).__name__),
             name="tracking",
@@ -307,8 +307,7 @@ class Pipeline:
             if posed and gone.request.followed is not None:
                 self._link.report(gone.request.followed)
             else:
-                self._losses.dropped += 1
-                self._losses.report_dropped()
+                self._losses.drop()
                 if camera in self._live:
                     self._live[camera].miss(gone.arrival.stamp_ns)
         self._send_next()

@@ -235,7 +235,7 @@ class Losses:
 
     @property
     def all_dropped(self) -> int:
-        """Number of images dropped because a queue was full."""
+        """Number of images dropped because they came too fast."""
         return self.dropped + self._before() - self._forgotten
 
     def forget(self) -> None:
@@ -243,10 +243,15 @@ class Losses:
         self.dropped = self.rejected = self.failed = 0
         self._forgotten, self.message = self._before(), ""
 
+    def drop(self) -> None:
+        """Count and log an image that is dropped here."""
+        self.dropped += 1
+        self.report_dropped()
+
     def report_dropped(self) -> None:
         """Log how many images were dropped."""
         self._logger.warning(
-            f"the queue is full, {self.all_dropped} images dropped so far: they arrive faster than they can be mapped",
+            f"{self.all_dropped} images dropped so far: they arrive faster than they can be mapped",
             throttle_duration_sec=COMPLAIN_S,
         )
 
