@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from itertools import pairwise
 
 import pytest
 from sensor_msgs.msg import Image
@@ -41,7 +42,7 @@ def test_of_too_many_images_as_many_as_can_be_are_tracked_in_time(monkeypatch, r
     assert max(late) < 3 * cost, "else it would grow by all that is too much"
     assert len(late) == pytest.approx(3.0 * 0.8 / cost, rel=0.1)
     times = sorted(at for at, _ in tracked if at > 3.0)
-    assert max(b - a for a, b in zip(times, times[1:], strict=False)) < 2.5 * cost / 0.8, "evenly"
+    assert max(b - a for a, b in pairwise(times)) < 2.5 * cost / 0.8, "evenly"
     assert len(tracked) + len(left) == 6 * rate
 
 
