@@ -96,16 +96,16 @@ class Watch:
             trace.close()
 
 
-_RECENT, _FEWEST = 30, 15  # images by which a camera's rate and the time for an image are known
-_LATE_S, _GONE_S = 0.1, 1.0
+_OVER_S, _LEAST_S, _NEWEST = 2.0, 1.0, 30  # seconds by which a camera's rate is known, images for the time of one
+_LATE_S, _SMOOTH, _GONE_S = 0.1, 0.1, 1.0
 _MOST, _AGAIN = 0.8, 0.7  # of the time: a thread with more to do is always late; all are tracked again below
 
 
 class Pace:
     """Has images tracked: all, or evenly as many as there is time for.
 
-    The queue of images makes up for short delays. If they keep coming faster than they can be tracked, it would stay
-    full, and every pose would be late by as long as it is; so some are left out. For one thread.
+    The queue of images makes up for short delays and bursts. If they keep coming faster than they can be tracked, it
+    would stay full, and every pose would be late by as long as it is; so some are left out. For one thread.
     """
 
     def __init__(self, track: Callable[[Arrival], None], leave_out: Callable[[], None]) -> None:
@@ -113,30 +113,34 @@ class Pace:
         self._came: dict[str, deque[float]] = {}  # times of arrival and seconds to track, by camera
         self._took: dict[str, deque[float]] = {}
         self._due: dict[str, float] = {}
-        self._behind = False
+        self._behind, self._late = False, 0.0
 
     def __call__(self, arrival: Arrival) -> None:
         """Track an image or leave it out."""
         begun, camera = perf_counter(), arrival.camera
-        came = self._came.setdefault(camera, deque(maxlen=_RECENT))
+        came = self._came.setdefault(camera, deque())
         came.append(arrival.at)
+        while arrival.at - came[0] > _OVER_S:
+            came.popleft()
         late = (begun - arrival.at) / _LATE_S
+        self._late += _SMOOTH * (late - self._late)
         if self._behind or late > 1.0:
             work = self._work(arrival.at)
             self._behind = work > (_AGAIN if self._behind else _MOST)
-            if self._behind and not self._is_due(camera, arrival.at, (1.0 + late) * work / _MOST * _period(came)):
+            spacing = (1.0 + self._late) * work / _MOST * _period(came)
+            if self._behind and not self._is_due(camera, arrival.at, spacing):
                 self._leave_out()
                 return
         try:
             self._track(arrival)
         finally:
-            self._took.setdefault(camera, deque(maxlen=_RECENT)).append(perf_counter() - begun)
+            self._took.setdefault(camera, deque(maxlen=_NEWEST)).append(perf_counter() - begun)
 
     def _work(self, now: float) -> float:
         """The share of the time that tracking all images of all cameras would take; 0 while unknown."""
         there = [camera for camera, came in self._came.items() if now - came[-1] < _GONE_S]
         known = [(self._came[camera], self._took.get(camera, ())) for camera in there]
-        return sum(median(took) / _period(came) for came, took in known if len(came) >= _FEWEST and took)
+        return sum(median(took) / _period(came) for came, took in known if came[-1] - came[0] > _LEAST_S and took)
 
     def _is_due(self, camera: str, at: float, spacing: float) -> bool:
         """Whether one is tracked that came ``at`` a time, where that is done every ``spacing`` on average."""

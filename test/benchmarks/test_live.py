@@ -159,7 +159,7 @@ def test_the_page_gets_table_and_what_limits(figures: ModuleType, page: ModuleTy
     page.into_page(path, report)
     text = path.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
-    assert "26 were dropped from the full queue; 2 reached the mapper and got none" in text
+    assert "26 were dropped; 2 reached the mapper and got none" in text
     assert "refine 600 ms (at most 900)" in text and "2 cores of x86_64" in text
     with pytest.raises(OutputError, match="has no place for the table"):
         page.into_page(tmp_path / "none.md", report)
