@@ -128,6 +128,7 @@ class CalibrationSchedule:
 # A start can choose its pair, its focal and all poses: more fits it by chance than fits one pose in a map.
 _START_INLIERS = 15
 _AGREED = 0.04  # two focals that are found differ by less
+_UNLIKELY = 3.0  # deviations by which a focal that was found moves
 # Two focals may explain the same views almost equally well, each with its own poses (when the camera mostly
 # rotates); the scatter of the observations does not show that. The right one becomes clear once the map is larger.
 _NO_RIVAL = 1.1
@@ -176,7 +177,12 @@ class Calibrator:
         return better
 
     def adjust(self) -> None:
-        """Adjust the whole map, with free focals and, once it is large enough, lenses."""
+        """Adjust the whole map, with free focals and, once it is large enough, lenses.
+
+        A focal that then moves by more than its deviation explains was not found yet.
+        """
+        intrinsics = self._state.sparse.intrinsics[self._state.records[0].stream.index]
+        before, std = intrinsics.focal, intrinsics.total_std
         if len(self._state.records) <= YOUNG or not self._state.sure:
             with self.within_reason():
                 solution = refine_lenses(self._state.sparse, rounds=2, fewest_views=self._fewest)
@@ -184,6 +190,8 @@ class Calibrator:
             solution = refine_lenses(self._state.sparse, rounds=2, iterations=_LIVE_STEPS, fewest_views=self._fewest)
         if len(self._state.records) >= _OFF_CENTER_FROM:
             look_off_center(self._state.sparse, solution, _CROPPED)
+        if abs(np.log(intrinsics.focal / before)) > max(_UNLIKELY * std, _AGREED) and not self._state.several_cameras:
+            self._state.settled = False
 
     @property
     def _fewest(self) -> int:

@@ -96,6 +96,17 @@ def test_a_focal_that_is_far_off_is_corrected_where_that_explains_more():
     assert state.sparse.intrinsics[0].focal == pytest.approx(0.8 * WIDTH, rel=0.05)
 
 
+@pytest.mark.parametrize(("off", "settled"), [(1.3, False), (1.01, True)])
+def test_a_focal_that_leaves_where_it_was_found_is_searched_for_again(off: float, settled: bool):
+    calibrator, state, stream = pressed(focal=WIDTH)
+    state.live = False
+    assert calibrator.begin(stream)
+    intrinsics = state.sparse.intrinsics[0]
+    intrinsics.focal, intrinsics.std, state.settled = off * WIDTH, 0.02, True
+    calibrator.adjust()
+    assert intrinsics.focal == pytest.approx(WIDTH, rel=0.03) and state.settled is settled
+
+
 def test_the_way_of_the_camera_stays_where_it_was_and_as_long():
     calibrator, state, stream = pressed(focal=0.8 * WIDTH)
     assert calibrator.begin(stream)
