@@ -282,7 +282,7 @@ class Mapper(MapView):
         left = place_in_turn(frames, self._place, lambda: self._begin(self.submap.begin_with_few()))
         self._search.patient = False
         self._lost.keep_all(replace(frame, state=TrackingState.LOST) for frame in left)
-        self._counts = replace(counts, lost=len(left))
+        self._counts = replace(counts, lost=counts.frames - len(frames) + len(left))  # some images were not kept
         if self._atlas.largest().worth > worth:
             return removed
         self._atlas.keep(maps)

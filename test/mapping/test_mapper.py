@@ -319,6 +319,7 @@ def test_photographs_in_no_order_are_mapped_beside_what_shows_the_same(
     stamps = [pose.stamp_ns for pose in mapper.trajectory()]
     assert stamps == sorted(set(stamps)) and len(stamps) == mapper.counts.tracked == (11 if better else 12)
     assert mapper.counts.frames == 12 and mapper.counts.maps == 1
+    assert mapper.counts.tracked + mapper.counts.lost == 12
     assert trajectory_error(mapper, photographs) < 0.005
 
 
