@@ -94,8 +94,7 @@ class Mapper(MapView):
 
         Pixels with nonzero ``mask`` (H, W) uint8 are ignored for poses, focal and map. ``seen``: landmarks already
         followed through the images in between, as offsets in the tracked image. Raises ``InputError``, and changes
-        nothing, for an image that is unusable, of another size than the camera's first one, or not newer than its last,
-        and for a mask of another size or type.
+        nothing, for an unusable image or mask, another size than the camera's first, or a stamp not beyond its last.
         """
         frame = self._prepare(stamp_ns, camera, image, mask)
         removed = self._mask_own(frame.stream)
@@ -268,12 +267,13 @@ class Mapper(MapView):
     def _map_in_turn(self) -> tuple[int, ...]:
         """Map photographs that come in no order so that each shows what others did, if that poses more.
 
-        Of those, most have no pose, or most are keyframes and some misplaced. Returns the names of what left.
+        Of those, most have no pose, or all are keyframes and some misplaced. Returns the names of what left.
         """
         maps, lost, counts = [self._active, *self._atlas.asleep], self._lost, self._counts
         self._cameras.complete()
         frames = lost.every(frame for entry in maps for frame in frames_of(entry.submap.state.records))
-        worth = self._atlas.largest().worth if 2 * len(frames) > counts.frames else counts.frames
+        all_kept = len(frames) > 0.9 * counts.frames  # those that were followed are not, and would lose their poses
+        worth = self._atlas.largest().worth if all_kept else sum(entry.frames.count() for entry in maps)
         if 2 * worth >= counts.frames:
             return ()
         removed = self._begin(keep=False)
