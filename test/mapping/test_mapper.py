@@ -331,6 +331,20 @@ def test_a_map_that_poses_most_images_is_not_made_again(known: RenderedSequence)
     assert mapper.submap is first
 
 
+def test_a_map_that_may_be_folded_is_not_made_again_where_images_were_followed(
+    known: RenderedSequence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only keyframes could be mapped in another order; the images between them would lose their poses."""
+    worths = iter((-10, 12))  # of the map, and of one made in another order
+    monkeypatch.setattr(AtlasEntry, "worth", property(lambda entry: next(worths)))
+    mapper, every_second = Mapper(replace(known_config(known), dense=False)), cut(known, np.arange(0, len(known), 2))
+    play(mapper, every_second)
+    first = mapper.submap
+    mapper.finish()
+    assert mapper.submap is first and len(mapper.trajectory()) == len(every_second)
+    assert 0.5 < len(mapper.keyframes) / len(every_second) < 0.9
+
+
 def test_without_an_image_there_is_no_map() -> None:
     mapper = Mapper(SMALL)
     mapper.finish()
