@@ -177,11 +177,8 @@ class Calibrator:
         return better
 
     def adjust(self) -> None:
-        """Adjust the whole map, with free focals and, once it is large enough, lenses.
-
-        A focal that then moves by more than its deviation explains was not found yet.
-        """
-        intrinsics = self._state.sparse.intrinsics[self._state.records[0].stream.index]
+        """Adjust the whole map, with free focals and, once it is large enough, lenses."""
+        intrinsics = self._state.intrinsics_of(0)
         before, std = intrinsics.focal, intrinsics.total_std
         if len(self._state.records) <= YOUNG or not self._state.sure:
             with self.within_reason():
@@ -190,8 +187,9 @@ class Calibrator:
             solution = refine_lenses(self._state.sparse, rounds=2, iterations=_LIVE_STEPS, fewest_views=self._fewest)
         if len(self._state.records) >= _OFF_CENTER_FROM:
             look_off_center(self._state.sparse, solution, _CROPPED)
-        if abs(np.log(intrinsics.focal / before)) > max(_UNLIKELY * std, _AGREED) and not self._state.several_cameras:
-            self._state.settled = False
+        moved = abs(np.log(intrinsics.focal / before))
+        if moved > max(_UNLIKELY * std, _AGREED) and not self._state.several_cameras:
+            self._state.settled = False  # its deviation does not explain that: it was not found yet
 
     @property
     def _fewest(self) -> int:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 TOPIC = "/camera/image_raw"
 # Once the player has ended and no image has been waiting for this long (s), missing images count as lost.
 QUIET_S = 5.0
+_STARTS_S = 120.0  # at most: both processes import much, on a machine that may be slow or busy
 PLAYED, VERDICT = "published.jsonl", "verdict.json"
 
 
@@ -150,7 +151,7 @@ def run(bag: Path, frames: int, out: Path, seconds: float, every: bool = False) 
     with ExitStack() as stack:
         recorder = stack.enter_context(Recorder(ESTIMATE))
         node = started(stack, out / "node.log", "-m", "dust3r_ros.node.main", "--ros-args", *settings)
-        recorder.wait(lambda: "status" in recorder.last or node.poll() is not None, 30, "the node starts")
+        recorder.wait(lambda: "status" in recorder.last or node.poll() is not None, _STARTS_S, "the node starts")
         play = ("-m", "dust3r_ros.node.tools.player", str(bag.resolve()), "--log", str((out / PLAYED).resolve()))
         player = started(stack, out / "player.log", *play)
         _follow(recorder, node, player, frames, out, seconds)
