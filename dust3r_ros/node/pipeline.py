@@ -85,7 +85,7 @@ class Pipeline:
         self._of_node: dict[str, Any] = {}
         # Created before the link, whose reports it handles.
         self._worker: Worker[Arrival] = Worker(
-            Pace(self._frame, lambda: self._losses.drop()),
+            self._frame if self._every else Pace(self._frame, lambda: self._losses.drop()),
             size if self._every else max(size, _ARRIVALS),
             lambda error: self._losses.fail(str(error) or type(error).__name__),
             name="tracking",
