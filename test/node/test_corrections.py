@@ -73,7 +73,11 @@ def test_adjustments_of_the_whole_map_are_in_the_next_pose_and_the_status_tells(
         recorder.wait(
             lambda first=first: robot.stamp(first + 3) in path(recorder), 60, "the path has the newest images"
         )
-        after = bench.status(lambda s: s.waiting == 0 and s.backlog == 0, "nothing waits")
+        last = robot.stamp(first + 4)  # a status of before says nothing
+        after = bench.status(
+            lambda s, last=last: s.waiting == 0 and s.backlog == 0 and stamp_to_ns(s.header.stamp) >= last,
+            "all is mapped",
+        )
         if after.revision == before.revision:
             break
     found = {index: pose_of(message.pose.pose) for index, message in robot.poses(first, first + 5).items()}
