@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from statistics import median
@@ -101,6 +101,38 @@ _LATE_S, _SMOOTH, _GONE_S = 0.1, 0.1, 1.0
 _MOST, _AGAIN = 0.8, 0.7  # of the time: a thread with more to do is always late; all are tracked again below
 
 
+class _Beat:
+    """What is known of one camera's images."""
+
+    def __init__(self) -> None:
+        self.came: deque[float] = deque()  # times of arrival
+        self.took: deque[float] = deque(maxlen=_NEWEST)  # seconds to track
+        self._due = 0.0
+
+    def comes(self, at: float) -> None:
+        """An image came ``at`` a time."""
+        self.came.append(at)
+        while at - self.came[0] > _OVER_S:
+            self.came.popleft()
+
+    @property
+    def period(self) -> float:
+        """Seconds from image to image."""
+        return max(self.came[-1] - self.came[0], 1e-6) / max(len(self.came) - 1, 1)
+
+    def work(self, now: float) -> float:
+        """The share of the time that tracking all its images would take; 0 if it is gone, and while unknown."""
+        known = self.took and self.came[-1] - self.came[0] > _LEAST_S and now - self.came[-1] < _GONE_S
+        return median(self.took) / self.period if known else 0.0
+
+    def is_due(self, at: float, spacing: float) -> bool:
+        """Whether one that came ``at`` a time is tracked, where that is done every ``spacing`` on average."""
+        if at < self._due:
+            return False
+        self._due = max(self._due, at - spacing) + spacing
+        return True
+
+
 class Pace:
     """Has images tracked: all, or evenly as many as there is time for.
 
@@ -110,47 +142,22 @@ class Pace:
 
     def __init__(self, track: Callable[[Arrival], None], leave_out: Callable[[], None]) -> None:
         self._track, self._leave_out = track, leave_out
-        self._came: dict[str, deque[float]] = {}  # times of arrival and seconds to track, by camera
-        self._took: dict[str, deque[float]] = {}
-        self._due: dict[str, float] = {}
+        self._beats: defaultdict[str, _Beat] = defaultdict(_Beat)  # by camera
         self._behind, self._late = False, 0.0
 
     def __call__(self, arrival: Arrival) -> None:
         """Track an image or leave it out."""
-        begun, camera = perf_counter(), arrival.camera
-        came = self._came.setdefault(camera, deque())
-        came.append(arrival.at)
-        while arrival.at - came[0] > _OVER_S:
-            came.popleft()
+        begun, beat = perf_counter(), self._beats[arrival.camera]
+        beat.comes(arrival.at)
         late = (begun - arrival.at) / _LATE_S
         self._late += _SMOOTH * (late - self._late)
         if self._behind or late > 1.0:
-            work = self._work(arrival.at)
+            work = sum(each.work(arrival.at) for each in self._beats.values())
             self._behind = work > (_AGAIN if self._behind else _MOST)
-            spacing = (1.0 + self._late) * work / _MOST * _period(came)
-            if self._behind and not self._is_due(camera, arrival.at, spacing):
+            if self._behind and not beat.is_due(arrival.at, (1.0 + self._late) * work / _MOST * beat.period):
                 self._leave_out()
                 return
         try:
             self._track(arrival)
         finally:
-            self._took.setdefault(camera, deque(maxlen=_NEWEST)).append(perf_counter() - begun)
-
-    def _work(self, now: float) -> float:
-        """The share of the time that tracking all images of all cameras would take; 0 while unknown."""
-        there = [camera for camera, came in self._came.items() if now - came[-1] < _GONE_S]
-        known = [(self._came[camera], self._took.get(camera, ())) for camera in there]
-        return sum(median(took) / _period(came) for came, took in known if came[-1] - came[0] > _LEAST_S and took)
-
-    def _is_due(self, camera: str, at: float, spacing: float) -> bool:
-        """Whether one is tracked that came ``at`` a time, where that is done every ``spacing`` on average."""
-        due = self._due.get(camera, at)
-        if at < due:
-            return False
-        self._due[camera] = max(due, at - spacing) + spacing
-        return True
-
-
-def _period(came: deque[float]) -> float:
-    """Seconds from image to image."""
-    return max(came[-1] - came[0], 1e-6) / max(len(came) - 1, 1)
+            beat.took.append(perf_counter() - begun)
