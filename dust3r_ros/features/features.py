@@ -16,7 +16,7 @@ from dust3r_ros.features.sift import SLOWEST, ScaleSpace, describe, strongest_bl
 from dust3r_ros.geometry.compiled import LIBRARY
 from dust3r_ros.types import Array, Array32, Image
 
-FEATURES = 2000  # of an image
+FEATURES, PHOTOGRAPH = 2000, 8000  # of an image of a video, of a photograph: where steps are wide, few match
 _RATIO = 0.8  # Lowe's ratio (Lowe, IJCV 2004)
 _EPIPOLAR_PX = 1.5
 _MIN_MATCHES = 12

@@ -12,7 +12,7 @@ import numpy as np
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError, InputError
-from dust3r_ros.features.features import FEATURES, Features, extract
+from dust3r_ros.features.features import FEATURES, PHOTOGRAPH, Features, extract
 from dust3r_ros.features.masks import DarkBorder, EgoMask, ImageMask, Mask, distance_from
 from dust3r_ros.geometry.lens import Lens, forward_model
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
@@ -23,6 +23,7 @@ from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array, Array32, Camera, Image
 
 _LENSES = 4  # of which lookup tables are kept: keyframes are rectified by the lens of their time
+_VIDEO, _NEWS = 0.4, 0.3  # share of the corners that is followed in a video; weight of an image
 _FEW = 5  # images, of a camera: each knows about as much of its lens as those of another one
 
 
@@ -165,6 +166,7 @@ class CameraStream(ImageGeometry):
         self.name = name
         self.index = index
         self.images, self.alone = 0, False  # seen so far; whether they are a few photographs, beside other cameras'
+        self._followed = 0.0  # share of the corners from image to image, a mean
         self._described: tuple[Image, Features] | None = None
         self._mask: ImageMask | None = None  # of the last image
         self._border, self._ego = DarkBorder(), EgoMask()
@@ -269,6 +271,7 @@ class CameraStream(ImageGeometry):
     def see(self, gray: Image, mask: Image | None = None) -> None:
         """A tracked image, with its ``mask`` (from ``check_mask``), becomes the last one."""
         self.images += 1
+        self._followed += _NEWS * (self._tracker.share - self._followed)
         given = None if mask is None else ImageMask.of(mask, self._tracking_size, self.resize)
         shown = self._shown[1] if self._shown and self._shown[0] is gray else gray
         self._own = self._constant_mask((self._border.update(shown), self._ego.update(shown)))
@@ -311,7 +314,7 @@ class CameraStream(ImageGeometry):
     def features(self, gray: Image) -> Features:
         """Features of a tracked image, as offsets; those of the last image requested are cached."""
         if self._described is None or self._described[0] is not gray:
-            found = extract(gray, FEATURES, self._mask)
+            found = extract(gray, FEATURES if self._followed > _VIDEO else PHOTOGRAPH, self._mask)
             self._described = gray, Features(self.centred(found.pixels), found.descriptors)
         return self._described[1]
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from dust3r_ros.features.features import FEATURES, extract
+from dust3r_ros.features.features import PHOTOGRAPH, extract
 from dust3r_ros.features.masks import ImageMask
 from dust3r_ros.features.place_recognition import Overlaps
 from dust3r_ros.geometry.pose import PnpResult
@@ -115,7 +115,7 @@ def place_in_turn(
     frames: Sequence[CameraFrame], place: Callable[[CameraFrame], bool], begin: Callable[[], object]
 ) -> list[CameraFrame]:
     """Place frames in an order in which they show what others do; see ``Overlaps.place``. Returns those left."""
-    overlaps = Overlaps([extract(frame.gray, FEATURES, frame.mask) for frame in frames])
+    overlaps = Overlaps([extract(frame.gray, PHOTOGRAPH, frame.mask) for frame in frames])
     left = overlaps.place(lambda at: place(replace(frames[at])), begin)
     begin()  # the map of the last ones ends, too
     return [frames[at] for at in np.flatnonzero(left).tolist()]

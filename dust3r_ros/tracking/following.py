@@ -341,10 +341,11 @@ class CornerTracker:
 
     Dense flow of a small image (DIS, Kroeger et al., ECCV 2016) gives each corner a start that holds
     for steps of up to a tenth of the image; the fundamental matrix drops what moves independently.
+    ``share``: of the corners that were followed into the last image.
     """
 
     def __init__(self) -> None:
-        self.tracks = no_tracks()
+        self.tracks, self.share = no_tracks(), 0.0
         self._gray: Image | None = None
         self._even: Image | None = None
         self._small: Image | None = None
@@ -356,11 +357,12 @@ class CornerTracker:
         ``seen``: corners already followed through the images in between; if they are few, the others are searched
         for.
         """
-        even, small = evened(gray), shrink(gray)
+        even, small, before = evened(gray), shrink(gray), len(self.tracks.ids)
         if seen is not None:
             self.tracks = self._join(even, small, seen.unique())
         elif self._even is not None and len(self.tracks.ids):
             self.tracks = self._follow(even, small)
+        self.share = len(self.tracks.ids) / max(before, 1) if seen is None else 1.0
         self._gray, self._even, self._small = gray, even, small
         return self.tracks
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import InputError
+from dust3r_ros.features.features import FEATURES
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.pinhole import pixel_grid
 from dust3r_ros.mapping.camera_stream import Cameras, CameraStream
@@ -107,6 +109,23 @@ def test_corners_are_followed_as_offsets() -> None:
     np.testing.assert_allclose(np.median(move, axis=0), [5.0, 0.0], atol=0.1)
     made.restart()
     assert len(made.follow(made.gray(image)).ids) == 0
+
+
+@pytest.mark.parametrize("step, fewer", [(3, True), (97, False)])
+def test_photographs_have_more_features_than_images_of_a_video(step: int, fewer: bool) -> None:
+    """Where corners cannot be followed, steps are wide, and of the features fewer match."""
+    made, image = stream(640, 480), np.random.default_rng(1).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    image = cv2.GaussianBlur(image, (0, 0), 1.0)
+    counts = []
+    for k in range(6):
+        gray = made.gray(np.roll(image, step * k, axis=1))
+        made.see(gray)
+        made.follow(gray)
+        corners = made.corners(300, np.zeros((0, 2)))
+        made.anchor(k, Tracks(np.arange(len(corners)), corners))
+        counts.append(len(made.features(gray).pixels))
+    assert counts[0] > 1.5 * FEATURES
+    assert (counts[-1] <= FEATURES) == fewer
 
 
 @pytest.mark.parametrize("std, known", [(0.0, np.inf), (0.1, 0.1)])
