@@ -23,7 +23,7 @@ from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array, Array32, Camera, Image
 
 _LENSES = 4  # of which lookup tables are kept: keyframes are rectified by the lens of their time
-_VIDEO, _NEWS = 0.4, 0.3  # share of the corners that is followed in a video; weight of an image
+_VIDEO, _NEWS = 0.4, 0.3  # share of the corners that is followed in a video; weight of the last image
 _FEW = 5  # images, of a camera: each knows about as much of its lens as those of another one
 
 
@@ -163,10 +163,9 @@ class CameraStream(ImageGeometry):
 
     def __init__(self, name: str, index: int, width: int, height: int, config: MapperConfig) -> None:
         super().__init__(width, height, config)
-        self.name = name
-        self.index = index
+        self.name, self.index = name, index
         self.images, self.alone = 0, False  # seen so far; whether they are a few photographs, beside other cameras'
-        self._followed = 0.0  # share of the corners from image to image, a mean
+        self._followed, self._judged = float(index == 0), 1  # share of the corners, a mean; up to which image
         self._described: tuple[Image, Features] | None = None
         self._mask: ImageMask | None = None  # of the last image
         self._border, self._ego = DarkBorder(), EgoMask()
@@ -207,6 +206,9 @@ class CameraStream(ImageGeometry):
         ``seen``: corners already followed into it elsewhere, as offsets.
         """
         tracks = self._tracker.follow(gray, None if seen is None else Tracks(seen.ids, self.pixels(seen.pixels)))
+        if self._judged < self.images:
+            self._judged = self.images
+            self._followed += max(_NEWS, 1.0 / (self.images - 1)) * (self._tracker.share - self._followed)
         return self._offsets(tracks if self._mask is None else self._tracker.drop(self._mask.clear))
 
     def corners(self, count: int, apart_from: Array) -> Array:
@@ -271,7 +273,6 @@ class CameraStream(ImageGeometry):
     def see(self, gray: Image, mask: Image | None = None) -> None:
         """A tracked image, with its ``mask`` (from ``check_mask``), becomes the last one."""
         self.images += 1
-        self._followed += _NEWS * (self._tracker.share - self._followed)
         given = None if mask is None else ImageMask.of(mask, self._tracking_size, self.resize)
         shown = self._shown[1] if self._shown and self._shown[0] is gray else gray
         self._own = self._constant_mask((self._border.update(shown), self._ego.update(shown)))
@@ -292,7 +293,10 @@ class CameraStream(ImageGeometry):
     def _constant_mask(self, found: tuple[Mask | None, ...]) -> ImageMask | None:
         """The mask of what is the same in all images: the black border, and what the camera carries along."""
         before, self._constant = self._constant, found
-        if all(map(_alike, before, found)):
+        if all(
+            a is b or (a is not None and b is not None and np.array_equal(a, b))
+            for a, b in zip(before, found, strict=True)
+        ):
             return self._own
         native = np.zeros((self.height, self.width), np.uint8)
         for one in found:
@@ -328,10 +332,6 @@ class CameraStream(ImageGeometry):
     def overlap(self, tracks: Tracks) -> float:
         """Share of the last keyframe's corners that are still tracked."""
         return float(np.isin(self._anchor.ids, tracks.ids).mean()) if len(self._anchor.ids) else 0.0
-
-
-def _alike(a: Mask | None, b: Mask | None) -> bool:
-    return a is b or (a is not None and b is not None and np.array_equal(a, b))
 
 
 def guessed(intrinsics: Intrinsics, stream: CameraStream, working: tuple[float, float] | None) -> Intrinsics:
