@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 TOPIC = "/camera/image_raw"
 # Once the player has ended and no image has been waiting for this long (s), missing images count as lost.
 QUIET_S = 5.0
-_STARTS_S = 120.0  # at most: both processes import much, on a machine that may be slow or busy
+_STARTS_S = 240.0  # at most: both processes import much, on a machine that may be slow or busy
 PLAYED, VERDICT = "published.jsonl", "verdict.json"
 
 
