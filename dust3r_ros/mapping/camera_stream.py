@@ -165,7 +165,7 @@ class CameraStream(ImageGeometry):
         super().__init__(width, height, config)
         self.name, self.index = name, index
         self.images, self.alone = 0, False  # seen so far; whether they are a few photographs, beside other cameras'
-        self._followed, self._judged = float(index == 0), 1  # share of the corners, a mean; up to which image
+        self._followed, self._judged = float(index == 0), 1  # share of corners; up to which image; first: a video
         self._described: tuple[Image, Features] | None = None
         self._mask: ImageMask | None = None  # of the last image
         self._border, self._ego = DarkBorder(), EgoMask()
