@@ -25,7 +25,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # In a shell's background jobs Ctrl-C is ignored, and so it would be by the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_NICE = 19  # of tests that need no real time: below the mapping process of a node, which is nice itself
+_NICE = 14  # of tests that need no real time: below the mapping process of a node, which is nice itself
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # Tests of these folders and files take longest; begun first, none is left alone at the end.

@@ -17,6 +17,7 @@ from dust3r_ros.geometry.compiled import LIBRARY
 from dust3r_ros.types import Array, Array32, Image
 
 FEATURES, PHOTOGRAPH = 2000, 8000  # of an image of a video, of a photograph: where steps are wide, few match
+_VIDEO, _NEWS = 0.4, 0.3  # share of the corners that is followed in a video; least weight of the last image
 _RATIO = 0.8  # Lowe's ratio (Lowe, IJCV 2004)
 _EPIPOLAR_PX = 1.5
 _MIN_MATCHES = 12
@@ -49,6 +50,25 @@ class Features:
     def unit(self) -> Array32:
         """Descriptors (N, 128) as float32 of length about 1."""
         return self.descriptors.astype(np.float32) / 512.0
+
+
+class FeatureCount:
+    """How many features an image of a camera has, by the share of corners that is followed from image to image."""
+
+    def __init__(self, video: bool) -> None:
+        """``video``: whether the first image, into which nothing is followed, is taken for one of a video."""
+        self._followed, self._images = float(video), 1
+
+    def note(self, share: float, images: int) -> None:
+        """Of ``images`` so far, note the share that was followed into the last one; an image counts once."""
+        if self._images < images:
+            self._images = images
+            self._followed += max(_NEWS, 1.0 / (images - 1)) * (share - self._followed)
+
+    @property
+    def wanted(self) -> int:
+        """The number for the last image."""
+        return FEATURES if self._followed > _VIDEO else PHOTOGRAPH
 
 
 @lru_cache(maxsize=16)  # for the keyframes being compared

@@ -12,7 +12,7 @@ import numpy as np
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError, InputError
-from dust3r_ros.features.features import FEATURES, PHOTOGRAPH, Features, extract
+from dust3r_ros.features.features import FeatureCount, Features, extract
 from dust3r_ros.features.masks import DarkBorder, EgoMask, ImageMask, Mask, distance_from
 from dust3r_ros.geometry.lens import Lens, forward_model
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
@@ -23,7 +23,6 @@ from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.types import Array, Array32, Camera, Image
 
 _LENSES = 4  # of which lookup tables are kept: keyframes are rectified by the lens of their time
-_VIDEO, _NEWS = 0.4, 0.3  # share of the corners that is followed in a video; weight of the last image
 _FEW = 5  # images, of a camera: each knows about as much of its lens as those of another one
 
 
@@ -165,7 +164,7 @@ class CameraStream(ImageGeometry):
         super().__init__(width, height, config)
         self.name, self.index = name, index
         self.images, self.alone = 0, False  # seen so far; whether they are a few photographs, beside other cameras'
-        self._followed, self._judged = float(index == 0), 1  # share of corners; up to which image; first: a video
+        self._count = FeatureCount(video=index == 0)
         self._described: tuple[Image, Features] | None = None
         self._mask: ImageMask | None = None  # of the last image
         self._border, self._ego = DarkBorder(), EgoMask()
@@ -206,9 +205,7 @@ class CameraStream(ImageGeometry):
         ``seen``: corners already followed into it elsewhere, as offsets.
         """
         tracks = self._tracker.follow(gray, None if seen is None else Tracks(seen.ids, self.pixels(seen.pixels)))
-        if self._judged < self.images:
-            self._judged = self.images
-            self._followed += max(_NEWS, 1.0 / (self.images - 1)) * (self._tracker.share - self._followed)
+        self._count.note(self._tracker.share, self.images)
         return self._offsets(tracks if self._mask is None else self._tracker.drop(self._mask.clear))
 
     def corners(self, count: int, apart_from: Array) -> Array:
@@ -293,10 +290,7 @@ class CameraStream(ImageGeometry):
     def _constant_mask(self, found: tuple[Mask | None, ...]) -> ImageMask | None:
         """The mask of what is the same in all images: the black border, and what the camera carries along."""
         before, self._constant = self._constant, found
-        if all(
-            a is b or (a is not None and b is not None and np.array_equal(a, b))
-            for a, b in zip(before, found, strict=True)
-        ):
+        if all(map(_alike, before, found)):
             return self._own
         native = np.zeros((self.height, self.width), np.uint8)
         for one in found:
@@ -318,7 +312,7 @@ class CameraStream(ImageGeometry):
     def features(self, gray: Image) -> Features:
         """Features of a tracked image, as offsets; those of the last image requested are cached."""
         if self._described is None or self._described[0] is not gray:
-            found = extract(gray, FEATURES if self._followed > _VIDEO else PHOTOGRAPH, self._mask)
+            found = extract(gray, self._count.wanted, self._mask)
             self._described = gray, Features(self.centred(found.pixels), found.descriptors)
         return self._described[1]
 
@@ -332,6 +326,10 @@ class CameraStream(ImageGeometry):
     def overlap(self, tracks: Tracks) -> float:
         """Share of the last keyframe's corners that are still tracked."""
         return float(np.isin(self._anchor.ids, tracks.ids).mean()) if len(self._anchor.ids) else 0.0
+
+
+def _alike(a: Mask | None, b: Mask | None) -> bool:
+    return a is b or (a is not None and b is not None and np.array_equal(a, b))
 
 
 def guessed(intrinsics: Intrinsics, stream: CameraStream, working: tuple[float, float] | None) -> Intrinsics:

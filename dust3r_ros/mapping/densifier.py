@@ -23,6 +23,7 @@ from dust3r_ros.types import Array, Array32, Image, PairPrediction, View
 _MOVED, _TURNED, _ZOOMED = 0.05, 0.002, 0.03
 _BENT_PX = 0.5  # in the tracked image
 _LEAST_SHARED = 12  # shared landmarks that connect two keyframes
+_RECTIFIED = 32  # images that are kept: each is asked for whenever its keyframe moves a little
 _APART = (1, 2, 4, 6)  # largest distance in order between keyframes that share depth
 
 
@@ -32,6 +33,7 @@ class PinholeViews:
     def __init__(self, state: Reconstruction) -> None:
         self._state = state
         self._lenses: dict[int, Lens] = {}
+        self._images: dict[int, tuple[Image, Lens, Image]] = {}  # as seen, its lens, rectified; oldest first
 
     def lens(self, index: int) -> Lens:
         """The lens removed from a keyframe's depth and image."""
@@ -42,9 +44,17 @@ class PinholeViews:
         return self._state.records[index].stream.focal_to_working(self._state.intrinsics_of(index).focal)
 
     def image(self, index: int) -> Image:
-        """The image (H, W, 3) to which the depth of a keyframe belongs."""
-        record = self._state.records[index]
-        return record.stream.rectified(record.image, self.lens(index))[0]
+        """The image (H, W, 3) to which the depth of a keyframe belongs; as a rule the same object until it changes."""
+        record, lens = self._state.records[index], self.lens(index)
+        if lens.plain:
+            return record.image
+        kept = self._images.pop(index, None)
+        if kept is None or kept[0] is not record.image or kept[1] != lens:
+            kept = record.image, lens, record.stream.rectified(record.image, lens)[0]
+        self._images[index] = kept
+        for old in list(self._images)[:-_RECTIFIED]:
+            del self._images[old]
+        return kept[2]
 
     def shown(self, index: int) -> np.ndarray | None:
         """Where that image is valid (H, W); None: everywhere."""
@@ -384,7 +394,7 @@ class Densifier:
         """Add pairs to the graph; the weight is log(1 + landmarks with a position that both see)."""
         known = self._state.sparse.known_in(index).ids
         for other in self._posed(others):
-            shared = int(np.isin(known, self._state.sparse.views[other].seen.ids).sum())
+            shared = int(np.isin(known, self._state.sparse.views[other].seen.ids, kind="table").sum())
             if shared >= _LEAST_SHARED:
                 cameras = self._state.records[other].stream.name, self._state.records[index].stream.name
                 self._state.graph.connect(other, index, float(np.log1p(shared)), cameras)

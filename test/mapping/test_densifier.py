@@ -274,6 +274,20 @@ def test_depth_follows_a_map_that_is_built_anew_without_one_of_its_keyframes(den
     np.testing.assert_array_equal(densifier.depths[0].shown[0], before[0])
 
 
+def test_an_image_is_rectified_once_for_each_lens(dense: tuple[Densifier, Oracle]) -> None:
+    densifier, _ = dense
+    (intrinsics,), record = densifier._state.sparse.intrinsics, densifier._state.records[1]
+    assert densifier.views.image(1) is record.image
+    intrinsics.lens = replace(intrinsics.lens, radial=-0.1)
+    bent = densifier.views.image(1)
+    assert not np.array_equal(bent, record.image)
+    assert densifier.views.image(1) is bent
+    intrinsics.lens = replace(intrinsics.lens, radial=-0.2)
+    assert not np.array_equal(densifier.views.image(1), bent)
+    record.image = record.image[::-1].copy()
+    np.testing.assert_array_equal(densifier.views.image(1), record.stream.rectified(record.image, intrinsics.lens)[0])
+
+
 def test_without_depth_the_graph_knows_who_shares_landmarks(sequence: RenderedSequence) -> None:
     backend = make_backend(SMALL)
     densifier, _ = made(sequence, backend, replace(CONFIG, dense=False))
