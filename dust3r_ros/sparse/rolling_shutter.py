@@ -109,10 +109,23 @@ class Motions:
         near = np.arange(max(here - _BESIDE, 0), min(here + _BESIDE + 1, len(stamps)))
         seconds = 1e-9 * (stamps[near] - stamp_ns)
         others, zooms = (np.abs(seconds) < _LONGEST) & (near != here), self._zooms.get((camera, session))
-        zoom = 0.0 if zooms is None else float(np.interp(stamp_ns, *zooms))
+        zoom = 0.0 if zooms is None else _zoom_at(stamp_ns, *zooms)
         if not others.any():
             return Motion(np.zeros(3), np.zeros(3), zoom) if zoom else None
         return replace(Motion.among(poses(np.array([here]))[0], poses(near[others]), seconds[others]), zoom=zoom)
+
+
+_LEAP = 0.3  # of the log from keyframe to keyframe: not a lens that is turned, but another one
+
+
+def _zoom_at(stamp_ns: int, stamps: np.ndarray, logs: Array) -> float:
+    """The log at a stamp between keyframes, at ``stamps`` (K,), which rise.
+
+    Nothing is followed into another lens, so the first image that it took is a keyframe: those before it are as before.
+    """
+    before = int(np.searchsorted(stamps, stamp_ns, "right")) - 1
+    leaps = 0 <= before < len(logs) - 1 and abs(logs[before + 1] - logs[before]) > _LEAP
+    return float(logs[before] if leaps else np.interp(stamp_ns, stamps, logs))
 
 
 # Standard deviation, seconds over the longer side: many cameras read all at once, webcams and phones take up to 0.04.

@@ -285,6 +285,16 @@ def test_how_a_focal_changes_is_measured() -> None:
     assert set(zoom.w_T_c) == set(range(20)) and not np.allclose(np.stack([*zoom.w_T_c.values()]), np.stack(poses))
 
 
+def test_a_lens_that_is_changed_is_no_walk() -> None:
+    """Neighbours of the leap have the focals of their own side."""
+    focal = FOCAL * np.repeat([1.0, 1.5], 10)
+    zoom = measure_zoom(zooming(focal), 0, [(0, stamp) for stamp in range(20)])
+    assert zoom is not None
+    np.testing.assert_allclose(
+        [zoom.logs[view] for view in range(20)], np.log(focal / np.sqrt(focal[0] * focal[-1])), atol=0.02
+    )
+
+
 @pytest.mark.parametrize("known", [False, True])
 def test_a_focal_that_does_not_change_or_is_known_is_not_measured(known: bool) -> None:
     sparse = zooming(FOCAL * np.exp(0.03 * np.sin(np.arange(20) / 2.5)) if known else np.full(20, FOCAL))

@@ -197,6 +197,12 @@ def test_of_a_large_map_the_liveliest_stretch_tells(monkeypatch: pytest.MonkeyPa
     assert rolling_shutter._liveliest(few) == list(range(6))
 
 
+def test_between_keyframes_the_lens_was_not_changed_yet() -> None:
+    frames = {("camera", 0): (np.arange(3), lambda chosen: np.tile(np.eye(4), (len(chosen), 1, 1)))}
+    motions = Motions(frames, {("camera", 0): (np.array([0, 2]), np.array([0.1, 0.7]))})
+    assert [motion.zoom for stamp in range(3) if (motion := motions.at("camera", stamp)) is not None] == [0.1, 0.1, 0.7]
+
+
 def test_a_focal_that_changes_is_interpolated_between_keyframes_and_taken_out() -> None:
     """Also of an image that has none before or after it from which it could be told how its camera moved."""
     far = 100_000_000_000
