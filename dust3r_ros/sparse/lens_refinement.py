@@ -195,7 +195,7 @@ _WALKS = 0.01, 0.03  # of the log focal from view to view, as standard deviation
 # share of its deviation, that make sure; with a shutter that rolls, of which something is always left; and of a camera
 # that has been seen to zoom.
 _SURELY, _ROLLING, _FURTHER = (8.0, 0.025, 0.004, 0.1), (8.0, 0.08, 0.006, 0.1), (2.0, 0.0, 0.001, 0.0)
-_LEAP, _AGAIN = 3.0, 2  # deviations of a step that is none of a walk: a leap has its own; how often they are set
+_LEAP, _WEIGHED = 3.0, 3  # deviations of a step that is a leap, and has its own; how often steps are weighed, at most
 _STEPS, _MORE_STEPS, _PLACING, _CLOSELY = 30, 100, 6, 1e-5
 
 
@@ -272,15 +272,14 @@ def _zoom(
         focal_prior_sigma=sigma, focal_walk=walks, lenses=[*problem.lenses, *[problem.lenses[camera]] * K],
         free_lens=None, lens_prior_sigma=None,
     )  # fmt: skip
-    found = adjust(changing, huber_px=huber_px, iterations=_MORE_STEPS, tolerance=1e-6)
-    for _ in range(_AGAIN):
+    for _ in range(_WEIGHED):
+        found = adjust(changing, huber_px=huber_px, iterations=_MORE_STEPS, tolerance=1e-6)
         steps = np.abs(np.diff(np.log(found.focals[F:])))
         leaps = steps > _LEAP * walk
         if not leaps.any():
             break
         walks = np.append(walks[: F + 1], np.where(leaps, steps, walk))
         changing = replace(changing, w_T_c=found.w_T_c, focals=found.focals, points=found.points, focal_walk=walks)
-        found = adjust(changing, huber_px=huber_px, iterations=_MORE_STEPS, tolerance=1e-6)
     logs = np.log(found.focals[F:])
     changes = {views[k]: float(log) for k, log in zip(mine, logs - logs.mean(), strict=True)}
     poses, std = dict(zip(views, found.w_T_c, strict=True)), found.focal_std[-K:]
