@@ -185,7 +185,7 @@ def depth_sources(sparse: SparseMap, view: int, candidates: Sequence[int], count
 
 
 def _promise(sparse: SparseMap, view: int, other: int, known: np.ndarray) -> float:
-    shared = known[np.isin(known, sparse.views[other].seen.ids, kind="table")]
+    shared = sparse.seen_too(other, known)
     if not len(shared):
         return 0.0
     points = sparse.points[shared]

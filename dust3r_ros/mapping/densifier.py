@@ -394,7 +394,7 @@ class Densifier:
         """Add pairs to the graph; the weight is log(1 + landmarks with a position that both see)."""
         known = self._state.sparse.known_in(index).ids
         for other in self._posed(others):
-            shared = int(np.isin(known, self._state.sparse.views[other].seen.ids, kind="table").sum())
+            shared = len(self._state.sparse.seen_too(other, known))
             if shared >= _LEAST_SHARED:
                 cameras = self._state.records[other].stream.name, self._state.records[index].stream.name
                 self._state.graph.connect(other, index, float(np.log1p(shared)), cameras)

@@ -140,6 +140,11 @@ class SparseMap:
         """What a view sees of landmarks with a position."""
         return self.known(self.views[view].seen)
 
+    def seen_too(self, view: int, ids: np.ndarray) -> np.ndarray:
+        """Those of landmarks ``ids`` that a view sees."""
+        # Ids of a view are close to each other: a table of them takes a tenth of the time of sorting.
+        return ids[np.isin(ids, self.views[view].seen.ids, kind="table")]
+
     def locate(
         self,
         camera: int,
