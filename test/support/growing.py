@@ -50,7 +50,8 @@ def main(images: str, path: str, begin: int) -> None:
     for frame in range(begin, len(frames["images"])):
         update = mapper.process(frame * 10**8 + 1, "camera", frames["images"][frame])
         journal.update(mapper.live)
-        print(frame, "none" if update.keyframe is None else update.keyframe, flush=True)
+        name = "none" if update.keyframe is None else update.keyframe
+        print(f"{frame} {name}", flush=True)  # in one write: killed in between, half a line would be said
     print("end", flush=True)
     sys.stdin.read()
 
