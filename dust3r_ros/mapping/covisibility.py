@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 
+import cv2
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
@@ -198,9 +199,11 @@ def _angles(a: Array, b: Array) -> Array:
     return np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), np.einsum("ni,ni->n", a, b))
 
 
-_APART_DEG, _STRETCH = 35.0, 1.8  # largest angle between two views of a landmark, and ratio of its sizes in them
+_APART_DEG = 35.0  # largest angle between two views of a landmark
+_STRETCH, _PATCH = 1.8, 8  # in no direction is one image there larger than the other by more; landmarks that say so
 _SEEN_FROM = 0.5  # of that angle: from how wide a one it must have been recognised
 _MOST, _COMPARED = 250, 16  # keyframes, spread over the map; those nearest to each, that it is compared with
+_BLUR = 2.5  # an image is compared with those up to so many times as sharp
 _INWARD = 0.95  # of the image from its middle
 _AROUND, _CLOSE, _SAME_DEPTH = 3, 0.05, 0.08  # landmarks; of the long edge; of their depth: of one surface
 _NEAR, _ALIKE = 0.02, 0.85  # of the long edge; cosine of descriptors
@@ -233,9 +236,23 @@ class _Look:
         return transform(invert(self.w_T_c), self.points)
 
     @cached_property
+    def sharpness(self) -> float:
+        """How strong its image's second derivatives are at what it sees, grey levels: the median of the landmarks."""
+        gray = cv2.cvtColor(self.record.image, cv2.COLOR_RGB2GRAY)
+        nearby = cv2.dilate(np.abs(cv2.Laplacian(gray, cv2.CV_32F)), np.ones((5, 5)))
+        at = np.round(self.record.stream.to_working(self.pixels)).astype(int)
+        column, row = np.clip(at, 0, np.subtract(gray.shape[::-1], 1)).T
+        return float(np.median(nearby[row, column]))
+
+    @cached_property
     def tree(self) -> cKDTree:
         """Of its pixels."""
         return cKDTree(self.pixels)
+
+    @cached_property
+    def patches(self) -> np.ndarray:
+        """(K, 8) its landmarks nearest to each in the image."""
+        return np.asarray(self.tree.query(self.pixels, k=_PATCH + 1)[1][:, 1:])
 
     @cached_property
     def features(self) -> cKDTree:
@@ -245,10 +262,11 @@ class _Look:
     def lacks(self, other: _Look) -> bool:
         """Whether whole parts of its image show nothing of what ``other`` sees at the surfaces that it sees there.
 
-        Only landmarks count that it sees from about the same direction and as near.
+        Only landmarks count where both images look alike: seen from about the same direction, as near, the surface
+        not much more from the side; none, where one image is blurred and the other is not.
         """
         expected, pixels = self._expected(other)
-        if len(expected) < _FEWEST:
+        if len(expected) < _FEWEST or not 1.0 / _BLUR <= (self.sharpness + 1.0) / (other.sharpness + 1.0) <= _BLUR:
             return False
         cell = cells(pixels, self.record.stream.half_size) @ [64, 1]
         _, cell, count = np.unique(cell, return_inverse=True, return_counts=True)
@@ -268,17 +286,18 @@ class _Look:
     def _expected(self, other: _Look) -> tuple[np.ndarray, Array]:
         """Which of the other's landmarks it should show, and where (E, 2)."""
         half, long_edge = self.record.stream.half_size, self.record.stream.long_edge
-        here, depth = transform(invert(self.w_T_c), other.points), other.in_camera[:, 2]
+        here = transform(invert(self.w_T_c), other.points)
         pixels = self.intrinsics.lens.seen(project(here, self.intrinsics.focal, (0.0, 0.0)))
         rays = (other.points - look.w_T_c[:3, 3] for look in (self, other))
         apart = np.degrees(_angles(*rays))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            size = np.abs(np.log(here[:, 2] * other.intrinsics.focal / (depth * self.intrinsics.focal)))
-            shown = (here[:, 2] > 0) & np.all(np.abs(pixels) < _INWARD * half, axis=1)
-        shown &= (other.feature >= 0) & (size < np.log(_STRETCH)) & (apart < _APART_DEG)
-        expected = np.flatnonzero(shown & (_SEEN_FROM * apart < other.span))
-        if len(expected) < _FEWEST or len(self.ids) < _FEWEST:
+        shown = (here[:, 2] > 0) & np.all(np.abs(pixels) < _INWARD * half, axis=1)
+        shown &= (other.feature >= 0) & (apart < _APART_DEG) & (_SEEN_FROM * apart < other.span)
+        expected = np.flatnonzero(shown)
+        if len(expected) < _FEWEST or len(self.ids) < _FEWEST or len(other.ids) <= _PATCH:
             return expected[:0], pixels[:0]
+        patch = other.patches[expected]
+        least, most = _stretches(*(seen[patch] - seen[expected, None] for seen in (other.pixels, pixels)))
+        expected = expected[(least > 1.0 / _STRETCH) & (most < _STRETCH)]
         distance, near = self.tree.query(pixels[expected], k=_AROUND)
         around = self.in_camera[near, 2]
         middle = np.median(around, axis=1)
@@ -293,6 +312,22 @@ class _Look:
         here = short(self.record.features)[np.concatenate([*close, []]).astype(int)]
         there = shortened(other.record.features.unit[other.feature[wanted]])[row]
         return np.isin(np.arange(len(wanted)), row[np.einsum("md,md->m", here, there) > _ALIKE])
+
+
+def _stretches(there: Array, here: Array) -> tuple[Array, Array]:
+    """(E,), (E,) the least and the largest factor by which patches of offsets (E, K, 2) are stretched into others.
+
+    The singular values of the linear maps that fit best; NaN where an offset is. A surface seen from the side is
+    squeezed in one direction only, and features there are others, though the depth is alike (Mikolajczyk et al., "A
+    comparison of affine region detectors", IJCV 2005, section 4).
+    """
+    gram = np.einsum("eki,ekj->eij", there, there)
+    gram += 1e-6 * (1.0 + np.trace(gram, axis1=1, axis2=2))[:, None, None] * np.eye(2)
+    linear = np.linalg.solve(gram, np.einsum("eki,ekj->eij", there, here))
+    squares = np.sum(linear**2, axis=(1, 2))
+    product = np.abs(linear[:, 0, 0] * linear[:, 1, 1] - linear[:, 0, 1] * linear[:, 1, 0])
+    total, difference = np.sqrt(squares + 2 * product), np.sqrt(np.maximum(squares - 2 * product, 0.0))
+    return (total - difference) / 2, (total + difference) / 2
 
 
 def _looks(state: Reconstruction) -> dict[int, _Look]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from walls import AGAIN, BEFORE, PICTURE, wall
@@ -184,6 +185,26 @@ def test_of_one_thing_there_are_no_strangers(rights: list[int], shown: float) ->
 def test_what_is_hidden_is_not_missing() -> None:
     """By something closer."""
     assert strangers(wall([0, BEFORE] * 2)) == []
+
+
+def test_a_surface_seen_more_from_the_side_does_not_look_alike() -> None:
+    """Features there are others, as near as it may be."""
+    assert strangers(wall([0, 1, 0, 1, 0], slants=[-20, 28, 0, 48, 0])) == [(1, 2), (1, 4)]
+    assert strangers(wall([0, 1, 0, 1, 0], slants=[20, 68, 40, 88, 40])) == []
+
+
+def test_what_is_blurred_is_not_compared_with_what_is_sharp() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (120, 160, 1), np.uint8).repeat(3, axis=2)
+    sharp, blurred = noise, cv2.blur(noise, (9, 9))
+
+    def taken(images: list[np.ndarray]) -> Reconstruction:
+        state = wall([0, 1, 0, 1])
+        for record, image in zip(state.records, images, strict=True):
+            record.image = image
+        return state
+
+    assert strangers(taken([sharp, blurred] * 2)) == []
+    assert strangers(taken([blurred] * 4)) == strangers(taken([sharp] * 4)) == strangers(wall([0, 1, 0, 1]))
 
 
 def without_features(state: Reconstruction, *keyframes: int) -> Reconstruction:
