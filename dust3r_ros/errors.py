@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from pathlib import Path
 
 _BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _LONGEST = 2000  # characters of a message
+_POINTER = b"version https://git-lfs"
 
 
 class Dust3rRosError(Exception):
@@ -57,3 +60,18 @@ class OutputError(Dust3rRosError):
 
 class TrainingError(Dust3rRosError):
     """A training run cannot continue: its loss is no longer a number, or a process of it is gone."""
+
+
+def refuse_pointer(what: str, raw: bytes, error: type[Dust3rRosError] = InputError) -> None:
+    """Raise ``error`` if ``what``, which begins with ``raw``, is what Git LFS leaves in the place of a large file."""
+    if raw.startswith(_POINTER):
+        raise error(f"{what} is only a pointer to a file that Git LFS keeps; 'git lfs pull' fetches it")
+
+
+def refuse_pointers(path: Path, error: type[Dust3rRosError] = InputError) -> None:
+    """The same of a file, or of the files in a folder; nothing where they cannot be read."""
+    with suppress(OSError):
+        for each in path.iterdir() if path.is_dir() else [path]:
+            if each.is_file():
+                with each.open("rb") as file:
+                    refuse_pointer(f"'{each}'", file.read(len(_POINTER)), error)

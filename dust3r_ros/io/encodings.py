@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dust3r_ros.errors import InputError
+from dust3r_ros.errors import InputError, refuse_pointer
 from dust3r_ros.geometry.undistortion import MOST_PIXELS
 from dust3r_ros.types import Array32, Image
 
@@ -306,6 +306,7 @@ def _decoded(raw: bytes, what: str, kinds: str) -> np.ndarray:
 
     Its size is read first: a few bytes can claim, and unfold to, gigabytes.
     """
+    refuse_pointer(what, raw)
     size = next((of for magic, of in _SIZES.items() if raw.startswith(magic)), _other_size)(raw)
     if size is None:
         raise InputError(f"{what} is truncated: its {len(raw)} bytes end before the image does")

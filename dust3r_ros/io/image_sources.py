@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from dust3r_ros.errors import InputError
+from dust3r_ros.errors import InputError, refuse_pointers
 from dust3r_ros.io.encodings import decode_cutout
 from dust3r_ros.io.files import read_lines
 from dust3r_ros.io.frames import FrameSource
@@ -314,6 +314,7 @@ class VideoFile(FrameSource):
     def _open(self) -> cv2.VideoCapture:
         capture = cv2.VideoCapture(os.path.abspath(self._path), cv2.CAP_FFMPEG)  # "10:30.mp4" would be a protocol
         if not capture.isOpened():
+            refuse_pointers(Path(self._path))
             raise InputError(f"'{self._path}' is not a readable video; give a folder of images, a video file or a bag")
         return capture
 

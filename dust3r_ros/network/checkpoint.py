@@ -19,7 +19,7 @@ from zipfile import ZipFile, is_zipfile
 import torch
 from torch import Tensor
 
-from dust3r_ros.errors import BackendError, CheckpointError, OutputError
+from dust3r_ros.errors import BackendError, CheckpointError, OutputError, refuse_pointers
 from dust3r_ros.network.config import Dust3rConfig
 from dust3r_ros.network.model import Dust3r
 
@@ -130,6 +130,7 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> Dust3r:
     target = pick_device(device)
     if not path.exists():
         raise CheckpointError(f"checkpoint '{path}' does not exist; it must be {_LAYOUTS}")
+    refuse_pointers(path, CheckpointError)
     try:
         config, state = _read_folder(path) if path.is_dir() else _read_pth(path)
         model = _assemble(config, state).to(target)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dust3r_ros.errors import Dust3rRosError, MapFileError
+from dust3r_ros.errors import Dust3rRosError, MapFileError, refuse_pointers
 from dust3r_ros.features.features import Features
 from dust3r_ros.geometry.pinhole import center_of
 from dust3r_ros.io.files import followed
@@ -36,6 +36,7 @@ def reading(path: str | Path) -> Iterator[sqlite3.Connection]:
     path, base = followed(path), None
     if not path.is_file():
         raise MapFileError(f"map '{path}' does not exist; give a map.db")
+    refuse_pointers(path, MapFileError)
     if path.with_name(path.name + "-journal").exists():
         _undo(path)
     try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dust3r_ros.errors import InputError
+from dust3r_ros.errors import InputError, refuse_pointers
 
 if TYPE_CHECKING:
     from rosbags.highlevel import AnyReader
@@ -266,6 +266,7 @@ class Bag:
         from rosbags.typesys import Stores, get_typestore
 
         path = self._cut or self.path
+        refuse_pointers(path)
         try:
             path = _profiled(path)
             reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
