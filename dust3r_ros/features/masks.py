@@ -16,6 +16,8 @@ from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.types import Array, Array32, Image, PairPrediction
 
 MARGIN_PX = 10.0  # half the window of optical flow, also about the reach of a small feature's descriptor
+NOTHING = 254  # value of a mask where the image shows nothing, as beside a thing cut out; others hide what is there
+_BESIDE_NOTHING = 5.0  # as far from it counts a pixel: a patch that reaches into it is the same in other images
 _SMEAR = 1 / 100  # of the long edge: how blurred outlines are in dense flow
 _BLACK = 8  # of 255, with the noise of a sensor and of compression
 _LEAST_BORDER, _MOST_BORDER = 0.002, 0.7  # of the image
@@ -43,7 +45,8 @@ Mask = NDArray[np.bool_]
 class ImageMask:
     """What is left out of one image, for each use.
 
-    ``distance`` (H, W) float32: pixels of the tracked image from the nearest one that is left out.
+    ``distance`` (H, W) float32: pixels of the tracked image from the nearest one that is left out; five times as many
+    from where it shows nothing.
     ``working`` (h, w): which pixels of the working image are left out, grown by the blur of dense flow.
     """
 
@@ -56,10 +59,11 @@ class ImageMask:
         if not mask.any():
             return None
         full = np.where(mask != 0, np.uint8(255), np.uint8(0))
-        tracked = full
-        if tracking_size != (full.shape[1], full.shape[0]):
-            tracked = np.asarray(cv2.resize(full, tracking_size, interpolation=cv2.INTER_AREA), np.uint8)
-        return cls(distance_from(tracked > _COVERED), grown(resize.apply(full) > _COVERED))
+        hidden = np.where(mask == NOTHING, np.uint8(0), full)
+        distance = distance_from(_resized(hidden, tracking_size) > _COVERED)
+        if (mask == NOTHING).any():
+            distance = np.minimum(distance, _BESIDE_NOTHING * distance_from(_resized(full, tracking_size) > _COVERED))
+        return cls(distance, grown(resize.apply(full) > _COVERED))
 
     def joined(self, other: ImageMask | None) -> ImageMask:
         """What this one or another one of the same image leaves out."""
@@ -219,6 +223,13 @@ class EgoMask:
         xx, xy, yy = (cv2.blur(of, (_WINDOW, _WINDOW)) for of in (x * x, x * y, y * y))
         xx, yy = xx - _CORNER, yy - _CORNER  # both of its eigenvalues are larger
         return np.asarray((xx * yy > xy * xy) & (xx > 0))
+
+
+def _resized(mask: Image, size: tuple[int, int]) -> Image:
+    """A mask (H, W) uint8, 255 where it is set, at another size (width, height)."""
+    if size == (mask.shape[1], mask.shape[0]):
+        return mask
+    return np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _evened(gray: Image) -> Array32:

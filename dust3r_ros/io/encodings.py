@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from dust3r_ros.errors import InputError, refuse_pointer
+from dust3r_ros.features.masks import NOTHING
 from dust3r_ros.geometry.undistortion import MOST_PIXELS
 from dust3r_ros.types import Array32, Image
 
@@ -140,9 +141,10 @@ def decode_file(data: Any, what: str) -> Image:
 
 
 def decode_cutout(data: Any, what: str) -> tuple[Image, Image | None]:
-    """RGB as of ``decode_file``, and a mask (H, W) uint8, not 0 where the image is transparent; None: nowhere.
+    """RGB as of ``decode_file``, and a mask (H, W) uint8, ``NOTHING`` where the image is transparent; None: nowhere.
 
-    Of an image that is transparent everywhere, alpha was never set.
+    There it has one colour, that of the rest (median): whatever was left there is not seen, and the outline stands out
+    little. Of an image that is transparent everywhere, alpha was never set.
     """
     raw = bytes(data)
     if not raw:
@@ -151,8 +153,12 @@ def decode_cutout(data: Any, what: str) -> tuple[Image, Image | None]:
     image = _to_rgb(pixels, what)
     if pixels.shape[2:] != (4,):
         return image, None
-    mask = cv2.inRange(pixels[..., 3], 0, int(np.iinfo(pixels.dtype).max) // 2)
-    return image, np.asarray(mask, np.uint8) if mask.any() and not mask.all() else None
+    transparent = pixels[..., 3] <= np.iinfo(pixels.dtype).max // 2
+    if transparent.all() or not transparent.any():
+        return image, None
+    shown = image[~transparent]
+    image[transparent] = np.median(shown[:: len(shown) // _SAMPLES + 1], axis=0)
+    return image, np.where(transparent, np.uint8(NOTHING), np.uint8(0))
 
 
 def _to_rgb(pixels: np.ndarray, what: str) -> Image:

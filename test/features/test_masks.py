@@ -16,7 +16,17 @@ from dust3r_ros.depth.depth_maps import DepthMaps
 from dust3r_ros.errors import InputError
 from dust3r_ros.features.features import extract
 from dust3r_ros.features.junctions import find_junctions
-from dust3r_ros.features.masks import MARGIN_PX, DarkBorder, EgoMask, ImageMask, check_image, check_mask, grown, without
+from dust3r_ros.features.masks import (
+    MARGIN_PX,
+    NOTHING,
+    DarkBorder,
+    EgoMask,
+    ImageMask,
+    check_image,
+    check_mask,
+    grown,
+    without,
+)
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.mapping.camera_stream import CameraStream
@@ -82,6 +92,25 @@ def test_distances_and_working_pixels_follow_the_mask_through_both_resizings() -
     assert mask.working.shape == (112, 160)
     share = mask.working.mean(axis=0)
     assert share[:80].min() == 1.0 and share[84:].max() == 0.0
+
+
+def test_features_come_closer_to_where_an_image_shows_nothing() -> None:
+    """As beside a thing that is cut out: whatever else is hidden keeps its distance."""
+    image, size, resize = noise(), (WIDTH, HEIGHT), Resize.fit(WIDTH, HEIGHT, 160)
+    mask = left_half()
+    hidden = ImageMask.of(mask, size, resize)
+    mask = np.where(mask != 0, np.uint8(NOTHING), np.uint8(0))
+    image[mask != 0] = np.median(image)
+    cut_out = ImageMask.of(mask, size, resize)
+    mask[:20] = 255
+    both = ImageMask.of(mask, size, resize)
+    assert hidden is not None and cut_out is not None and both is not None
+    near = np.array([[WIDTH / 2 + 3, 150.0], [WIDTH / 2 + 3, 10.0], [WIDTH - 20.0, 25.0], [WIDTH - 20.0, 35.0]])
+    assert cut_out.clear(near).tolist() == [1, 1, 1, 1] and both.clear(near).tolist() == [1, 0, 0, 1]
+    assert np.array_equal(hidden.working, cut_out.working)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    nearest = [extract(gray, 2000, one).pixels[:, 0].min() - WIDTH / 2 for one in (hidden, cut_out)]
+    assert nearest[0] > MARGIN_PX - 2 and 1 < nearest[1] < MARGIN_PX / 2
 
 
 def test_a_mask_grows_by_the_part_asked_for() -> None:

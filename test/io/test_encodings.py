@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dust3r_ros.errors import InputError
+from dust3r_ros.features.masks import NOTHING
 from dust3r_ros.io.encodings import (
     SUPPORTED,
     decode_compressed,
@@ -214,8 +215,9 @@ def test_what_is_transparent_is_masked(picture: np.ndarray, most: int) -> None:
     assert cutout()[1] is None
     alpha[:9, 5:] = most // 3
     image, mask = cutout()
-    assert np.array_equal(image, picture)
-    assert mask is not None and mask.dtype == np.uint8 and np.array_equal(mask > 0, alpha < most)
+    assert mask is not None and mask.dtype == np.uint8 and np.array_equal(mask, NOTHING * (alpha < most))
+    assert np.array_equal(image[mask == 0], picture[mask == 0])
+    assert np.array_equal(np.unique(image[mask > 0], axis=0), np.median(picture[mask == 0], axis=0)[None].astype(int))
     alpha[:] = 0
     assert cutout()[1] is None and decode_cutout(encoded(deep, "png"), "it")[1] is None
 
