@@ -137,7 +137,7 @@ def decode_file(data: Any, what: str) -> Image:
 
     ``what`` names it in the ``InputError`` for bytes that are not an image or are truncated.
     """
-    return decode_cutout(data, what)[0]
+    return _to_rgb(_pixels(data, what), what)
 
 
 def decode_cutout(data: Any, what: str) -> tuple[Image, Image | None]:
@@ -146,10 +146,7 @@ def decode_cutout(data: Any, what: str) -> tuple[Image, Image | None]:
     There it has one colour, that of the rest (median): whatever was left there is not seen, and the outline stands out
     little. Of an image that is transparent everywhere, alpha was never set.
     """
-    raw = bytes(data)
-    if not raw:
-        raise InputError(f"{what} is empty; it must hold an encoded image")
-    pixels = _decoded(raw, what, "JPEG, PNG")
+    pixels = _pixels(data, what)
     image = _to_rgb(pixels, what)
     if pixels.shape[2:] != (4,):
         return image, None
@@ -159,6 +156,13 @@ def decode_cutout(data: Any, what: str) -> tuple[Image, Image | None]:
     shown = image[~transparent]
     image[transparent] = np.median(shown[:: len(shown) // _SAMPLES + 1], axis=0)
     return image, np.where(transparent, np.uint8(NOTHING), np.uint8(0))
+
+
+def _pixels(data: Any, what: str) -> np.ndarray:
+    raw = bytes(data)
+    if not raw:
+        raise InputError(f"{what} is empty; it must hold an encoded image")
+    return _decoded(raw, what, "JPEG, PNG")
 
 
 def _to_rgb(pixels: np.ndarray, what: str) -> Image:

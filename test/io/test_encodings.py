@@ -218,6 +218,7 @@ def test_what_is_transparent_is_masked(picture: np.ndarray, most: int) -> None:
     assert mask is not None and mask.dtype == np.uint8 and np.array_equal(mask, NOTHING * (alpha < most))
     assert np.array_equal(image[mask == 0], picture[mask == 0])
     assert np.array_equal(np.unique(image[mask > 0], axis=0), np.median(picture[mask == 0], axis=0)[None].astype(int))
+    assert np.array_equal(decode_file(encoded(np.dstack([deep, alpha]), "png"), "it"), picture), "only alpha is dropped"
     alpha[:] = 0
     assert cutout()[1] is None and decode_cutout(encoded(deep, "png"), "it")[1] is None
 
