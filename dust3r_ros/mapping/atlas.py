@@ -77,11 +77,6 @@ class AtlasEntry:
         self.changes += bool(changed)
         return tuple(replace(keyframe, index=self.name(keyframe.index)) for keyframe in changed)
 
-    @property
-    def edges(self) -> list[tuple[int, int, float]]:
-        """The pair graph by names: (first, second, weight)."""
-        return [(self.name(first), self.name(second), weight) for first, second, weight in self.submap.graph.edges]
-
     def remember(self, stream: CameraStream, seen: TrackedImage, found: PnpResult | None, keyframe: int | None) -> None:
         """Record a frame's pose relative to a keyframe, and what is needed to locate it again while the map settles."""
         state = self.submap.state
@@ -123,9 +118,8 @@ class AtlasEntry:
         for entry in self.meetings.values():
             entry.renumber(culled.new)
         self.names = [name for name, new in zip(names, culled.new, strict=True) if new >= 0]
-        for index, heir_T_culled in culled.heir_T_culled.items():
-            units = float(culled.units[index, 0]), float(culled.units[index, 1])
-            self._heirs[names[index]] = Heir(self.names[culled.heir[index]], heir_T_culled, *units)
+        for i, heir_T_culled in culled.heir_T_culled.items():
+            self._heirs[names[i]] = Heir(self.names[culled.heir[i]], heir_T_culled, *culled.units[i].tolist())
         self._heirs = dict(list(self._heirs.items())[-_HEIRS:])
         return tuple(names[index] for index in sorted(culled.heir_T_culled))
 
@@ -165,8 +159,8 @@ class AtlasEntry:
 
     @property
     def lasts(self) -> bool:
-        """Whether it is kept when its cameras are lost: offline, beginnings too."""
-        return self.has_grown or self.live is None
+        """Whether it is kept when its cameras are lost: offline, small ones too."""
+        return self.submap.initialised and (self.has_grown or self.live is None)
 
     @property
     def worth(self) -> int:
@@ -307,6 +301,7 @@ _UNREPORTED = 8  # newest keyframes waiting for another camera's next frame
 _MOST_LOST, _ALONE, _ANYTHING, _SURELY = 3, 10, 6, 3  # images, of one; times the fewest landmarks of a pose
 _ANYWHERE_NS = 1_500_000_000  # a live camera that was lost for longer may have been carried anywhere
 _EAGER, _RELUCTANT = 6, 3  # frames of a camera that was never found: all of the first, then one in so many
+_WAITS = 6  # images for each of a camera with which a map is to begin
 
 
 class Search:
@@ -320,6 +315,7 @@ class Search:
         self._unreported: list[tuple[int, str, int, bool]] = []  # keyframe, camera, stamp, whether the rig placed it
         self._vain: Counter[str] = Counter()  # frame counts of cameras that were never found
         self.patient = False  # whether the next frame may be found where this one was not
+        self._patience_ns = 1e9 * config.lost_patience_s
 
     def here(self, frame: CameraFrame) -> tuple[Tracks, PnpResult | None]:
         """Search for a frame in the active map by its features; landmarks it sees join its tracks."""
@@ -379,11 +375,11 @@ class Search:
         return self._atlas.find(frame, forget)
 
     def gives_up(self, frame: CameraFrame) -> bool:
-        """True if its camera and all others of the active map have been lost for long; at once if it shows nothing."""
+        """True if all cameras of the map were lost for long, it shows nothing, or this one had better begin it."""
         submap, camera = self._atlas.active.submap, frame.stream.name
         if frame.found is not None or not submap.initialised:
             self._lost.pop(camera, None)
-            return False
+            return not submap.initialised and self._had_better_begin(frame.stream)
         if submap.stuck or self.patient:
             return submap.stuck
         since_ns, images = self._lost.get(camera, (frame.stamp_ns, 0))
@@ -392,6 +388,15 @@ class Search:
         self._lost[camera] = since_ns, images
         alone_ns = since_ns if images >= _ALONE else 0
         return all(self._gone(frame.stamp_ns, name, alone_ns) for name in self._found_at.keys() | {camera})
+
+    def _had_better_begin(self, stream: CameraStream) -> bool:
+        """Whether a camera has sent many images since the last of the one that is to begin the map."""
+        submap = self._atlas.active.submap
+        if submap.accepts(stream) or submap.state.sure:
+            self._vain.clear()
+            return False
+        self._vain[stream.name] += 1
+        return self._vain[stream.name] >= _WAITS
 
     def _gone(self, stamp_ns: int, camera: str, alone_ns: int) -> bool:
         """Whether a camera is lost for good at a stamp, or has sent nothing since ``alone_ns``."""
@@ -419,8 +424,7 @@ class Search:
 
     def _report(self, submap: Submap, camera: str) -> None:
         """Report keyframes' poses by the rig once another camera has a newer frame: ``camera`` just sent one."""
-        waiting = self._unreported
-        self._unreported = [entry for entry in waiting if entry[1] == camera]
+        waiting, self._unreported = self._unreported, [entry for entry in self._unreported if entry[1] == camera]
         for keyframe, other, stamp_ns, placed in waiting:
             w_T_c = self._rig.guess(other, stamp_ns)
             if other != camera and w_T_c is not None:
@@ -436,10 +440,6 @@ class Search:
     def met(self, camera: str) -> bool:
         """Whether the camera was ever found in the active map."""
         return camera in self._found_at
-
-    @property
-    def _patience_ns(self) -> float:
-        return 1e9 * self._config.lost_patience_s
 
     def clear(self) -> None:
         """Another map: no camera is lost or found yet."""

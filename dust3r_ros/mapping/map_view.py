@@ -309,8 +309,9 @@ class MapView:
 
     @property
     def edges(self) -> list[tuple[int, int, float]]:
-        """The pair graph: (first, second, weight)."""
-        return self._active.edges
+        """The pair graph by names: (first, second, weight)."""
+        name = self._active.name
+        return [(name(first), name(second), weight) for first, second, weight in self.submap.graph.edges]
 
     def stream(self, camera: str) -> CameraStream:
         """The images of a camera that has sent one."""

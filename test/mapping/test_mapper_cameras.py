@@ -354,3 +354,18 @@ def test_one_photograph_of_another_camera_joins_the_map_of_many() -> None:
     assert any(pose.camera == "other" for pose in mapper.trajectory())
     other = mapper.cameras["other"]
     assert abs(np.log(other.focal / (1.2 * sequence.focal))) < 2.0 * other.focal_std / other.focal
+
+
+@pytest.mark.parametrize("every", [9, 54])
+def test_a_camera_that_seldom_sends_an_image_leaves_the_beginning_to_another(every: int) -> None:
+    """The first image is of the one that sends one in nine; or that one, and then falls silent."""
+    sequence, mapper = walk("orbit", 54), Mapper(SPARSE)
+    posed_at_once = 0
+    for at, (stamp, image) in enumerate(zip(sequence.stamps_ns.tolist(), sequence.images, strict=True)):
+        rare = at % every == 0
+        image = cv2.resize(image[20:-20, 30:-30], None, fx=1.2, fy=1.2) if rare else image
+        posed_at_once += mapper.process(stamp, "rare" if rare else "often", image).w_T_c is not None
+    mapper.finish()
+    assert posed_at_once > 36 and len(mapper.trajectory()) == 54
+    assert mapper.cameras["often"].focal == pytest.approx(sequence.focal, rel=0.01)
+    assert mapper.cameras["rare"].focal == pytest.approx(1.2 * sequence.focal, rel=0.01)
