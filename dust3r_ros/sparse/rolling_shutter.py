@@ -26,6 +26,7 @@ from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array
 
 _FAR = 1e6
+_NEAREST = 0.05  # of the median depth: landmarks that are nearer are at a wrong place
 _INVERTED = 3  # rounds; each leaves a tenth of the error, or less
 _BESIDE, _LONGEST = 2, 1.5  # images on either side whose poses tell a velocity, if they are not so many seconds away
 
@@ -56,17 +57,18 @@ class Motion:
     def carried(self, intrinsics: Intrinsics, points: Array, offset: Array, rolling: Array) -> Array:
         """(K, 2) pixels by which what is seen at offsets (K, 2) was carried on until it was read.
 
-        ``points`` (K, 3): where it is in the optical frame, NaN where unknown: then as far away as the others;
+        ``points`` (K, 3): where it is in the optical frame. What is unknown, NaN, or so near that it would fly past the
+        camera, is taken to be as far away as the others.
         ``rolling`` (2,): seconds from pixel to pixel, across and down.
         """
         if not (len(points) and rolling.any()):
             return np.zeros((len(points), 2))
         known = points[:, 2] > 0
+        far = min(float(np.median(points[known, 2])), _FAR) if known.any() else _FAR
+        known &= points[:, 2] > _NEAREST * far
         if not known.all():
-            far, lost = np.median(points[known, 2]) if known.any() else np.inf, offset[~known]
-            ahead = rays(intrinsics.lens.ideal(lost), intrinsics.focal, (0.0, 0.0))
             points = points.copy()
-            points[~known] = (far if np.isfinite(far) else _FAR) * ahead
+            points[~known] = far * rays(intrinsics.lens.ideal(offset[~known]), intrinsics.focal, (0.0, 0.0))
         moved = points - (offset @ rolling)[:, None] * (self.step + np.cross(self.turn, points))
         before, after = (intrinsics.lens.seen(project(at, intrinsics.focal, (0.0, 0.0))) for at in (points, moved))
         return np.where(np.isfinite(after - before), after - before, 0.0)

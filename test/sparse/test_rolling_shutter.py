@@ -101,6 +101,16 @@ def test_what_nothing_is_known_of_is_as_far_as_the_rest() -> None:
     np.testing.assert_allclose(alone, still, atol=1e-3, err_msg="endlessly far, steps do not show")
 
 
+def test_a_landmark_at_the_camera_is_as_far_as_the_rest() -> None:
+    """It is at a wrong place: where it is, it would fly past within a moment, by a million pixels."""
+    motion, intrinsics = Motion(np.zeros(3), np.array([0.3, 0.0, 0.5])), Intrinsics(FOCAL, FOCAL, lens=LENS)
+    points = np.array([[0.3, 1.0, 5.0]]) * np.array([[0.8], [1.0], [1.2], [1e-5], [np.nan]])
+    offset = LENS.seen(project(np.array([[0.3, 1.0, 5.0]] * 5), FOCAL, (0.0, 0.0)))
+    *rest, wrong, unknown = motion.carried(intrinsics, points, offset, ROWS)
+    np.testing.assert_array_equal(wrong, unknown)
+    assert np.abs(wrong).max() < 1.2 * np.abs(rest).max() < 1.0
+
+
 def test_how_fast_an_image_moves() -> None:
     motion = Motion(np.array([0.0, 0.3, 0.4]), np.array([0.0, 2.0, 0.0]))
     assert motion.speed(300.0, 4.0) == pytest.approx(300 * (0.5 + 0.5))
