@@ -40,8 +40,8 @@ from dust3r_ros.types import Array, Image, MapUpdate, TrackingState
 class Mapper(MapView):
     """Builds maps from uncalibrated cameras: feed it images in order, read the map at any time.
 
-    The map frame has z up; the first camera is at its origin and looks along x. The unit of
-    length is arbitrary: the median depth of the first keyframe is about 1.
+    The map frame has z up; the first keyframe is at its origin and looks along x. The unit of
+    length is arbitrary: the median depth there is about 1.
 
     The way into the package, so it has a method for every input and query; the parts do the work.
     """
