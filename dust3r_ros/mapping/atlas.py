@@ -45,13 +45,11 @@ class AtlasEntry:
         self.submap = submap
         self.frames = FrameLog(submap, submap.state.pages.put_away)
         self.live: bool | None = None  # whether work on the whole map is done in a child; None: offline
-        self.changes = 0  # how often keyframes changed
-        self.removals = 0  # how often some were culled
+        self.changes = self.removals = 0  # how often keyframes changed, and some were culled
         self.numbering = 0  # how often landmarks got new ids
         self.renumbering: Renumbering | None = None  # the last time, of those that cameras may follow
         self._heirs: dict[int, Heir] = {}  # of those culled last, by name
-        self._restored = False
-        self._generation = 0
+        self._restored, self._generation = False, 0
         self.names: list[int] = []
         self._fresh_names = fresh_names
         self.meetings: dict[AtlasEntry, Meetings] = {}  # with sleeping maps
@@ -314,8 +312,7 @@ class Search:
         self._by_rig: set[tuple[str, int]] = set()
         self._unreported: list[tuple[int, str, int, bool]] = []  # keyframe, camera, stamp, whether the rig placed it
         self._vain: Counter[str] = Counter()  # frame counts of cameras that were never found
-        self.patient = False  # whether the next frame may be found where this one was not
-        self._patience_ns = 1e9 * config.lost_patience_s
+        self.patient, self._patience_ns = False, 1e9 * config.lost_patience_s  # patient: the next one may be found
 
     def here(self, frame: CameraFrame) -> tuple[Tracks, PnpResult | None]:
         """Search for a frame in the active map by its features; landmarks it sees join its tracks."""
@@ -379,24 +376,27 @@ class Search:
         submap, camera = self._atlas.active.submap, frame.stream.name
         if frame.found is not None or not submap.initialised:
             self._lost.pop(camera, None)
-            return not submap.initialised and self._had_better_begin(frame.stream)
+            return not submap.initialised and self._had_better_begin(frame)
         if submap.stuck or self.patient:
             return submap.stuck
         since_ns, images = self._lost.get(camera, (frame.stamp_ns, 0))
         if self._atlas.active.live is None:
-            images += len(frame.stream.features(frame.gray).pixels) >= _ANYTHING * self._config.track_min_inliers
+            images += self._shows_anything(frame)
         self._lost[camera] = since_ns, images
         alone_ns = since_ns if images >= _ALONE else 0
         return all(self._gone(frame.stamp_ns, name, alone_ns) for name in self._found_at.keys() | {camera})
 
-    def _had_better_begin(self, stream: CameraStream) -> bool:
-        """Whether a camera has sent many images since the last of the one that is to begin the map."""
-        submap = self._atlas.active.submap
-        if submap.accepts(stream) or submap.state.sure:
+    def _had_better_begin(self, frame: CameraFrame) -> bool:
+        """Whether a camera has sent many images since the last of the one that is to begin the map, or that cannot."""
+        submap, camera = self._atlas.active.submap, frame.stream.name
+        if submap.accepts(frame.stream) or self.patient:
             self._vain.clear()
             return False
-        self._vain[stream.name] += 1
-        return self._vain[stream.name] >= _WAITS
+        self._vain[camera] = (self._vain[camera] + 1) % _WAITS
+        return submap.stuck or (not self._vain[camera] and self._shows_anything(frame))
+
+    def _shows_anything(self, frame: CameraFrame) -> bool:
+        return len(frame.stream.features(frame.gray).pixels) >= _ANYTHING * self._config.track_min_inliers
 
     def _gone(self, stamp_ns: int, camera: str, alone_ns: int) -> bool:
         """Whether a camera is lost for good at a stamp, or has sent nothing since ``alone_ns``."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import ConfigError, InputError
-from dust3r_ros.features.features import FeatureCount, Features, extract
+from dust3r_ros.features.features import FEATURES, FeatureCount, Features, extract
 from dust3r_ros.features.masks import DarkBorder, EgoMask, ImageMask, Mask, distance_from
 from dust3r_ros.geometry.lens import Lens, forward_model
 from dust3r_ros.geometry.pinhole import center_of, pixel_grid
@@ -164,9 +164,10 @@ class CameraStream(ImageGeometry):
         super().__init__(width, height, config)
         self.name, self.index = name, index
         self.images, self.alone = 0, False  # seen so far; whether they are a few photographs, beside other cameras'
+        self.live = False  # whether images come at a camera's rate, and some are left out: that is no wide step
         self._count = FeatureCount(video=index == 0)
         self._described: tuple[Image, Features] | None = None
-        self._mask: ImageMask | None = None  # of the last image
+        self.mask: ImageMask | None = None  # of the last image
         self._border, self._ego = DarkBorder(), EgoMask()
         self._constant: tuple[Mask | None, ...] = (None, None)  # what these found in the last image
         self._own: ImageMask | None = None  # the mask of that
@@ -182,13 +183,8 @@ class CameraStream(ImageGeometry):
     def go_back_to(self, gray: Image, mask: ImageMask | None) -> None:
         """An older tracked image, with its ``mask``, becomes the last one; no corners lead there."""
         self.restart()
-        self._mask = self._with_own(mask)
+        self.mask = self._with_own(mask)
         self._tracker.follow(gray)
-
-    @property
-    def mask(self) -> ImageMask | None:
-        """The mask of the last image, if it has one."""
-        return self._mask
 
     def mask_of(self, working: Mask | None) -> ImageMask | None:
         """The mask of an image of which that of the working image (H, W) is known; None: nothing is left out."""
@@ -206,11 +202,11 @@ class CameraStream(ImageGeometry):
         """
         tracks = self._tracker.follow(gray, None if seen is None else Tracks(seen.ids, self.pixels(seen.pixels)))
         self._count.note(self._tracker.share, self.images)
-        return self._offsets(tracks if self._mask is None else self._tracker.drop(self._mask.clear))
+        return self._offsets(tracks if self.mask is None else self._tracker.drop(self.mask.clear))
 
     def corners(self, count: int, apart_from: Array) -> Array:
         """At most ``count`` new corners of the last image, away from offsets (M, 2), as offsets (N, 2)."""
-        return self.centred(self._tracker.corners(count, self.pixels(apart_from), self._mask))
+        return self.centred(self._tracker.corners(count, self.pixels(apart_from), self.mask))
 
     def anchor(self, stamp_ns: int, tracks: Tracks) -> None:
         """The last image became a keyframe: follow these corners of it, and measure motion and overlap from here."""
@@ -246,11 +242,11 @@ class CameraStream(ImageGeometry):
     @property
     def masked(self) -> Mask | None:
         """Which pixels (H, W) of the last working image are masked; None: none."""
-        return None if self._mask is None else self._mask.working
+        return None if self.mask is None else self.mask.working
 
     def clear(self, offsets: Array) -> Mask:
         """(N,) which offsets (N, 2) in the last image are away from its mask."""
-        return np.ones(len(offsets), bool) if self._mask is None else self._mask.clear(self.pixels(offsets))
+        return np.ones(len(offsets), bool) if self.mask is None else self.mask.clear(self.pixels(offsets))
 
     def gray(self, image: Image) -> Image:
         """The tracked image (H, W) uint8, without what shines through; raises ``InputError`` for another size."""
@@ -273,7 +269,7 @@ class CameraStream(ImageGeometry):
         given = None if mask is None else ImageMask.of(mask, self._tracking_size, self.resize)
         shown = self._shown[1] if self._shown and self._shown[0] is gray else gray
         self._own = self._constant_mask((self._border.update(shown), self._ego.update(shown)))
-        self._mask = self._with_own(given)
+        self.mask = self._with_own(given)
 
     def _with_own(self, mask: ImageMask | None) -> ImageMask | None:
         return mask if self._own is None else self._own.joined(mask)
@@ -281,11 +277,11 @@ class CameraStream(ImageGeometry):
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Inside, an image that is not one of the sequence may be looked at: it has no mask but the camera's own."""
-        before, self._mask = self._mask, self._own
+        before, self.mask = self.mask, self._own
         try:
             yield
         finally:
-            self._mask = before
+            self.mask = before
 
     def _constant_mask(self, found: tuple[Mask | None, ...]) -> ImageMask | None:
         """The mask of what is the same in all images: the black border, and what the camera carries along."""
@@ -312,7 +308,7 @@ class CameraStream(ImageGeometry):
     def features(self, gray: Image) -> Features:
         """Features of a tracked image, as offsets; those of the last image requested are cached."""
         if self._described is None or self._described[0] is not gray:
-            found = extract(gray, self._count.wanted, self._mask)
+            found = extract(gray, FEATURES if self.live else self._count.wanted, self.mask)
             self._described = gray, Features(self.centred(found.pixels), found.descriptors)
         return self._described[1]
 

@@ -205,17 +205,19 @@ class FrameFinder:
         has changed, and where a keyframe would close a loop: the one where the camera was last does not see the same,
         or its landmarks, which ``tracks`` are of, lie elsewhere than this one's say; unless several tried in vain.
         """
-        views = self._near.same_view(stream, w_T_c)
+        views, last = self._near.same_view(stream, w_T_c), self._state.last(stream)
         for index in views:
-            if len(views) < _TRIED and not self._are_linked(index, self._state.trail[-1]):
+            if len(views) < _TRIED and not self._are_linked(index, last):
                 continue
             found = self._beside(index, stream, image, w_T_c)
             if found is not None and (len(views) >= _TRIED or self._misfit(stream, tracks, found[0].w_T_c) < GAP_PX):
                 return (index, *found)
         return None
 
-    def _are_linked(self, a: int, b: int) -> bool:
-        """Whether two keyframes share landmarks enough for them to lie right beside each other."""
+    def _are_linked(self, a: int, b: int | None) -> bool:
+        """Whether two keyframes, if there are two, share landmarks enough for them to lie right beside each other."""
+        if b is None:
+            return False
         shared = np.isin(self._state.sparse.views[a].seen.ids, self._state.sparse.views[b].seen.ids)
         return int(np.count_nonzero(shared)) >= _LINKED
 
@@ -243,8 +245,7 @@ class FrameFinder:
         Features do not drift, unlike followed corners. Returns also what fits the pose. None if too little does, and
         across the gap of a loop: the keyframe where the camera was last does not see the same, or lies elsewhere.
         """
-        last = self._state.last(stream)
-        if last is None or not self._are_linked(index, last):
+        if not self._are_linked(index, self._state.last(stream)):
             return None
         seen = self._state.sparse.known(self._links.measured(index, stream.features(gray), gray.shape, tracks))
         found = self.locate(stream, seen, w_T_c)

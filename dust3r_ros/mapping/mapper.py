@@ -41,9 +41,8 @@ class Mapper(MapView):
     """Builds maps from uncalibrated cameras: feed it images in order, read the map at any time.
 
     The map frame has z up; the first keyframe is at its origin and looks along x. The unit of
-    length is arbitrary: the median depth there is about 1.
-
-    The way into the package, so it has a method for every input and query; the parts do the work.
+    length is arbitrary: the median depth there is about 1. The way into the package, so it has a
+    method for every input and query; the parts do the work.
     """
 
     def __init__(
@@ -63,8 +62,7 @@ class Mapper(MapView):
         super().__init__(config, atlas, Cameras(config), appearance)
         self.rig = Rig()
         self._search = Search(self._atlas, self._backend, config, self.rig)
-        self._lost = LostImages(self.pages.put_away)
-        self._live = False
+        self._lost, self._live = LostImages(self.pages.put_away), False
 
     def set_camera(
         self, name: str, width: int, height: int, focal: float, std: float = 0.0, *, guess: bool = False
@@ -105,6 +103,7 @@ class Mapper(MapView):
         return self.outcome(frame)
 
     def _advance(self, frame: CameraFrame, seen: Tracks | None = None) -> None:
+        frame.stream.mask = frame.mask  # it may be an earlier one that comes again
         self._track(frame, seen)
         self._relocalise(frame)
         self._insert_keyframe(frame)
@@ -119,6 +118,7 @@ class Mapper(MapView):
         check_image(image, camera)
         mask = None if mask is None else check_mask(mask, image, camera)
         stream = self._stream(camera, image)
+        stream.live = self._live
         with self._stage("prepare"):
             gray = stream.gray(image)
             self._check_order(stamp_ns, camera)
@@ -293,7 +293,8 @@ class Mapper(MapView):
     def _place(self, frame: CameraFrame) -> bool:
         """Map a frame of any stamp; returns whether it got a pose, or may get one."""
         self._advance(frame)
-        return frame.found is not None or frame.keyframe is not None or not self.submap.initialised
+        may_get_one = not self.submap.initialised and self.submap.accepts(frame.stream)
+        return may_get_one or frame.found is not None or frame.keyframe is not None
 
     def _find_lost(self) -> None:
         """Offline, pose images that have no pose, also those of maps that were left behind; maps without others go."""
@@ -371,8 +372,7 @@ class Mapper(MapView):
         return self._cameras[camera]
 
     def _check_order(self, stamp_ns: int, camera: str) -> None:
-        last = self._last_stamp.get(camera)
-        if last is not None and stamp_ns <= last:
+        if stamp_ns <= (last := self._last_stamp.get(camera, stamp_ns - 1)):
             raise InputError(f"image of camera '{camera}' is stamped {stamp_ns} ns; it must be after {last} ns")
         self._last_stamp[camera] = stamp_ns
         self._counts = replace(self._counts, frames=self._counts.frames + 1)

@@ -38,7 +38,7 @@ _SHIPPED_S = 0.2  # period of sending trace events to the node's process
 _REST = {PREVIEW: 0.0, DEPTH: 4.0, CULL: 4.0, RENUMBER: 4.0}  # after such work, wait for images this many times as long
 _QUIET_S = 0.3  # after this long without an image, stop waiting for one
 _RELEASE_S = 300.0  # period of returning freed memory to the system, while nothing is due
-_PLENTY = 100  # followed landmarks; with fewer, the camera may soon be lost
+_PLENTY = 100  # followed landmarks with a position; with fewer, the camera may soon be lost
 _OVERDUE_S = 0.5  # depth overdue by this much goes before an image
 
 
@@ -286,7 +286,7 @@ class MapMaker:
             self._asked = time.monotonic()
 
     def _take(self, request: KeyframeRequest, frame_id: str) -> News:
-        self._safe = request.followed is not None and request.ids is not None and len(request.ids) >= _PLENTY
+        self._safe = request.followed is not None and len(request.followed.ids) >= _PLENTY
         before = self._placed
         try:
             taken = self._back_end.take(request)

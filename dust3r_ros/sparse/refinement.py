@@ -120,6 +120,7 @@ _ENOUGH_OBSERVATIONS = 30
 _LOOP_PRUNING_PX = (40.0, 12.0, 4.0)
 _FEWEST_OBSERVATIONS = 10
 _FLAT = 0.5  # of the parallax needed to get a position
+_NEAREST = 0.02  # of the median depth of what a view sees
 # Errors in one image have causes in common (blur, a shutter that rolls, matches that drift alike): it determines as
 # much as so many independent coordinates.
 INDEPENDENT = 16.0
@@ -268,11 +269,20 @@ def _prune(
     views: list[int],
     ids: np.ndarray,
 ) -> None:
-    bad = solution.residual > max_error_px
+    rays = solution.points[problem.point] - solution.w_T_c[problem.view, :3, 3]
+    depths = np.einsum("mi,mi->m", rays, solution.w_T_c[problem.view, :3, 2])
+    # A wrong match can put a point beside a camera, where it holds it with a weight beyond all others.
+    bad = (solution.residual > max_error_px) | (depths < _NEAREST * _typical(depths, problem.view, len(views)))
     sparse.drop(np.asarray(views)[problem.view], ids[problem.point], bad)
     kept = np.bincount(problem.point[~bad], minlength=len(ids))
-    rays = solution.points[problem.point] - solution.w_T_c[problem.view, :3, 3]
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     # Nearly parallel rays put a point anywhere, such as far away, where it harms whatever uses it.
     flat = widest_angle(rays, problem.point, len(ids)) < _FLAT * sparse.min_parallax_deg
     sparse.points[ids[(kept < 2) | flat]] = np.nan
+
+
+def _typical(depths: Array, view: np.ndarray, count: int) -> Array:
+    """(M,) of each of the ``depths`` (M,) of what ``count`` views see, the median of its ``view`` (M,)."""
+    ordered, seen = depths[np.lexsort((depths, view))], np.bincount(view, minlength=count)
+    middle = np.cumsum(seen) - seen + seen // 2
+    return np.asarray(ordered[middle[view]])

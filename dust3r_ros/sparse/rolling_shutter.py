@@ -179,7 +179,8 @@ def measure_readout(sparse: SparseMap, camera: int, motions: Mapping[int, Motion
             seconds = float(np.clip((less - more) / (2.0 * _TRIED * bend), -_FARTHEST, _FARTHEST))
             if bend * seconds**2 > _SURE:  # twice what there would be to gain
                 best = min(best, (cost(axis, seconds)[0], axis, seconds))
-            focal_std = max(focal_std, abs(long - short) / (2.0 * _TRIED) / math.sqrt(bend))
+        sharpest = max(_READOUT_STD**-2, bend)  # where the images say nothing, usual readouts are known
+        focal_std = max(focal_std, abs(long - short) / (2.0 * _TRIED) / math.sqrt(sharpest))
     rolling = np.zeros(2)
     if best[0] < now - _SURE:
         rolling[best[1]] = best[2] / side

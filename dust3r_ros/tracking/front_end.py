@@ -12,7 +12,7 @@ import numpy as np
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.compiled import LIBRARY
 from dust3r_ros.geometry.pinhole import center_of, project, rays
-from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.geometry.undistortion import Undistortion
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot, Renumbering
 from dust3r_ros.tracking.following import (
@@ -166,7 +166,8 @@ class FrontEnd:
     def hand_over(self, stamp_ns: int) -> None:
         """Note that the image of this stamp goes to the back end: a snapshot may be of it."""
         self._images.hand_over(stamp_ns)
-        self._handed = dict([*self._handed.items(), (stamp_ns, self._corners)][-HANDED:])
+        corners = no_corners() if self._failed else self._corners  # these are still where the last good image has them
+        self._handed = dict([*self._handed.items(), (stamp_ns, corners)][-HANDED:])
 
     @property
     def knows_map(self) -> bool:
@@ -271,7 +272,7 @@ class FrontEnd:
         another = before is None or before.epoch != snapshot.epoch
         if another:
             self._handed.clear()  # their landmarks are those of another map
-        if another or self._failed:
+        if another or (self._failed and not (self._path and snapshot.stamp_ns <= self._path[-1][0])):
             self._lose()
         if before is not None and before.numbering != snapshot.numbering:
             self._renumber(snapshot.renumbering)
@@ -387,10 +388,12 @@ class FrontEnd:
         """The predicted pose (4, 4), by the robot, else by constant motion; None without a prediction."""
         if self._guess is not None and self._path:
             return self._guess
-        if len(self._path) < 2 or self._failed:
+        if len(self._path) < 2 or self._newest is None:
             return None
-        (_, first), (_, second) = self._path
-        return second @ invert(first) @ second
+        (before_ns, first), (last_ns, second) = self._path
+        step, times = invert(first) @ second, min((self._newest[0] - last_ns) / (last_ns - before_ns), _TRIES)
+        turn = cv2.Rodrigues(times * cv2.Rodrigues(step[:3, :3])[0])[0]
+        return second @ pose(turn, times * step[:3, 3])
 
     def _expected(self, points: Array, w_T_c: Array) -> Array:
         """Pixels (N, 2) of the tracked image at which ``w_T_c`` sees landmarks (N, 3); NaN behind the camera."""

@@ -111,11 +111,11 @@ def test_corners_are_followed_as_offsets() -> None:
     assert len(made.follow(made.gray(image)).ids) == 0
 
 
-@pytest.mark.parametrize("step, fewer", [(3, True), (97, False)])
-def test_photographs_have_more_features_than_images_of_a_video(step: int, fewer: bool) -> None:
-    """Where corners cannot be followed, steps are wide, and of the features fewer match."""
+@pytest.mark.parametrize("step, live, fewer", [(3, False, True), (97, False, False), (97, True, True)])
+def test_photographs_have_more_features_than_images_of_a_video(step: int, live: bool, fewer: bool) -> None:
+    """Where corners cannot be followed, steps are wide, and of the features fewer match; live, images are left out."""
     made, image = stream(640, 480), np.random.default_rng(1).integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    image = cv2.GaussianBlur(image, (0, 0), 1.0)
+    image, made.live = cv2.GaussianBlur(image, (0, 0), 1.0), live
     counts = []
     for k in range(6):
         gray = made.gray(np.roll(image, step * k, axis=1))

@@ -323,6 +323,22 @@ def test_photographs_in_no_order_are_mapped_beside_what_shows_the_same(
     assert trajectory_error(mapper, photographs) < 0.005
 
 
+def test_photographs_that_are_mapped_in_another_order_keep_their_own_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs, worths = shuffled(walk("orbit", ORBIT_FRAMES)), iter((2, 12))
+    monkeypatch.setattr(AtlasEntry, "worth", property(lambda entry: next(worths)))
+    mapper, stamps = Mapper(SPARSE), photographs.stamps_ns.tolist()
+    for at, (stamp, image) in enumerate(zip(stamps, photographs.images, strict=True)):
+        mask = np.zeros(image.shape[:2], np.uint8)
+        mask[:, 20 * at : 20 * at + 12] = 255
+        mapper.process(stamp, "camera", image, mask)
+    mapper.finish()
+    assert len(mapper.submap.state.records) > 8 and next(worths, None) is None
+    for record in mapper.submap.state.records:
+        assert record.masked is not None
+        columns = np.flatnonzero(record.masked.all(axis=0)) / record.masked.shape[1] * photographs.width
+        assert columns.mean() == pytest.approx(20 * stamps.index(record.stamp_ns) + 6, abs=2)
+
+
 def test_a_map_that_poses_most_images_is_not_made_again(known: RenderedSequence) -> None:
     mapper = Mapper(replace(known_config(known), dense=False))
     play(mapper, known)

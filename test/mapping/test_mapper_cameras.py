@@ -356,10 +356,12 @@ def test_one_photograph_of_another_camera_joins_the_map_of_many() -> None:
     assert abs(np.log(other.focal / (1.2 * sequence.focal))) < 2.0 * other.focal_std / other.focal
 
 
-@pytest.mark.parametrize("every", [9, 54])
-def test_a_camera_that_seldom_sends_an_image_leaves_the_beginning_to_another(every: int) -> None:
+@pytest.mark.parametrize(("every", "given"), [(9, False), (54, False), (54, True)])
+def test_a_camera_that_seldom_sends_an_image_leaves_the_beginning_to_another(every: int, given: bool) -> None:
     """The first image is of the one that sends one in nine; or that one, and then falls silent."""
     sequence, mapper = walk("orbit", 54), Mapper(SPARSE)
+    if given:
+        mapper.set_camera("rare", 216, 163, 1.2 * sequence.focal)
     posed_at_once = 0
     for at, (stamp, image) in enumerate(zip(sequence.stamps_ns.tolist(), sequence.images, strict=True)):
         rare = at % every == 0
@@ -369,3 +371,14 @@ def test_a_camera_that_seldom_sends_an_image_leaves_the_beginning_to_another(eve
     assert posed_at_once > 36 and len(mapper.trajectory()) == 54
     assert mapper.cameras["often"].focal == pytest.approx(sequence.focal, rel=0.01)
     assert mapper.cameras["rare"].focal == pytest.approx(1.2 * sequence.focal, rel=0.01)
+
+
+def test_a_covered_camera_begins_no_map_however_often_it_sends_an_image() -> None:
+    sequence, mapper = walk("orbit", 24), Mapper(SPARSE)
+    dark = np.zeros_like(sequence.images[0])
+    for stamp, image in zip(sequence.stamps_ns.tolist(), sequence.images, strict=True):
+        for late in range(8):
+            mapper.process(stamp + late, "covered", dark)
+        mapper.process(stamp, "seeing", image)
+    mapper.finish()
+    assert len(mapper.trajectory()) == 24 and {pose.camera for pose in mapper.trajectory()} == {"seeing"}

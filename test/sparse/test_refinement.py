@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from synthetic import arc, sparse_of
 
+from dust3r_ros.geometry.pinhole import project
+from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.sparse.landmarks import FOCAL_PRIOR
 from dust3r_ros.sparse.refinement import problem_of, refine, scatter_of, weighed
 from dust3r_ros.sparse.sparse_map import SparseMap, Spread
@@ -121,6 +123,22 @@ def test_a_map_that_explains_less_is_not_the_better_one() -> None:
     refine(pruned, rounds=3)
     assert pruned.misfit() >= 0.9 * whole.misfit()
     assert pruned.misfit() > 0.5
+
+
+def test_a_point_beside_a_camera_is_no_landmark() -> None:
+    """A wrong match puts it there, where it would hold the camera."""
+    scene = arc()
+    sparse = sparse_of(scene)
+    sparse.extend()
+    beside = transform(scene.w_T_c[2], np.array([[0.0, 0.0, 1e-3]]))
+    ids = sparse.landmarks.new(1)
+    for view in (2, 3):
+        seen = project(transform(invert(scene.w_T_c[view]), beside), float(scene.focal[0]), (0.0, 0.0))
+        sparse.observe(view, Tracks(ids, seen))
+    sparse.points[ids] = beside
+    refine(sparse)
+    assert np.isnan(sparse.points[ids]).all() and np.isfinite(sparse.points[: len(scene.points)]).all()
+    assert ids[0] in sparse.views[2].pruned.ids and ids[0] in sparse.views[3].seen.ids
 
 
 def test_rays_that_become_parallel_put_no_point() -> None:

@@ -11,8 +11,11 @@ from sequences import walk
 from snapshots import snapshot
 
 from dust3r_ros.config import MapperConfig
+from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.geometry.undistortion import Undistortion
+from dust3r_ros.scenes.rooms import room
+from dust3r_ros.scenes.sequence import look_at, render_path
 from dust3r_ros.tracking.exchange import Renumbering
 from dust3r_ros.tracking.following import RecentImages
 from dust3r_ros.tracking.front_end import FrontEnd, Tracked
@@ -105,6 +108,35 @@ def test_dark_images_are_lost_at_once_and_the_next_good_one_is_found(sequence):
     front.take(snapshot(sequence, 16))
     (tracked,) = track(front, sequence, 17, 18)
     assert error(tracked.w_T_c, sequence.w_T_c[17]) < 0.01 * float(np.median(sequence.depths[17]))
+
+
+@pytest.fixture(scope="module")
+def turning():
+    """A camera that turns on the spot, by a twelfth of its view from image to image."""
+    angle, at = 2.0 + np.radians(5.0) * np.arange(12), np.array([-1.6, -1.1, 1.3])
+    ahead = np.stack([np.cos(angle), np.sin(angle), np.full(12, -0.1)], axis=1)
+    poses = np.stack([look_at(at, at + direction) for direction in ahead])
+    return render_path("turning", room(0), poses, width=240, height=176, rate_hz=30.0)
+
+
+def test_a_camera_that_turns_fast_is_found_after_a_dark_image(turning):
+    """And what it follows stays, when the back end, which took the image for a good one, says what that showed."""
+    front, first = FrontEnd(CONFIG), snapshot(turning, 1)
+    track(front, turning, 0, 2)
+    front.take(first)
+    said = track(front, turning, 2, 4)
+    front.track(int(turning.stamps_ns[4]), np.zeros_like(turning.images[4]))
+    front.hand_over(int(turning.stamps_ns[4]))
+    said += track(front, turning, 5, 6)
+    local = transform(invert(turning.w_T_c[4]), first.points)
+    pixels = turning.focal * local[:, :2] / local[:, 2:]
+    shown = np.all(np.abs(pixels) < [118.0, 86.0], axis=1) & (local[:, 2] > 0)
+    parts = {"ids": first.ids[shown], "points": first.points[shown], "pixels": pixels[shown], "anchors": pixels[shown]}
+    front.take(snapshot(turning, 4, **parts))
+    said += track(front, turning, 6, 8)
+    for index, tracked in zip((2, 3, 5, 6, 7), said, strict=True):
+        assert tracked.w_T_c is not None, f"image {index} has no pose"
+        assert error(tracked.w_T_c, turning.w_T_c[index]) < 0.01 * float(np.median(turning.depths[index]))
 
 
 @pytest.mark.parametrize("start", [58, 90, 115])
