@@ -98,7 +98,7 @@ def from_quaternion(translation: ArrayLike, xyzw: ArrayLike) -> Array:
 
 
 def interpolate(a_T_b: Array, a_T_c: Array, part: float) -> Array:
-    """The pose at ``part`` (0 to 1) of the way between two: translation on the line, rotation on the shortest arc."""
+    """The pose at ``part`` of the way between two, above 1 beyond it: on the line, and on the shortest arc."""
     turn = Rotation.from_matrix(a_T_b[:3, :3].T @ a_T_c[:3, :3]).as_rotvec()
     rotation = a_T_b[:3, :3] @ Rotation.from_rotvec(part * turn).as_matrix()
     return pose(rotation, a_T_b[:3, 3] + part * (a_T_c[:3, 3] - a_T_b[:3, 3]))

@@ -311,7 +311,7 @@ class Search:
         self._found_at: dict[str, int] = {}  # newest stamps by camera
         self._by_rig: set[tuple[str, int]] = set()
         self._unreported: list[tuple[int, str, int, bool]] = []  # keyframe, camera, stamp, whether the rig placed it
-        self._vain: Counter[str] = Counter()  # frame counts of cameras that were never found
+        self._vain: Counter[str] = Counter()  # frame counts of cameras that were never found, or wait to begin
         self.patient, self._patience_ns = False, 1e9 * config.lost_patience_s  # patient: the next one may be found
 
     def here(self, frame: CameraFrame) -> tuple[Tracks, PnpResult | None]:

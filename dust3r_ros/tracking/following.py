@@ -31,7 +31,7 @@ _BACK_AND_FORTH_PX = 0.7
 _ALL = 30  # newest images that are always kept, whatever the rate
 HANDED = 64  # most images held by the back end: a snapshot may be of one of them
 HOP = 3  # stride in images when corners are carried over many images between a snapshot and now
-SOON = 9  # images that are not many
+_FEW = 9  # images, of which none is left out
 _FEWEST_FOR_VIEW = 20  # corners needed to find how the view changed
 _VIEW_PX = 2.0  # tolerance for corners roughly on a plane
 _REALIGNED_PX = 2.0  # how far from its followed position a corner is found again, at most
@@ -140,9 +140,9 @@ class RecentImages:
         return [item for item in (*self._old, *self._images) if item[0] <= stamp_ns][::-1]
 
     def since(self, stamp_ns: int) -> list[Image]:
-        """Images after a stamp, and the newest, in order: all of a few, of more every ``HOP``-th."""
+        """Images after a stamp, and the newest, in order: of more than ``_FEW``, every ``HOP``-th."""
         later = [gray for stamp, gray in self._images if stamp > stamp_ns]
-        hop = 1 if len(later) <= SOON else HOP
+        hop = 1 if len(later) <= _FEW else HOP
         return [gray for stamp, gray in self._old if stamp > stamp_ns] + later[::-1][::hop][::-1]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.compiled import LIBRARY
 from dust3r_ros.geometry.pinhole import center_of, project, rays
-from dust3r_ros.geometry.rigid import invert, pose, transform
+from dust3r_ros.geometry.rigid import interpolate, invert, transform
 from dust3r_ros.geometry.undistortion import Undistortion
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot, Renumbering
 from dust3r_ros.tracking.following import (
@@ -391,9 +391,8 @@ class FrontEnd:
         if len(self._path) < 2 or self._newest is None:
             return None
         (before_ns, first), (last_ns, second) = self._path
-        step, times = invert(first) @ second, min((self._newest[0] - last_ns) / (last_ns - before_ns), _TRIES)
-        turn = cv2.Rodrigues(times * cv2.Rodrigues(step[:3, :3])[0])[0]
-        return second @ pose(turn, times * step[:3, 3])
+        times = min((self._newest[0] - last_ns) / (last_ns - before_ns), _TRIES)
+        return second @ interpolate(np.eye(4), invert(first) @ second, times)
 
     def _expected(self, points: Array, w_T_c: Array) -> Array:
         """Pixels (N, 2) of the tracked image at which ``w_T_c`` sees landmarks (N, 3); NaN behind the camera."""
