@@ -305,6 +305,7 @@ _DENIED, _SURE = 6.0, 4.5  # log likelihoods that are no accident: of one of man
 _NO_LENS = 1.0  # log: further off, no focal explains what a stretch sees, such as edges that slide along a wall
 _NOTABLY = 0.01  # of all that is unlikely: what is left of a lens, and of a shutter that rolls, is squeezed a little
 _UNUSUAL = 0.03  # by which a focal, or a pixel, is off
+_PLAINLY = 0.07  # log: what errors make of pixels that need not be square would show as well, if not even this shows
 _MOST_VIEWS = 120  # that are adjusted: in more, a sample would take minutes
 
 
@@ -401,5 +402,7 @@ def _squeeze(sparse: SparseMap, camera: int, views: Sequence[int]) -> float:
         found += step
         best = cost(found)
     clearly = best < now - max(_SURE, _NOTABLY * now)
+    # A robot that drives on a floor and turns about the vertical sees as well a world that is higher
+    clearly &= bend * _PLAINLY**2 > 2.0 * _NOTABLY * now
     certain = bend * found**2 > 2.0 * _SURE  # a map that is wrong prefers any change of images
     return found if clearly and certain and abs(found) > _UNUSUAL else 0.0

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from synthetic import PLAIN, WIDTH, arc, past_a_wall, sparse_of, unposed
+from synthetic import PLAIN, WIDTH, Scene, arc, past_a_wall, sparse_of, unposed
 
 from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.scenes.sequence import look_at
 from dust3r_ros.sparse import lens_refinement
 from dust3r_ros.sparse.initialization import Options, bootstrap
 from dust3r_ros.sparse.landmarks import Intrinsics
@@ -19,7 +20,7 @@ from dust3r_ros.sparse.lens_refinement import (
     measure_zoom,
     refine_lenses,
 )
-from dust3r_ros.sparse.refinement import refine
+from dust3r_ros.sparse.refinement import place_landmarks, refine
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.types import Array
@@ -245,6 +246,27 @@ def test_pixels_that_are_not_square_are_noticed() -> None:
     intrinsics = considered(np.full(12, FOCAL), 1.1).intrinsics[0]
     assert intrinsics.squeeze == pytest.approx(np.log(1.1), abs=0.02) and intrinsics.zoom == 0.0
     assert intrinsics.total_std > 0.04
+
+
+def test_a_robot_on_a_floor_does_not_see_how_high_pixels_are() -> None:
+    """Moved in a plane, turned about its normal, it would see nearly the same of a world that is higher: what a
+    windscreen does to the image must not be taken for that."""
+    t = np.linspace(0.0, 1.0, 24)
+    at, yaw = np.stack([2.0 * t, 0.5 * np.sin(3.0 * t), 0.0 * t], axis=1), 0.6 * np.sin(5.0 * t)
+    ahead = np.stack([np.cos(yaw), np.sin(yaw), np.full(24, -0.1)], axis=1)
+    points = np.random.default_rng(0).uniform([4.0, -6.0, -3.0], [9.0, 6.0, 3.0], (1500, 3))
+    poses = np.stack([look_at(place, place + way) for place, way in zip(at, ahead, strict=True)])
+    sparse = unposed(Scene(poses, points, np.full(24, FOCAL)))
+    sparse.intrinsics[0].focal = FOCAL
+    for view, w_T_c in zip(sparse.views, poses, strict=True):
+        waves = 2.5 * np.sin(view.seen.pixels[:, :1] / 40.0) * [0.0, 1.0]
+        view.seen, view.w_T_c = Tracks(view.seen.ids, view.seen.pixels + waves), w_T_c
+    place_landmarks(sparse)
+    refine(sparse, free_focal=True)
+    refine_lenses(sparse)
+    consider_images(sparse, [(0, stamp) for stamp in range(24)])
+    intrinsics = sparse.intrinsics[0]
+    assert (intrinsics.zoom, intrinsics.squeeze) == (0.0, 0.0) and intrinsics.focal == pytest.approx(FOCAL, rel=0.02)
 
 
 def test_an_ordinary_camera_does_neither() -> None:
