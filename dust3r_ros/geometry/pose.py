@@ -17,7 +17,7 @@ from scipy.special import gammaln
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.essential import essential_pose
 from dust3r_ros.geometry.pinhole import center_of, project
-from dust3r_ros.geometry.reprojection import covariance, minimise, settle
+from dust3r_ros.geometry.reprojection import covariance, minimise, minimise_held, settle
 from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.types import Array
 
@@ -66,6 +66,7 @@ _RANSAC_POINTS = 4000  # a subset this large suffices to find the pose; every po
 _RANSAC_ITERATIONS = 300
 _FAR = 100.0  # median distances from the centre
 _NEAR, _MOST = 4.0, 0.6  # thresholds within which a guess must have this share of the matches
+_ALIGNED = 4  # times that directions are weighed
 _MIN_THICKNESS = 1e-6  # thickness of a set of points relative to its length; below, it is a line
 
 
@@ -138,6 +139,66 @@ def refine_pose(
     except GeometryError:
         return None
     return PnpResult(invert(c_T_w), inliers, certainty, float(np.sqrt(np.mean(errors[inliers] ** 2))), focal)
+
+
+_GUESSED = 0.7  # relative standard deviation of a depth that is a guess
+# By which such landmarks are off in the middle: from there on, they do not say where a camera looks, or prove nothing.
+_TOO_FAR_PX, _PROVES_PX = 150.0, 10.0
+
+
+def turned_pose(
+    points: Array,
+    pixels: Array,
+    placed: NDArray[np.bool_],
+    focal: float,
+    near: Array,
+    seen_from: Array,
+    center_std: float,
+    *,
+    threshold_px: float,
+    min_inliers: int,
+) -> PnpResult | None:
+    """Pose of a camera at about ``near`` (4, 4), ``w_T_c``, that sees landmarks of which few or none are ``placed``.
+
+    The depth of the others among ``points`` (N, 3) is a guess: they lie in the directions in which they were seen from
+    ``seen_from`` (3,) or (N, 3). As long as the camera is not far from there, they say where it looks, and hardly where
+    it is: that is as in ``near``, which is known to ``center_std`` in each direction, as far as placed ones do not say
+    it.
+    Pixels (N, 2) from the principal point. None if most do not agree.
+    """
+    depths = np.linalg.norm(points - near[:3, 3], axis=1)
+    moved = np.linalg.norm(near[:3, 3] - seen_from, axis=-1) + center_std
+    std = np.where(placed, 1.0, np.hypot(1.0, _GUESSED * focal * moved / np.maximum(depths, 1e-12)))
+    enough = max(min_inliers, _MOST * len(points))
+    if len(points) < enough or np.median(std) > _TOO_FAR_PX:
+        return None
+    c_T_w = invert(near)
+    c_R_w = _aligned(points - near[:3, 3], np.column_stack([pixels / focal, np.ones(len(pixels))]), std)
+    try:
+        start = pose(c_R_w, -c_R_w @ near[:3, 3])
+        c_T_w, certainty = minimise_held(points, pixels, std, placed, start, focal, center_std)
+    except GeometryError:
+        return None
+    errors = np.nan_to_num(
+        np.linalg.norm(project(transform(c_T_w, points), focal, (0.0, 0.0)) - pixels, axis=1), nan=np.inf
+    )
+    inliers = errors < threshold_px * np.minimum(std, _PROVES_PX)
+    if inliers.sum() < enough:
+        return None
+    found = PnpResult(invert(c_T_w), inliers, certainty, float(np.sqrt(np.mean(errors[inliers] ** 2))), focal)
+    return None if by_chance(found, points, pixels, threshold_px * min(float(np.median(std)), _PROVES_PX)) else found
+
+
+def _aligned(world: Array, camera: Array, std: Array) -> Array:
+    """The rotation (3, 3) that takes directions (N, 3) to those that most are seen in, uncertain by ``std`` (N,)."""
+    a, b = (some / np.linalg.norm(some, axis=1, keepdims=True) for some in (world, camera))
+    weights = 1.0 / std
+    for _ in range(_ALIGNED):
+        u, _, vt = np.linalg.svd((b * weights[:, None]).T @ a)
+        turn = u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt
+        off = np.linalg.norm(a @ turn.T - b, axis=1) / std
+        weights = 1.0 / (std * (1.0 + (off / max(float(np.median(off)), 1e-12)) ** 2))
+    return np.asarray(turn)
 
 
 def solve_pnp_unknown_focal(

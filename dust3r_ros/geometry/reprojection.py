@@ -9,7 +9,7 @@ import numpy as np
 
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.compiled import LIBRARY
-from dust3r_ros.geometry.rigid import pose
+from dust3r_ros.geometry.rigid import invert, pose
 from dust3r_ros.types import Array
 
 _HUBER = 1.345  # standard deviations; 95 % efficient for normal errors
@@ -87,7 +87,7 @@ def _huber_cost(residuals: Array, scale: float) -> float:
     return float(np.sum(within * (2.0 * size - within)))
 
 
-def _weights(residuals: Array, scale: float) -> Array:
+def _weights(residuals: Array, scale: float | Array) -> Array:
     return np.minimum(1.0, _HUBER * scale / np.maximum(np.abs(residuals), 1e-12))
 
 
@@ -182,6 +182,35 @@ def _minimised(
         if near or damping > 1e8:
             break
     return c_T_w, focal
+
+
+def minimise_held(
+    points: Array, pixels: Array, std: Array, placed: np.ndarray, c_T_w: Array, focal: float, center_std: float
+) -> tuple[Array, Array]:
+    """``c_T_w`` near a start whose position is known to ``center_std`` in each direction, and its covariance (6, 6).
+
+    Matches as for ``minimise``, pixels from the principal point, each uncertain by ``std`` (N,) pixels. Gauss-Newton
+    with Huber's loss; the covariance is that of a small motion of the camera in its own frame, if these deviations are
+    right. Points that are not ``placed`` (N,) may all be off alike: they make no position certain. Points behind the
+    camera say nothing. Raises ``GeometryError`` if the points leave the rotation free.
+    """
+    held, start = np.diag([center_std**-2.0] * 3 + [0.0] * 3), invert(c_T_w)[:3, 3]
+    for _ in range(_MOST_STEPS):
+        ahead = points @ c_T_w[2, :3] + c_T_w[2, 3] > 0
+        residuals, jacobian = _linearised(points[ahead], pixels[ahead], c_T_w, focal, (0.0, 0.0), False)
+        each = np.tile(std[ahead], 2)
+        weighted = jacobian.T * (_weights(residuals, each) / each**2)
+        normal = weighted @ jacobian + held
+        _check_information(normal, int(np.count_nonzero(ahead)))
+        strayed = c_T_w[:3, :3] @ start + c_T_w[:3, 3]  # where the start is, seen from the camera
+        step = -np.linalg.solve(normal, weighted @ residuals + held @ np.concatenate([strayed, np.zeros(3)]))
+        c_T_w, _ = _moved(c_T_w, focal, step)
+        if step @ normal @ step < _SETTLED**2:
+            break
+    loose = np.tile(~placed[ahead], 2)
+    jacobian[loose, :3] = 0.0
+    weighted[:3, loose] = 0.0
+    return c_T_w, np.linalg.inv(weighted @ jacobian + held)
 
 
 def _settled(

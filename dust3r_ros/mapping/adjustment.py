@@ -187,7 +187,7 @@ class MapAdjuster:
         A few dozen off by half an image would outweigh hundreds that are right, whatever the loss.
         """
         view = self._state.sparse.views[index]
-        better = self._finder.locate(self._state.records[index].stream, view.seen, view.w_T_c)
+        better = self._finder.better(self._state.records[index].stream, view.seen, view.w_T_c)
         if better is not None:
             view.w_T_c = better.w_T_c
             self._state.sparse.prune(index, _GROSS_PX)

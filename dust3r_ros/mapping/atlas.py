@@ -29,8 +29,7 @@ from dust3r_ros.mapping.submap import Submap
 from dust3r_ros.mapping.trajectory import FrameLog
 from dust3r_ros.sparse.landmarks import different
 from dust3r_ros.tracking import Tracks, join
-from dust3r_ros.tracking.exchange import FollowedPose, Renumbering
-from dust3r_ros.tracking.front_end import YOUNG
+from dust3r_ros.tracking.exchange import YOUNG, FollowedPose, Renumbering
 from dust3r_ros.types import Array, Image, Keyframe
 
 _HEIRS = 64  # culled keyframes for which late poses are accepted

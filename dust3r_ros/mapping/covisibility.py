@@ -22,7 +22,7 @@ from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.sparse.landmarks import Intrinsics, widest_angle
 from dust3r_ros.sparse.sparse_map import SparseMap
-from dust3r_ros.tracking.front_end import is_keyframe
+from dust3r_ros.tracking.exchange import is_keyframe
 from dust3r_ros.types import Array
 
 _OTHERS = 20  # cameras: where there are more, they took a photograph each

@@ -20,8 +20,7 @@ from dust3r_ros.mapping.reconstruction import MOST_UNSURE, Culled, Reconstructio
 from dust3r_ros.mapping.rig_placement import RigPlacement
 from dust3r_ros.sparse.landmarks import different
 from dust3r_ros.sparse.sparse_map import SparseMap
-from dust3r_ros.tracking.exchange import SNAPSHOT_KEYFRAMES, Renumbering
-from dust3r_ros.tracking.front_end import YOUNG
+from dust3r_ros.tracking.exchange import SNAPSHOT_KEYFRAMES, YOUNG, Renumbering
 from dust3r_ros.types import Array
 
 _WITNESSES = 3  # others that see a landmark from as near, for it to need none more

@@ -32,12 +32,14 @@ from dust3r_ros.sparse.rolling_shutter import Motions
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.timing import StageTimer, Tick, no_tick
 from dust3r_ros.tracking import Tracks, join, no_tracks
-from dust3r_ros.tracking.exchange import Renumbering
-from dust3r_ros.tracking.front_end import YOUNG
+from dust3r_ros.tracking.exchange import YOUNG, Renumbering
 from dust3r_ros.types import Array, Image, Keyframe
 
 _MAX_FIRST_KEYFRAMES = 8
 _MOST_UNDONE = 5  # keyframes of a start that is tried again with one more if the camera is lost at once
+# A camera that turns on the spot hardly sees parallax, and loses sight of what it knows: with fewer landmarks that have
+# a position than these, so much of the usual parallax is enough for more.
+_SPARSE, _LESS_PARALLAX = 150, 0.5
 _LINKED = 0.5  # of what two keyframes seem to share is one landmark already: no loop is open between them
 
 
@@ -255,6 +257,8 @@ class MapBuilder(Submap):
             recent = self._near.window(index, self.state.config.window)
             window = [view for view in self.posed()[1:] if view in recent]
             self.state.sparse.extend(window)
+            if len(self.state.sparse.known_in(index).ids) < _SPARSE:
+                self.state.sparse.extend(window, enough=_LESS_PARALLAX)
             if self._loops.has_drifted(index, closed):
                 self._adjuster.close_loop(self._loops.gap)
             self._adjuster.adjust_window(window)

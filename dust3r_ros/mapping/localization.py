@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import cv2
 import numpy as np
@@ -11,9 +11,9 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.errors import GeometryError, InputError
 from dust3r_ros.features.masks import check_image
 from dust3r_ros.features.place_recognition import Appearance
-from dust3r_ros.geometry.pinhole import project
-from dust3r_ros.geometry.pose import MIN_INLIERS, PnpResult, by_chance, pose_and_focal, solve_pnp
-from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.geometry.pinhole import project, rays
+from dust3r_ros.geometry.pose import MIN_INLIERS, PnpResult, by_chance, pose_and_focal, solve_pnp, turned_pose
+from dust3r_ros.geometry.rigid import angle_deg, invert, transform
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.association import Linker
 from dust3r_ros.mapping.camera_stream import Cameras, CameraStream
@@ -109,6 +109,9 @@ _RIVAL = 0.5  # of the landmarks that fit a pose: so many that fit another one l
 _THERE = 0.02  # of the long edge, the median distance of landmarks from where they would be seen
 
 
+# Of a camera that turns: fewest landmarks; standard deviation of the position over the way since the last keyframe, and
+# over the depth; landmarks with a position that need no others; by how much fewer may turn a keyframe.
+_DIRECTIONS, _WAY, _STANDS, _MANY, _ALIKE_DEG = 40, 0.3, 0.02, 40, 2.0
 _LINKED = 25  # landmarks that two keyframes share: there is no loop to close between them
 _TRIED = 3  # keyframes of one view: a loop that they could not close is not closed by another one
 _KNOWN = 0.6  # of the landmarks of a keyframe: a frame that shows as much of it shows the same
@@ -147,6 +150,58 @@ class FrameFinder:
         except GeometryError:
             return None
         return None if by_chance(found, sparse.points[known.ids], known.pixels, MAX_ERROR_PX) else found
+
+    def better(self, stream: CameraStream, tracks: Tracks, w_T_c: Array | None) -> PnpResult | None:
+        """Pose of a keyframe at about ``w_T_c`` (4, 4), as in ``locate``; None also if a few have it look elsewhere."""
+        found = self.locate(stream, tracks, w_T_c)
+        if found is None or w_T_c is None or np.count_nonzero(found.inliers) >= _MANY:
+            return found
+        return found if angle_deg(w_T_c[:3, :3].T @ found.w_T_c[:3, :3]) < _ALIKE_DEG else None
+
+    def follow(self, stream: CameraStream, tracks: Tracks, near: Callable[[], Array | None]) -> PnpResult | None:
+        """Pose of a frame from the corners followed into it; where few of them have a position, by their directions.
+
+        ``near()``: about where it is (4, 4), if that is known.
+        """
+        found = self.locate(stream, tracks)
+        if found is not None and np.count_nonzero(found.inliers) >= _MANY:
+            return found
+        return self._turned(stream, tracks, near()) or found
+
+    def _turned(self, stream: CameraStream, tracks: Tracks, near: Array | None) -> PnpResult | None:
+        """Pose of a frame at about ``near`` (4, 4) that sees its camera's last keyframe, hardly any of it with a
+        position: where the camera turns on the spot, it sees new ground without parallax. ``inliers`` are all its own.
+
+        The position is little more than that of ``near``.
+        """
+        last, sparse = self._state.last(stream), self._state.sparse
+        if near is None or last is None or not self._state.knows(stream):
+            return None
+        view, seen, now = sparse.views[last], sparse.resolved(stream.anchored), sparse.resolved(tracks)
+        unit = self._state.unit_here()
+        if not np.isfinite(unit) or view.w_T_c is None or stream.anchored_ns != self._state.records[last].stamp_ns:
+            return None
+        _, there, here = np.intersect1d(seen.ids, now.ids, assume_unique=True, return_indices=True)
+        lens, focal = sparse.intrinsics[stream.index].lens, sparse.intrinsics[stream.index].focal
+        points, placed = sparse.points[seen.ids[there]], sparse.positioned[seen.ids[there]]
+        guessed = transform(view.w_T_c, unit * rays(lens.ideal(seen.pixels[there]), focal, (0.0, 0.0)))
+        way = float(np.linalg.norm(near[:3, 3] - view.w_T_c[:3, 3]))
+        std = float(np.hypot(_WAY * way, _STANDS * unit))
+        for known in (placed, np.zeros_like(placed)):  # those of a place that few see may all be wrong
+            found = turned_pose(
+                np.where(known[:, None], points, guessed),
+                lens.ideal(now.pixels[here]),
+                known,
+                focal,
+                near,
+                view.w_T_c[:3, 3],
+                std,
+                threshold_px=MAX_ERROR_PX,
+                min_inliers=_DIRECTIONS,
+            )
+            if found is not None:
+                return found
+        return None
 
     def relocalise(
         self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None, *, thorough: bool = False

@@ -32,8 +32,7 @@ from dust3r_ros.mapping.submap import RENUMBER
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.timing import StageTimer, Tick, no_tick, no_timer
 from dust3r_ros.tracking import Tracks
-from dust3r_ros.tracking.exchange import FollowedPose
-from dust3r_ros.tracking.front_end import is_keyframe
+from dust3r_ros.tracking.exchange import FollowedPose, is_keyframe
 from dust3r_ros.types import Array, Image, MapUpdate, TrackingState
 
 
@@ -143,7 +142,8 @@ class Mapper(MapView):
         with self._stage("track"):
             frame.tracks = frame.stream.follow(frame.gray, seen)
             if self.submap.initialised:
-                frame.found = self.submap.finder.locate(frame.stream, frame.tracks)
+                stream, at = frame.stream, (frame.stamp_ns, frame.stream.name, frame.session)
+                frame.found = self.submap.finder.follow(stream, frame.tracks, lambda: self._active.frames.near(*at))
 
     def _relocalise(self, frame: CameraFrame) -> None:
         """Relocalise a frame that lost its corners, in this map or a sleeping one, or begin another map."""

@@ -64,6 +64,10 @@ class PointmapFinder:
         self._backend, self._stage = backend, stage
         self._appearance, self._near = appearance, near
 
+    def follow(self, stream: CameraStream, tracks: Tracks, near: Callable[[], Array | None]) -> PnpResult | None:
+        """Pose of a frame from its tracked corners: every pixel has a position, so ``near`` is not asked."""
+        return self.locate(stream, tracks)
+
     def accepts_camera(self, stream: CameraStream) -> bool:
         """True for any camera: pointmaps need no focal."""
         return True

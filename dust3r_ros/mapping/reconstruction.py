@@ -18,13 +18,13 @@ from dust3r_ros.sparse.consistency import Doubt, contradicted, doubts, outliers,
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.map_merging import Merged, merge_maps
 from dust3r_ros.sparse.sparse_map import SparseMap
-from dust3r_ros.tracking.exchange import Renumbering
-from dust3r_ros.tracking.front_end import YOUNG
+from dust3r_ros.tracking.exchange import YOUNG, Renumbering
 from dust3r_ros.types import Array
 
 # Relative standard deviations of a focal: below, it is as certain as ordinary use needs, enough for other cameras to
 # join a live map, more than a guess, and so fine that more keyframes and adjustments of the map would gain little.
 TRUSTED, _NEARLY_SURE, _GUESSED, _FINE = 0.04, 0.0125, 0.008, 0.005
+_AROUND = 8  # last keyframes, of which one says how far things are
 MOST_UNSURE = 60  # keyframes: a focal still uncertain by then is settled at the one that explains them best
 
 
@@ -140,6 +140,11 @@ class Reconstruction:
         for index in self.sparse.posed() if views is None else views:
             found[index] = self.sparse.median_depth(index)
         return found
+
+    def unit_here(self) -> float:
+        """The median depth of landmarks in the newest of the last keyframes that sees any; NaN if none does."""
+        last = (at for at in self.trail[:-_AROUND:-1] if self.sparse.views[at].w_T_c is not None)
+        return next((unit for at in last if np.isfinite(unit := self.sparse.median_depth(at))), float("nan"))
 
     @contextmanager
     def in_place(self, views: Sequence[int]) -> Iterator[None]:

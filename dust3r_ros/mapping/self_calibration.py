@@ -20,7 +20,7 @@ from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.lens_refinement import ENOUGH_VIEWS, consider_lenses, look_off_center, refine_lenses
 from dust3r_ros.sparse.refinement import INDEPENDENT, refine, thin
 from dust3r_ros.sparse.sparse_map import SparseMap
-from dust3r_ros.tracking.front_end import YOUNG
+from dust3r_ros.tracking.exchange import YOUNG
 
 _FIRST_KEYFRAMES = 3  # with an unknown focal, which two views alone do not determine
 _FIRST_ALONE = 6  # of cameras of a few photographs: of far things, fewer are explained by wrong focals, too

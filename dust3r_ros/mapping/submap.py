@@ -36,6 +36,9 @@ class Finder(Protocol):
     def locate(self, stream: CameraStream, tracks: Tracks, near: Array | None = None) -> PnpResult | None:
         """Pose of a frame from its tracked corners, None if no more agree than by chance; ``near``: a guess."""
 
+    def follow(self, stream: CameraStream, tracks: Tracks, near: Callable[[], Array | None]) -> PnpResult | None:
+        """Pose of a frame from the corners followed into it, about ``near()`` (4, 4); None if they do not tell it."""
+
     def relocalise(
         self, stream: CameraStream, gray: Image, image: Image, near: Array | None = None, *, thorough: bool = False
     ) -> tuple[PnpResult, Tracks] | None:

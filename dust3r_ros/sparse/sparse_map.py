@@ -278,10 +278,12 @@ class SparseMap:
         ids = self.landmarks.resolved(tracks.ids)
         return tracks if np.array_equal(ids, tracks.ids) else Tracks(ids, tracks.pixels).unique()
 
-    def extend(self, views: Iterable[int] | None = None, max_error_px: float = MAX_ERROR_PX) -> int:
+    def extend(
+        self, views: Iterable[int] | None = None, max_error_px: float = MAX_ERROR_PX, enough: float = 1.0
+    ) -> int:
         """Triangulate landmarks without a position that posed views see under enough parallax; returns how many.
 
-        Observations off by more than ``max_error_px`` are ignored.
+        Observations off by more than ``max_error_px`` are ignored. ``enough``: of the least parallax that is usual.
         """
         chosen = self.posed() if views is None else [v for v in views if self.views[v].w_T_c is not None]
         ids = different([self.views[v].seen.ids for v in chosen])
@@ -293,7 +295,7 @@ class SparseMap:
         points, angles = self.triangulated(view, point, offset, len(ids))
         errors = self.errors(view, points[point], offset)
         fits = errors < max_error_px
-        good = (angles > self.min_parallax_deg) & (np.bincount(point[fits], minlength=len(ids)) >= 2)
+        good = (angles > enough * self.min_parallax_deg) & (np.bincount(point[fits], minlength=len(ids)) >= 2)
         # With only two observations, both must fit; with more, a wrong match among them is pruned.
         self.points[ids[good]] = points[good]
         self.drop(view, ids[point], good[point] & ~fits)

@@ -13,22 +13,32 @@ The covariance adds independent errors of the motion to that of the last pose. T
   the median depth around the last keyframe counts as 2 m, as in rooms;
 - position by an error of the rotation: that over the square root of three, times the distance (a drift that grows
   evenly along the path).
+
+Where corners are followed, but hardly one of them is a landmark with a position, ``Directions`` measure the rotation by
+them: a camera that turns on the spot soon sees only new ground, without parallax. ``LookBack`` finds the poses of
+images from before the first map.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dust3r_ros.geometry.rigid import invert, pose
+from dust3r_ros.config import MapperConfig
+from dust3r_ros.geometry.pinhole import center_of, project, rays
+from dust3r_ros.geometry.pose import PnpResult, turned_pose
+from dust3r_ros.geometry.rigid import invert, pose, transform
+from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.sensors.gravity_filter import Turned, Turning
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
-from dust3r_ros.tracking.following import followed, no_corners
-from dust3r_ros.types import Array
+from dust3r_ros.tracking.following import MAX_ERROR_PX, Corners, follow, followed, locate, no_corners
+from dust3r_ros.types import Array, Image
 
 _REMEMBERED = 512  # images whose motion is kept: the back end may locate one that old
 _SPEED_NS = 300_000_000  # span over which the speed is measured
@@ -39,6 +49,15 @@ _ODOMETRY_TURN, _GYRO_TURN = (0.05, 0.005), (0.01, 0.01)  # share of the angle, 
 _ACCELERATION = 1.0  # m/s^2
 _NO_SPEED = 0.5  # m/s, of a camera with a single known pose
 _DEPTH_M = 2.0
+
+
+_LOOKS = 4  # images before the first pose in which the corners of the next good one are searched for
+# Of a camera that turns: standard deviation of the position, by depth and second, and at most, by depth; fewest
+# corners, and of those in view; of the half image, how far off their median may be, for a pose by a few others.
+_STRAYS, _VAGUEST, _FEWEST_CORNERS, _IN_VIEW, _ABOUT = 0.2, 0.3, 30, 1 / 3, 0.15
+_MANY, _OTHERS = 40, 15  # landmarks that need no others; others that have a say
+_CORNERS, _SPACING_PX, _QUALITY = 150, 12, 0.01  # as many as are to be followed, in all
+_OFF = 0.07  # of the long edge, by which an unknown depth may shift a corner before another one is better
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,6 +245,154 @@ class Bridge:
             speed_std=None if anchor.speed_std is None else factor * anchor.speed_std,
             known=replace(anchor.known, k_T_c=k_T_c, unit=unit),
         )
+
+
+class LookBack:
+    """Poses of the images before a snapshot's, newest first. For one thread."""
+
+    def __init__(
+        self,
+        known: MapSnapshot,
+        corners: Corners,
+        images: Iterable[tuple[int, Image]],
+        middle: Array,
+        config: MapperConfig,
+    ) -> None:
+        """``corners`` belong to the first of ``images`` (stamp, tracked image), the snapshot's own."""
+        self._known, self._corners, self._middle, self._config = known, corners, middle, config
+        self._images = deque(images)
+        self._gray = self._images.popleft()[1]
+        self._moved = corners.pixels * 0.0
+        self._near, self._failed = known.w_T_c, 0
+
+    @property
+    def done(self) -> bool:
+        """Whether no image is left, or no corner to locate it by."""
+        return not self._images or self._failed >= _LOOKS
+
+    def step(self) -> FollowedPose | None:
+        """The pose of the next image; None if it is not found."""
+        stamp_ns, gray = self._images.popleft()
+        corners = self._corners
+        pixels, good = follow(self._gray, gray, corners.pixels, corners.pixels + self._moved)
+        seen = corners.moved(pixels, good)
+        found = locate(self._known, seen, corners, self._middle, self._near, self._config)
+        if found is None:
+            self._failed += 1
+            return None
+        self._moved = (pixels - corners.pixels)[good][found.inliers]
+        self._corners, self._gray = seen.select(found.inliers), gray
+        self._near, self._failed = found.w_T_c, 0
+        return followed(self._known, stamp_ns, found.w_T_c, self._corners, self._middle)
+
+
+class Directions:
+    """Poses of one camera by the directions of corners, most of which have no position. For one thread.
+
+    The position is the last one, less and less certain, as far as the few landmarks with a position do not tell it.
+    """
+
+    def __init__(self) -> None:
+        self._last_id, self.depth = 0, 1.0  # of corners that the map does not know, negative; typical, of what is seen
+        self.std = 0.0  # standard deviation of the last position; 0: landmarks told it
+
+    def take(self, snapshot: MapSnapshot) -> None:
+        """Take the current map."""
+        self.depth = snapshot.unit if np.isfinite(snapshot.unit) and snapshot.unit > 0 else self.depth
+
+    def pose(
+        self, known: MapSnapshot, corners: Corners, sought: Corners, middle: Array, near: Array, seconds: float
+    ) -> PnpResult | None:
+        """The pose of an image that shows ``corners``, of those ``sought``, ``seconds`` after it was ``near`` (4, 4).
+
+        ``middle`` (2,): the centre of the tracked image. None if they do not tell it.
+        """
+        std = float(np.hypot(self.std, seconds * _STRAYS * self.depth))
+        offsets = known.lens.ideal(corners.pixels - middle)
+        seen = corners.points, offsets, corners.placed, known.focal, near, corners.origins, std
+        found = turned_pose(*seen, threshold_px=MAX_ERROR_PX, min_inliers=_FEWEST_CORNERS)
+        if found is None:
+            return None
+        # In an image of something else, corners are found near where they were, but not many
+        in_view = np.all(np.abs(_seen(known, found, sought)) <= middle, axis=1)
+        vague = float(np.sqrt(np.trace(found.covariance[:3, :3]) / 3.0))
+        if found.inliers.sum() < _IN_VIEW * in_view.sum() or vague > _VAGUEST * self.depth:
+            return None
+        self.std = vague
+        return found
+
+    def wanted(self, found: PnpResult | None, corners: Corners) -> bool:
+        """Whether a pose is to be found by all corners, since too few with a position tell it."""
+        if found is None:
+            return True
+        return bool(np.count_nonzero(found.inliers) < _MANY and np.count_nonzero(~corners.placed) >= _OTHERS)
+
+    def deny(self, known: MapSnapshot, found: PnpResult, corners: Corners, middle: Array) -> bool:
+        """Whether corners without a position are elsewhere than a pose by few others has them."""
+        others = corners.select(~corners.placed)
+        if found.inliers.sum() >= _MANY or len(others) < _OTHERS:
+            return False
+        off = np.linalg.norm(_seen(known, found, others) + middle - others.pixels, axis=1)
+        return not float(np.median(np.nan_to_num(off, nan=np.inf))) < _ABOUT * max(middle)
+
+    def refreshed(
+        self, known: MapSnapshot, corners: Corners, waiting: int, gray: Image, masked: Image | None, w_T_c: Array
+    ) -> Corners:
+        """The corners of an image at ``w_T_c`` (4, 4) with more that the map does not know, where they are few.
+
+        ``waiting``: so many more will be searched for. Those that the map does not know leave once the camera is far
+        from where they were first seen. Pixels under ``masked`` (h, w) have none.
+        """
+        depths = np.maximum(np.linalg.norm(corners.points - w_T_c[:3, 3], axis=1), 1e-12)
+        shifted = known.focal * np.linalg.norm(w_T_c[:3, 3] - corners.origins, axis=1) / depths
+        corners = corners.select((corners.ids >= 0) | (shifted < _OFF * max(gray.shape)))
+        if len(corners) + waiting >= _CORNERS:
+            return corners
+        clear = np.full(gray.shape, 255, np.uint8)
+        for x, y in np.round(corners.pixels).astype(int).tolist():
+            cv2.circle(clear, (x, y), _SPACING_PX, 0, -1)
+        if masked is not None:
+            clear[masked != 0] = 0
+        found = cv2.goodFeaturesToTrack(gray, _CORNERS - len(corners), _QUALITY, _SPACING_PX, mask=clear)
+        pixels = np.zeros((0, 2)) if found is None else found.reshape(-1, 2).astype(np.float64)
+        seen = rays(known.lens.ideal(pixels - center_of(*gray.shape)), known.focal, (0.0, 0.0))
+        self._last_id -= len(pixels)
+        new = Corners(
+            self._last_id + np.arange(len(pixels)),
+            pixels,
+            transform(w_T_c, self.depth * seen),
+            np.full_like(pixels, np.nan),
+            np.zeros(len(pixels), bool),
+            np.tile(w_T_c[:3, 3], (len(pixels), 1)),
+        )
+        return corners.join(new)
+
+
+def guessed(snapshot: MapSnapshot, usual: float) -> tuple[Array, np.ndarray]:
+    """Points (N, 3) of a snapshot, and which (N,) the map knows; the others get the average depth of these.
+
+    Without any, the ``usual`` depth.
+    """
+    placed = np.isfinite(snapshot.points[:, 0])
+    depths = transform(invert(snapshot.w_T_c), snapshot.points[placed])[:, 2]
+    depth = float(np.median(depths)) if len(depths) else usual
+    seen = rays(snapshot.lens.ideal(snapshot.pixels), snapshot.focal, (0.0, 0.0)) * depth
+    return np.where(placed[:, None], snapshot.points, transform(snapshot.w_T_c, seen)), placed
+
+
+def moved_with(before: MapSnapshot, now: MapSnapshot) -> Similarity | None:
+    """How the map moved since a snapshot, as its keyframe did; None if that is not known."""
+    keyframe = now.at(before.keyframe) if now.epoch == before.epoch else None
+    if keyframe is None:
+        return None
+    w_T_k, unit = keyframe
+    factor, turn = _positive(unit / before.unit), w_T_k[:3, :3] @ before.w_T_k[:3, :3].T
+    return Similarity(factor, turn, w_T_k[:3, 3] - factor * turn @ before.w_T_k[:3, 3])
+
+
+def _seen(known: MapSnapshot, found: PnpResult, corners: Corners) -> Array:
+    """(N, 2) where a camera sees corners, offsets from the centre; NaN behind it."""
+    return known.lens.seen(project(transform(invert(found.w_T_c), corners.points), known.focal, (0.0, 0.0)))
 
 
 def _by_odometry(first: _Motion, now: _Motion) -> Array | None:

@@ -1,4 +1,4 @@
-"""Everything that passes between front end and back end, and the queue of images that wait to pass.
+"""Everything that passes between front end and back end, when an image does, and the queue of those that wait to pass.
 
 The back end sends a ``MapSnapshot``: what tracking needs of the map. The front end sends a ``KeyframeRequest``,
 an image that the map should have, and the ``FollowedPose`` of every image that it does not send.
@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.lens import Lens
 from dust3r_ros.types import Array, Calibration, Frame
 
@@ -122,6 +123,22 @@ class KeyframeRequest:
     followed: FollowedPose | None = None
     ids: np.ndarray | None = None
     pixels: Array | None = None
+
+
+YOUNG = 18  # keyframes
+_LIVE_YOUNG = 2.0  # factor on the keyframe distance of a young map in live use, to keep up with a fast camera
+
+
+def is_keyframe(motion: float, overlap: float, young: bool, config: MapperConfig, live: bool = False) -> bool:
+    """True if the corners moved far since the last keyframe, or many of them are lost.
+
+    ``motion``: median, as a share of the long edge; ``overlap``: share of the corners still tracked.
+    A ``young`` map takes keyframes closer together.
+    Time plays no part: a camera at rest adds none.
+    """
+    closest = config.keyframe_motion_young * (_LIVE_YOUNG if live else 1.0)
+    enough = min(closest, config.keyframe_motion) if young else config.keyframe_motion
+    return motion > enough or overlap < config.keyframe_overlap
 
 
 Item = TypeVar("Item")

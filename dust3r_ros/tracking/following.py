@@ -51,7 +51,7 @@ class Corners:
     """Landmarks in one image: ``ids`` (N,), ``pixels`` (N, 2), ``points`` (N, 3) in the map.
 
     ``anchors`` (N, 2): where the last keyframe saw them, pixels, NaN where it did not. ``placed`` (N,): whether their
-    position in the map is known; else the point is a guess.
+    position in the map is known; else the point is a guess, in the direction in which ``origins`` (N, 3) see it.
     """
 
     ids: np.ndarray
@@ -59,13 +59,14 @@ class Corners:
     points: Array
     anchors: Array
     placed: np.ndarray
+    origins: Array
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def select(self, keep: np.ndarray | slice) -> Corners:
         """The corners selected by a mask or index."""
-        return Corners(self.ids[keep], self.pixels[keep], self.points[keep], self.anchors[keep], self.placed[keep])
+        return Corners(*(part[keep] for part in vars(self).values()))
 
     def moved(self, pixels: Array, found: np.ndarray) -> Corners:
         """Those ``found`` (N,), at new pixels (N, 2)."""
@@ -78,18 +79,13 @@ class Corners:
 
     def join(self, more: Corners) -> Corners:
         """The corners of both sets."""
-        return Corners(
-            np.concatenate([self.ids, more.ids]),
-            np.concatenate([self.pixels, more.pixels]),
-            np.concatenate([self.points, more.points]),
-            np.concatenate([self.anchors, more.anchors]),
-            np.concatenate([self.placed, more.placed]),
-        )
+        return Corners(*map(np.concatenate, zip(vars(self).values(), vars(more).values(), strict=True)))
 
 
 def no_corners() -> Corners:
     """An empty set."""
-    return Corners(np.zeros(0, np.int64), np.zeros((0, 2)), np.zeros((0, 3)), np.zeros((0, 2)), np.zeros(0, bool))
+    pixels, points = np.zeros((0, 2)), np.zeros((0, 3))
+    return Corners(np.zeros(0, np.int64), pixels, points, pixels, np.zeros(0, bool), points)
 
 
 class RecentImages:

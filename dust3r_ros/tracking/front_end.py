@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import cv2
@@ -11,10 +9,12 @@ import numpy as np
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.compiled import LIBRARY
-from dust3r_ros.geometry.pinhole import center_of, project, rays
+from dust3r_ros.geometry.pinhole import center_of, project
+from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import interpolate, invert, transform
 from dust3r_ros.geometry.undistortion import Undistortion
-from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot, Renumbering
+from dust3r_ros.tracking.bridge import Directions, LookBack, guessed, moved_with
+from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot, Renumbering, is_keyframe
 from dust3r_ros.tracking.following import (
     HANDED,
     MAX_ERROR_PX,
@@ -31,64 +31,6 @@ from dust3r_ros.tracking.following import (
     tracked_size,
 )
 from dust3r_ros.types import Array, Image
-
-_LOOKS = 4  # images before the first pose in which the corners of the next good one are searched for
-
-
-class LookBack:
-    """Poses of the images before a snapshot's, newest first. For one thread."""
-
-    def __init__(
-        self,
-        known: MapSnapshot,
-        corners: Corners,
-        images: Iterable[tuple[int, Image]],
-        middle: Array,
-        config: MapperConfig,
-    ) -> None:
-        """``corners`` belong to the first of ``images`` (stamp, tracked image), the snapshot's own."""
-        self._known, self._corners, self._middle, self._config = known, corners, middle, config
-        self._images = deque(images)
-        self._gray = self._images.popleft()[1]
-        self._moved = corners.pixels * 0.0
-        self._near, self._failed = known.w_T_c, 0
-
-    @property
-    def done(self) -> bool:
-        """Whether no image is left, or no corner to locate it by."""
-        return not self._images or self._failed >= _LOOKS
-
-    def step(self) -> FollowedPose | None:
-        """The pose of the next image; None if it is not found."""
-        stamp_ns, gray = self._images.popleft()
-        corners = self._corners
-        pixels, good = follow(self._gray, gray, corners.pixels, corners.pixels + self._moved)
-        seen = corners.moved(pixels, good)
-        found = locate(self._known, seen, corners, self._middle, self._near, self._config)
-        if found is None:
-            self._failed += 1
-            return None
-        self._moved = (pixels - corners.pixels)[good][found.inliers]
-        self._corners, self._gray = seen.select(found.inliers), gray
-        self._near, self._failed = found.w_T_c, 0
-        return followed(self._known, stamp_ns, found.w_T_c, self._corners, self._middle)
-
-
-YOUNG = 18  # keyframes
-_LIVE_YOUNG = 2.0  # factor on the keyframe distance of a young map in live use, to keep up with a fast camera
-
-
-def is_keyframe(motion: float, overlap: float, young: bool, config: MapperConfig, live: bool = False) -> bool:
-    """True if the corners moved far since the last keyframe, or many of them are lost.
-
-    ``motion``: median, as a share of the long edge; ``overlap``: share of the corners still tracked.
-    A ``young`` map takes keyframes closer together.
-    Time plays no part: a camera at rest adds none.
-    """
-    closest = config.keyframe_motion_young * (_LIVE_YOUNG if live else 1.0)
-    enough = min(closest, config.keyframe_motion) if young else config.keyframe_motion
-    return motion > enough or overlap < config.keyframe_overlap
-
 
 _KEPT_IMAGES = 128  # every third image of 13 s of a fast camera: a snapshot of an older one is useless
 _MOST = 400  # corners followed: more do not improve the pose and cost time
@@ -142,6 +84,7 @@ class FrontEnd:
         self._realigned_ns = 0  # the last image realigned to it
         self._seen_in: Image | None = None  # the image of the followed corners
         self._path: list[tuple[int, Array]] = []  # the newest two poses, by stamp
+        self._directions = Directions()
         self._failed = 0  # images since then
         self._earlier: LookBack | None = None
         self._guess: Array | None = None  # the robot's prediction of the next pose
@@ -189,36 +132,65 @@ class FrontEnd:
         gray = self._prepared(image)
         self._images.add(stamp_ns, gray)
         self._newest = stamp_ns, gray, self._masked(mask, gray.shape)
-        return Tracked() if self._map is None else self._located(*self._newest)
+        return Tracked() if self._map is None else self._located(self._newest[1])
 
     def track_again(self) -> Tracked:
         """Track the newest image again: a snapshot arrived that may locate it."""
         if self._map is None or self._newest is None or self._images.newest is not self._newest[1]:
             return Tracked()
-        return self._located(*self._newest)
+        return self._located(self._newest[1])
 
-    def _located(self, stamp_ns: int, gray: Image, masked: Image | None) -> Tracked:
+    def _located(self, gray: Image) -> Tracked:
+        """The newest image, by the corners followed into it, or by those of the snapshot's image."""
         assert self._map is not None
-        sought = self._corners if len(self._corners) else self._waiting.select(slice(0, _HOPPING))
-        corners = self._follow(gray) if len(self._corners) else self._catch_up(self._map)
-        corners, sought = (some.select(_clear(some.pixels, masked)) for some in (corners, sought))
-        placed = np.flatnonzero(corners.placed)
-        near = self._path[-1][1] if self._path else self._map.w_T_c
-        own, middle = corners.select(placed), self._middle()
-        found = locate(self._map, own, sought.select(sought.placed), middle, near, self._config)
-        if found is None:
+        found = Tracked()
+        if len(self._corners):
+            found = self._located_by(self._corners, self._follow(gray))
+        if found.w_T_c is None and len(self._waiting):
+            sought = self._waiting.select(slice(0, _HOPPING))
+            found = self._located_by(sought, self._catch_up(self._map))
+        if found.w_T_c is None:
             self._failed += 1
             if self._failed >= _TRIES and self._guess is None:
                 self._lose()
+        return found
+
+    def _located_by(self, sought: Corners, corners: Corners) -> Tracked:
+        """The newest image, by ``corners`` found in it of those ``sought``."""
+        assert self._map is not None and self._newest is not None
+        stamp_ns, gray, masked = self._newest
+        corners, sought = (some.select(_clear(some.pixels, masked)) for some in (corners, sought))
+        found, middle = self._posed(stamp_ns, sought, corners), self._middle()
+        if found is None:
             return Tracked()
-        fits = np.ones(len(corners), bool)
-        fits[placed] = found.inliers
-        self._corners, self._seen_in, self._failed = corners.select(fits), gray, 0
+        self._corners, self._seen_in, self._failed = corners.select(found.inliers), gray, 0
         self._path = [*self._path[-1:], (stamp_ns, found.w_T_c)]
-        seen = self._corners.ids, self._corners.pixels - middle
-        placed_ones = self._corners.select(self._corners.placed)
-        record = followed(self._map, stamp_ns, found.w_T_c, placed_ones, middle)
+        known = self._corners.select(self._corners.ids >= 0)
+        seen = known.ids, known.pixels - middle
+        shown = known if self._directions.std else known.select(known.placed)
+        record = followed(self._map, stamp_ns, found.w_T_c, shown, middle)
         return Tracked(found.w_T_c, found.covariance, self._wants_keyframe(), record, *seen)
+
+    def _posed(self, stamp_ns: int, sought: Corners, corners: Corners) -> PnpResult | None:
+        """The pose by landmarks with a position or, where these are too few, by the directions of all.
+
+        ``inliers`` (N,): of all ``corners``.
+        """
+        assert self._map is not None
+        known, middle = corners.select(corners.placed), self._middle()
+        last_ns, last = self._path[-1] if self._path else (stamp_ns, self._map.w_T_c)
+        found = locate(self._map, known, sought.select(sought.placed), middle, last, self._config)
+        if self._path and self._directions.wanted(found, corners):
+            near, since_s = last if self._guess is None else self._guess, 1e-9 * (stamp_ns - last_ns)
+            turned = self._directions.pose(self._map, corners, sought, middle, near, since_s)
+            if turned is not None:
+                return turned
+        if found is None or self._directions.deny(self._map, found, corners, middle):
+            return None
+        self._directions.std = 0.0
+        fits = np.ones(len(corners), bool)
+        fits[corners.placed] = found.inliers
+        return replace(found, inliers=fits)
 
     def pick_up(self) -> None:
         """Search the newest image for snapshot landmarks not followed yet, once its pose is out."""
@@ -226,8 +198,14 @@ class FrontEnd:
         if gray is None or not self._path or self._failed:
             return
         self._realign(gray)
-        if not len(self._waiting) or self._source is None:
-            return
+        if len(self._waiting) and self._source is not None:
+            self._search(self._source, gray)
+        assert self._map is not None and self._newest is not None
+        seen = self._newest[2], self._path[-1][1]
+        self._corners = self._directions.refreshed(self._map, self._corners, len(self._waiting), gray, *seen)
+
+    def _search(self, source: Image, gray: Image) -> None:
+        """Search an image for some of the landmarks of the snapshot's image, ``source``, that wait for it."""
         tried, self._waiting = (
             self._waiting.select(slice(0, _PICKED_UP)),
             self._waiting.select(slice(_PICKED_UP, None)),
@@ -236,7 +214,7 @@ class FrontEnd:
         expected = self._expected(tried.points, self._path[-1][1])
         inside = np.all((expected > 0) & (expected < [gray.shape[1] - 1, gray.shape[0] - 1]), axis=1)
         tried, expected = tried.select(inside), expected[inside]
-        pixels, good = follow(self._source, gray, tried.pixels, expected)
+        pixels, good = follow(source, gray, tried.pixels, expected)
         good &= np.linalg.norm(pixels - expected, axis=1) < np.where(tried.placed, _PICKED_PX, _GUESSED_PX)
         found = tried.moved(pixels, good)
         room = max(0, _MOST - len(found))
@@ -277,21 +255,26 @@ class FrontEnd:
         if before is not None and before.numbering != snapshot.numbering:
             self._renumber(snapshot.renumbering)
         middle = self._middle()
-        points, placed = _guessed(snapshot)
-        new = Corners(snapshot.ids, snapshot.pixels + middle, points, snapshot.anchors + middle, placed)
+        self._directions.take(snapshot)
+        points, placed = guessed(snapshot, self._directions.depth)
+        origins = np.tile(snapshot.w_T_c[:3, 3], (len(points), 1))
+        new = Corners(snapshot.ids, snapshot.pixels + middle, points, snapshot.anchors + middle, placed, origins)
         new = new.select(np.argsort(~placed, kind="stable"))
         own = self._corners
         _, at, there = np.intersect1d(own.ids, new.ids, return_indices=True)
         both = own.placed[at] & new.placed[there]
         corrected = self._corrected(own.points[at][both], new.points[there][both])
-        points, placed, anchors = own.points.copy(), own.placed.copy(), np.full_like(own.anchors, np.nan)
+        points, placed, origins = (part.copy() for part in (own.points, own.placed, own.origins))
+        anchors = np.full_like(own.anchors, np.nan)
         points[at], placed[at], anchors[at] = new.points[there], new.placed[there], new.anchors[there]
+        origins[at] = new.origins[there]
         strayed = np.zeros((len(own), 2))
         strayed[at] = self._strayed(snapshot.stamp_ns, own.ids[at], new.pixels[there])
         kept = np.linalg.norm(strayed, axis=1) < _STRAYED_PX
-        if corrected:  # all other positions belong to the old map
-            kept &= np.isin(np.arange(len(own)), at)
-        self._corners = Corners(own.ids, own.pixels - strayed, points, anchors, placed).select(kept)
+        moved = Corners(own.ids, own.pixels - strayed, points, anchors, placed, origins)
+        if corrected:
+            kept &= self._follow_map(moved, np.isin(np.arange(len(own)), at), before, snapshot)
+        self._corners = moved.select(kept)
         self._waiting = new.select(~np.isin(new.ids, self._corners.ids))
         self._source = self._images.at(snapshot.stamp_ns)
         if before is None or snapshot.anchored_ns != before.anchored_ns or self._keyframe is None:
@@ -300,6 +283,23 @@ class FrontEnd:
             images = self._images.until(snapshot.stamp_ns)
             self._earlier = LookBack(snapshot, new.select(new.placed), images, middle, self._config)
         self._images.thin()
+
+    def _follow_map(
+        self, own: Corners, renewed: np.ndarray, before: MapSnapshot | None, snapshot: MapSnapshot
+    ) -> np.ndarray:
+        """Have the path and corners follow a corrected map; returns which (N,) corners can.
+
+        Those not ``renewed`` (N,) have no position in it, but lie in the same direction as before.
+        """
+        moved = None if before is None else moved_with(before, snapshot)
+        if moved is None:
+            return renewed
+        self._path = [(stamp_ns, moved.pose(w_T_c)) for stamp_ns, w_T_c in self._path]
+        own.points[~renewed], own.origins[~renewed] = (moved.apply(p[~renewed]) for p in (own.points, own.origins))
+        if self._path:
+            own.origins[~renewed & own.placed] = self._path[-1][1][:3, 3]
+        own.placed[~renewed] = False
+        return np.ones(len(own), bool)
 
     def _renumber(self, new: Renumbering | None) -> None:
         """Call what is followed by the new ids of its landmarks; if these are unknown, it is forgotten."""
@@ -418,16 +418,7 @@ class FrontEnd:
         """Drop all followed corners."""
         self._corners = self._waiting = no_corners()
         self._source = self._seen_in = self._keyframe = None
-        self._path, self._failed, self._realigned_ns = [], 0, 0
-
-
-def _guessed(snapshot: MapSnapshot) -> tuple[Array, np.ndarray]:
-    """Points (N, 3) of a snapshot, and which (N,) the map knows; the others get the average depth of these."""
-    placed = np.isfinite(snapshot.points[:, 0])
-    depths = transform(invert(snapshot.w_T_c), snapshot.points[placed])[:, 2]
-    depth = float(np.median(depths)) if len(depths) else 1.0
-    seen = rays(snapshot.lens.ideal(snapshot.pixels), snapshot.focal, (0.0, 0.0)) * depth
-    return np.where(placed[:, None], snapshot.points, transform(snapshot.w_T_c, seen)), placed
+        self._path, self._failed, self._realigned_ns, self._directions.std = [], 0, 0, 0.0
 
 
 def _clear(pixels: Array, masked: Image | None) -> np.ndarray:

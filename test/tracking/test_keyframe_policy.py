@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.tracking.front_end import is_keyframe
+from dust3r_ros.tracking.exchange import is_keyframe
 
 CONFIG = MapperConfig(keyframe_motion=0.1, keyframe_motion_young=0.04, keyframe_overlap=0.6)
 
