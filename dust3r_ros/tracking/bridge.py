@@ -55,8 +55,8 @@ _LOOKS = 4  # images before the first pose in which the corners of the next good
 # Of a camera that turns: standard deviation of the position, by depth and second, and at most, by depth; fewest
 # corners, and of those in view; of the half image, how far off their median may be, for a pose by a few others.
 _STRAYS, _VAGUEST, _FEWEST_CORNERS, _IN_VIEW, _ABOUT = 0.2, 0.3, 30, 1 / 3, 0.15
-_MANY, _OTHERS = 40, 15  # landmarks that need no others; others that have a say
-_CORNERS, _SPACING_PX, _QUALITY = 150, 12, 0.01  # as many as are to be followed, in all
+_OTHERS = 15  # corners without a position that have a say
+CORNERS, _SPACING_PX, _QUALITY = 150, 12, 0.01  # as many as are to be followed, in all
 _OFF = 0.07  # of the long edge, by which an unknown depth may shift a corner before another one is better
 
 
@@ -301,12 +301,34 @@ class Directions:
         self.depth = snapshot.unit if np.isfinite(snapshot.unit) and snapshot.unit > 0 else self.depth
 
     def pose(
-        self, known: MapSnapshot, corners: Corners, sought: Corners, middle: Array, near: Array, seconds: float
+        self,
+        known: MapSnapshot,
+        found: PnpResult | None,
+        corners: Corners,
+        sought: Corners,
+        middle: Array,
+        near: Array | None,
+        seconds: float,
     ) -> PnpResult | None:
         """The pose of an image that shows ``corners``, of those ``sought``, ``seconds`` after it was ``near`` (4, 4).
 
-        ``middle`` (2,): the centre of the tracked image. None if they do not tell it.
+        ``found``: by a few with a position, if they tell one; it holds if nothing else does, and the others do not
+        deny it. ``inliers`` (N,): of all corners. ``middle`` (2,): the centre of the tracked image.
         """
+        others = corners.select(~corners.placed)
+        if near is not None and (found is None or len(others) >= _OTHERS):
+            turned = self._turned(known, corners, sought, middle, near, seconds)
+            if turned is not None:
+                return turned
+        if found is None or (len(others) >= _OTHERS and self._deny(known, found, others, middle)):
+            return None
+        self.std = 0.0
+        return replace(found, inliers=corners.fitting(found.inliers))
+
+    def _turned(
+        self, known: MapSnapshot, corners: Corners, sought: Corners, middle: Array, near: Array, seconds: float
+    ) -> PnpResult | None:
+        """The pose by the directions of all corners; None if they do not tell it."""
         std = float(np.hypot(self.std, seconds * _STRAYS * self.depth))
         offsets = known.lens.ideal(corners.pixels - middle)
         seen = corners.points, offsets, corners.placed, known.focal, near, corners.origins, std
@@ -321,17 +343,8 @@ class Directions:
         self.std = vague
         return found
 
-    def wanted(self, found: PnpResult | None, corners: Corners) -> bool:
-        """Whether a pose is to be found by all corners, since too few with a position tell it."""
-        if found is None:
-            return True
-        return bool(np.count_nonzero(found.inliers) < _MANY and np.count_nonzero(~corners.placed) >= _OTHERS)
-
-    def deny(self, known: MapSnapshot, found: PnpResult, corners: Corners, middle: Array) -> bool:
-        """Whether corners without a position are elsewhere than a pose by few others has them."""
-        others = corners.select(~corners.placed)
-        if found.inliers.sum() >= _MANY or len(others) < _OTHERS:
-            return False
+    def _deny(self, known: MapSnapshot, found: PnpResult, others: Corners, middle: Array) -> bool:
+        """Whether corners without a position are elsewhere than a pose by a few others has them."""
         off = np.linalg.norm(_seen(known, found, others) + middle - others.pixels, axis=1)
         return not float(np.median(np.nan_to_num(off, nan=np.inf))) < _ABOUT * max(middle)
 
@@ -346,14 +359,14 @@ class Directions:
         depths = np.maximum(np.linalg.norm(corners.points - w_T_c[:3, 3], axis=1), 1e-12)
         shifted = known.focal * np.linalg.norm(w_T_c[:3, 3] - corners.origins, axis=1) / depths
         corners = corners.select((corners.ids >= 0) | (shifted < _OFF * max(gray.shape)))
-        if len(corners) + waiting >= _CORNERS:
+        if len(corners) + waiting >= CORNERS:
             return corners
         clear = np.full(gray.shape, 255, np.uint8)
         for x, y in np.round(corners.pixels).astype(int).tolist():
             cv2.circle(clear, (x, y), _SPACING_PX, 0, -1)
         if masked is not None:
             clear[masked != 0] = 0
-        found = cv2.goodFeaturesToTrack(gray, _CORNERS - len(corners), _QUALITY, _SPACING_PX, mask=clear)
+        found = cv2.goodFeaturesToTrack(gray, CORNERS - len(corners), _QUALITY, _SPACING_PX, mask=clear)
         pixels = np.zeros((0, 2)) if found is None else found.reshape(-1, 2).astype(np.float64)
         seen = rays(known.lens.ideal(pixels - center_of(*gray.shape)), known.focal, (0.0, 0.0))
         self._last_id -= len(pixels)

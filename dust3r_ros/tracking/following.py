@@ -72,6 +72,12 @@ class Corners:
         """Those ``found`` (N,), at new pixels (N, 2)."""
         return replace(self, pixels=pixels).select(found)
 
+    def fitting(self, inliers: np.ndarray) -> np.ndarray:
+        """(N,) which corners fit a pose, which those without a position do, by which of the placed ones do."""
+        fits = np.ones(len(self), bool)
+        fits[self.placed] = inliers
+        return fits
+
     def renumbered(self, new: Renumbering) -> Corners:
         """The corners by new ids, without those of landmarks that are gone."""
         ids = new.of(self.ids)

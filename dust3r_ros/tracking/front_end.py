@@ -13,7 +13,7 @@ from dust3r_ros.geometry.pinhole import center_of, project
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import interpolate, invert, transform
 from dust3r_ros.geometry.undistortion import Undistortion
-from dust3r_ros.tracking.bridge import Directions, LookBack, guessed, moved_with
+from dust3r_ros.tracking.bridge import CORNERS, Directions, LookBack, guessed, moved_with
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot, Renumbering, is_keyframe
 from dust3r_ros.tracking.following import (
     HANDED,
@@ -34,6 +34,7 @@ from dust3r_ros.types import Array, Image
 
 _KEPT_IMAGES = 128  # every third image of 13 s of a fast camera: a snapshot of an older one is useless
 _MOST = 400  # corners followed: more do not improve the pose and cost time
+_MANY = 40  # landmarks with a position that tell a pose, whatever is known of others
 _PICKED_UP = 150  # corners of a snapshot searched for in one image
 _PICKED_PX = 8.0  # pixels around the position given by the map
 _GUESSED_PX = 80.0  # the same if the map does not know it
@@ -180,17 +181,12 @@ class FrontEnd:
         known, middle = corners.select(corners.placed), self._middle()
         last_ns, last = self._path[-1] if self._path else (stamp_ns, self._map.w_T_c)
         found = locate(self._map, known, sought.select(sought.placed), middle, last, self._config)
-        if self._path and self._directions.wanted(found, corners):
-            near, since_s = last if self._guess is None else self._guess, 1e-9 * (stamp_ns - last_ns)
-            turned = self._directions.pose(self._map, corners, sought, middle, near, since_s)
-            if turned is not None:
-                return turned
-        if found is None or self._directions.deny(self._map, found, corners, middle):
-            return None
+        if found is None or np.count_nonzero(found.inliers) < _MANY:
+            near = None if not self._path else last if self._guess is None else self._guess
+            since = near, 1e-9 * (stamp_ns - last_ns)
+            return self._directions.pose(self._map, found, corners, sought, middle, *since)
         self._directions.std = 0.0
-        fits = np.ones(len(corners), bool)
-        fits[corners.placed] = found.inliers
-        return replace(found, inliers=fits)
+        return replace(found, inliers=corners.fitting(found.inliers))
 
     def pick_up(self) -> None:
         """Search the newest image for snapshot landmarks not followed yet, once its pose is out."""
@@ -201,8 +197,9 @@ class FrontEnd:
         if len(self._waiting) and self._source is not None:
             self._search(self._source, gray)
         assert self._map is not None and self._newest is not None
-        seen = self._newest[2], self._path[-1][1]
-        self._corners = self._directions.refreshed(self._map, self._corners, len(self._waiting), gray, *seen)
+        if self._directions.std or len(self._corners) + len(self._waiting) < CORNERS:
+            seen = len(self._waiting), gray, self._newest[2], self._path[-1][1]
+            self._corners = self._directions.refreshed(self._map, self._corners, *seen)
 
     def _search(self, source: Image, gray: Image) -> None:
         """Search an image for some of the landmarks of the snapshot's image, ``source``, that wait for it."""
