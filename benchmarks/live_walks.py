@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +37,8 @@ from dust3r_ros.evaluation.report.metrics import table_lines  # noqa: E402
 from dust3r_ros.scenes.sequence import stamps  # noqa: E402
 from dust3r_ros.types import StampedPose  # noqa: E402
 
-_COUNT, _RATE_HZ, _LEAST_S = 16, 15.0, 5.0
+RATE_HZ = 15.0
+_COUNT, _LEAST_S = 16, 5.0
 BEGIN, END = "<!-- live walks: begin, made by benchmarks/live_walks.py -->", "<!-- live walks: end -->"
 
 
@@ -65,9 +66,9 @@ def prepared(number: int, folder: Path) -> tuple[Recorded, dict[str, Any]]:
     camera = (PINHOLE, PHONE)[(number + number // 8) % 2]
 
     def make() -> Made:
-        walk = make_walk(number, "calm", camera, _RATE_HZ, _LEAST_S)
+        walk = make_walk(number, "calm", camera, RATE_HZ, _LEAST_S)
         images = np.stack(walk.images)
-        shown = without_depth("walk", stamps(len(images), _RATE_HZ), images, walk.w_T_c)
+        shown = without_depth("walk", stamps(len(images), RATE_HZ), images, walk.w_T_c)
         return {TOPIC: shown}, {"motion": walk.motion, "focal": walk.focal, "camera": camera}
 
     found = kept(folder / str(number), make)
@@ -75,9 +76,9 @@ def prepared(number: int, folder: Path) -> tuple[Recorded, dict[str, Any]]:
     return found
 
 
-def measure(number: int, out: Path) -> Row:
-    """The row of a prepared walk."""
-    recorded, about = prepared(number, out / "recordings")
+def measure(number: int, out: Path, prepare: Callable[[int, Path], tuple[Recorded, dict[str, Any]]] = prepared) -> Row:
+    """The row of a walk, prepared before."""
+    recorded, about = prepare(number, out / "recordings")
     run = live(recorded, out / str(number), 1.0, {}, "reliable")
     sent, got = run.published, got_by(run)
     found = timings(sent, got, moving_since(sent, recorded.truth))
@@ -111,7 +112,7 @@ def table(rows: list[Row], about: dict[str, object]) -> str:
     focal, images = np.median([abs(row.focal) for row in rows]), sum(row.images for row in rows)
     cells.append(("**all, median**", images, *_figures(*middle), f"{focal:.1%}"))
     lines = table_lines(head, cells)
-    return "\n".join([*lines, "", f"Played in real time at {_RATE_HZ:g} Hz; {where_and_when(about)}."])
+    return "\n".join([*lines, "", f"Played in real time at {RATE_HZ:g} Hz; {where_and_when(about)}."])
 
 
 def _figures(first: float, share: float, published: float, final: float) -> tuple[str, ...]:

@@ -176,7 +176,8 @@ def turned_pose(
     c_R_w = _aligned(points - near[:3, 3], np.column_stack([pixels / focal, np.ones(len(pixels))]), std)
     try:
         start = pose(c_R_w, -c_R_w @ near[:3, 3])
-        c_T_w, certainty = minimise_held(points, pixels, std, placed, start, focal, center_std)
+        origins = np.where(placed[:, None], np.nan, seen_from)
+        c_T_w, certainty = minimise_held(points, pixels, std, origins, start, focal, center_std, _GUESSED)
     except GeometryError:
         return None
     errors = np.nan_to_num(

@@ -185,32 +185,45 @@ def _minimised(
 
 
 def minimise_held(
-    points: Array, pixels: Array, std: Array, placed: np.ndarray, c_T_w: Array, focal: float, center_std: float
+    points: Array,
+    pixels: Array,
+    std: Array,
+    origins: Array,
+    c_T_w: Array,
+    focal: float,
+    center_std: float,
+    depth_std: float,
 ) -> tuple[Array, Array]:
     """``c_T_w`` near a start whose position is known to ``center_std`` in each direction, and its covariance (6, 6).
 
-    Matches as for ``minimise``, pixels from the principal point, each uncertain by ``std`` (N,) pixels. Gauss-Newton
-    with Huber's loss; the covariance is that of a small motion of the camera in its own frame, if these deviations are
-    right. Points that are not ``placed`` (N,) may all be off alike: they make no position certain. Points behind the
-    camera say nothing. Raises ``GeometryError`` if the points leave the rotation free.
+    Matches as for ``minimise``, pixels from the principal point, each uncertain by ``std`` (N,) pixels. ``origins``
+    (N, 3): from where points of unknown depth were seen, NaN for the others; those may all be farther away or nearer
+    alike, by ``depth_std`` (log), and so make no position certain. Gauss-Newton with Huber's loss; the covariance is
+    that of a small motion of the camera in its own frame, if these deviations are right. Points behind the camera say
+    nothing. Raises ``GeometryError`` if the points leave the rotation free.
     """
-    held, start = np.diag([center_std**-2.0] * 3 + [0.0] * 3), invert(c_T_w)[:3, 3]
+    held, start, farther = np.diag([center_std**-2.0] * 3 + [0.0] * 3 + [depth_std**-2.0]), invert(c_T_w)[:3, 3], 0.0
+    ways = np.nan_to_num(points - origins)
     for _ in range(_MOST_STEPS):
-        ahead = points @ c_T_w[2, :3] + c_T_w[2, 3] > 0
-        residuals, jacobian = _linearised(points[ahead], pixels[ahead], c_T_w, focal, (0.0, 0.0), False)
-        each = np.tile(std[ahead], 2)
+        now = points + np.expm1(farther) * ways
+        ahead = now @ c_T_w[2, :3] + c_T_w[2, 3] > 0
+        residuals, jacobian = _linearised(now[ahead], pixels[ahead], c_T_w, focal, (0.0, 0.0), False)
+        growth = np.exp(farther) * ways[ahead] @ c_T_w[:3, :3].T  # moves a point as a step of the camera would
+        along = np.einsum("nci,ni->cn", jacobian[:, :3].reshape(2, -1, 3).transpose(1, 0, 2), growth).ravel()
+        jacobian, each = np.column_stack([jacobian, along]), np.tile(std[ahead], 2)
         weighted = jacobian.T * (_weights(residuals, each) / each**2)
         normal = weighted @ jacobian + held
         _check_information(normal, int(np.count_nonzero(ahead)))
         strayed = c_T_w[:3, :3] @ start + c_T_w[:3, 3]  # where the start is, seen from the camera
-        step = -np.linalg.solve(normal, weighted @ residuals + held @ np.concatenate([strayed, np.zeros(3)]))
-        c_T_w, _ = _moved(c_T_w, focal, step)
+        step = -np.linalg.solve(normal, weighted @ residuals + held @ np.concatenate([strayed, np.zeros(3), [farther]]))
+        c_T_w, _ = _moved(c_T_w, focal, step[:6])
+        farther += float(step[6])
         if step @ normal @ step < _SETTLED**2:
             break
-    loose = np.tile(~placed[ahead], 2)
+    loose = np.tile(np.isfinite(origins[ahead, 0]), 2)
     jacobian[loose, :3] = 0.0
     weighted[:3, loose] = 0.0
-    return c_T_w, np.linalg.inv(weighted @ jacobian + held)
+    return c_T_w, np.linalg.inv((weighted @ jacobian + held)[:6, :6])
 
 
 def _settled(

@@ -12,7 +12,14 @@ from scipy.spatial.transform import Rotation
 
 from dust3r_ros.errors import GeometryError
 from dust3r_ros.geometry.pinhole import project
-from dust3r_ros.geometry.pose import by_chance, log_false_alarms, refine_pose, solve_pnp, solve_pnp_unknown_focal
+from dust3r_ros.geometry.pose import (
+    by_chance,
+    log_false_alarms,
+    refine_pose,
+    solve_pnp,
+    solve_pnp_unknown_focal,
+    turned_pose,
+)
 from dust3r_ros.geometry.rigid import angle_deg, invert, pose, transform
 from dust3r_ros.types import Camera
 
@@ -318,3 +325,56 @@ def test_a_guess_far_off_a_line_and_too_few_matches_are_left_to_others() -> None
     along = transform(w_T_c, np.column_stack([np.linspace(-1, 1, 200), np.zeros(200), np.full(200, 4.0)]))
     offsets = CAMERA.focal * np.column_stack([np.linspace(-1, 1, 200), np.zeros(200)]) / 4.0
     assert refined(100, w_T_c, along) is None
+
+
+def directions(placed: int, shift: float, wrong: float = 0.0, seed: int = 0) -> tuple[dict[str, object], np.ndarray]:
+    """What ``turned_pose`` is given of a camera that turned by 15 degrees and moved by ``shift``, and its pose.
+
+    300 landmarks are 1 to 8 away; all but ``placed`` count as 2.5 away. A part ``wrong`` of the pixels is anywhere.
+    """
+    rng = np.random.default_rng(seed)
+    depths, focal = rng.uniform(1.0, 8.0, 300), 450.0
+    pixels = rng.uniform([-320, -240], [320, 240], (300, 2))
+    rays = np.column_stack([pixels / focal, np.ones(300)])
+    w_T_c = pose(Rotation.from_euler("y", 15, degrees=True).as_matrix(), [shift, 0.0, 0.0])
+    seen = project(transform(invert(w_T_c), rays * depths[:, None]), focal, (0.0, 0.0)) + rng.normal(0, 0.5, (300, 2))
+    off = rng.random(300) < wrong
+    seen[off] = rng.uniform([-320, -240], [320, 240], (off.sum(), 2))
+    known = np.arange(300) < placed
+    points = rays * np.where(known, depths, 2.5)[:, None]
+    near = pose(Rotation.from_euler("y", 3, degrees=True).as_matrix(), [0.0, 0.0, 0.0])
+    given = {"points": points, "pixels": seen, "placed": known, "focal": focal, "near": near, "seen_from": np.zeros(3)}
+    return {**given, "center_std": 0.03, "threshold_px": 4.0, "min_inliers": 30}, w_T_c
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.03])
+@pytest.mark.parametrize("wrong", [0.0, 0.2])
+def test_directions_tell_where_a_camera_looks_and_hardly_where_it_is(shift: float, wrong: float) -> None:
+    given, truth = directions(0, shift, wrong)
+    found = turned_pose(**given)
+    assert found is not None and angle_deg(found.w_T_c[:3, :3].T @ truth[:3, :3]) < 0.6
+    std = np.sqrt(np.diag(found.covariance))
+    np.testing.assert_allclose(std[:3], 0.03, rtol=0.05)  # that of the guess: unknown depths may all be off alike
+    assert np.linalg.norm(found.w_T_c[:3, 3] - truth[:3, 3]) < 2.0 * 0.03
+    assert np.count_nonzero(found.inliers) > 0.9 * (1.0 - wrong) * 300
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.05, 0.1])
+@pytest.mark.parametrize("placed", [10, 20])
+def test_a_few_landmarks_with_a_position_say_where_it_is(placed: int, shift: float) -> None:
+    """Though all others count as nearer than they are: they may be farther away, all alike."""
+    given, truth = directions(placed, shift)
+    found = turned_pose(**given)
+    assert found is not None and np.linalg.norm(found.w_T_c[:3, 3] - truth[:3, 3]) < 0.005
+    assert np.sqrt(np.trace(found.covariance[:3, :3])) < 0.01 and found.inliers[:placed].all()
+    assert angle_deg(found.w_T_c[:3, :3].T @ truth[:3, :3]) < 0.06
+
+
+def test_unrelated_directions_and_far_places_are_no_pose() -> None:
+    assert turned_pose(**directions(0, 0.0, 0.6)[0]) is None, "most are anywhere"
+    assert turned_pose(**{**directions(0, 0.0)[0], "center_std": 3.0}) is None, "it may be anywhere"
+    given = directions(0, 0.0)[0]
+    few = {key: given[key][:20] for key in ("points", "pixels", "placed")}
+    assert turned_pose(**{**given, **few}) is None, "20 of 30"
+    behind = {**given, "points": -np.asarray(given["points"])}
+    assert turned_pose(**behind) is None

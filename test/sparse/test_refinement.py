@@ -79,6 +79,18 @@ def test_the_window_moves_and_nothing_else() -> None:
     assert moved == [False, False, False, False, True, True]
 
 
+def test_a_view_of_hardly_a_landmark_is_not_moved() -> None:
+    """Five that do not fit it could take it anywhere, with them."""
+    sparse = sparse_of(arc(), 0.3)
+    sparse.extend()
+    few = sparse.views[3]
+    few.seen = Tracks(few.seen.ids[:5], few.seen.pixels[:5] + np.array([25.0, -15.0]))
+    before = few.pose.copy()
+    refine(sparse, rounds=2)
+    np.testing.assert_array_equal(few.pose, before)
+    assert sparse.disagreement(4) < 1.0
+
+
 def test_nothing_to_refine() -> None:
     assert refine(SparseMap(1.0)) is None
     assert SparseMap(1.0).misfit() == float("inf")

@@ -36,6 +36,15 @@ def test_no_place_without_parallax() -> None:
     assert sparse.extend() == len(scene.points)
 
 
+def test_less_parallax_is_enough_where_that_is_said() -> None:
+    scene = arc(views=2)
+    scene.w_T_c[1] = scene.w_T_c[0]
+    scene.w_T_c[1, :3, 3] += scene.w_T_c[0][:3, :3] @ [0.05, 0.0, 0.0]  # 0.7 degrees at 4 m
+    sparse = sparse_of(scene)
+    assert sparse.extend() < 0.1 * len(scene.points)
+    assert sparse.extend(enough=0.5) > 0.8 * len(scene.points)
+
+
 def test_extend_only_what_chosen_views_see() -> None:
     scene = arc(views=3)
     sparse = sparse_of(scene)

@@ -7,11 +7,12 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 from sequences import walk
 from snapshots import snapshot
 
 from dust3r_ros.config import MapperConfig
-from dust3r_ros.geometry.rigid import invert, transform
+from dust3r_ros.geometry.rigid import angle_deg, invert, transform
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.geometry.undistortion import Undistortion
 from dust3r_ros.scenes.rooms import room
@@ -137,6 +138,40 @@ def test_a_camera_that_turns_fast_is_found_after_a_dark_image(turning):
     for index, tracked in zip((2, 3, 5, 6, 7), said, strict=True):
         assert tracked.w_T_c is not None, f"image {index} has no pose"
         assert error(tracked.w_T_c, turning.w_T_c[index]) < 0.01 * float(np.median(turning.depths[index]))
+
+
+def test_a_camera_that_turns_to_new_ground_keeps_its_pose(turning):
+    """The map knows what the first image shows; by the last, nearly nothing of that is in view. It is told no more."""
+    front = FrontEnd(CONFIG)
+    track(front, turning, 0, 1)
+    front.take(snapshot(turning, 0))
+    depth = float(np.median(turning.depths[0]))
+    for index, tracked in enumerate(track(front, turning, 1, 12), 1):
+        assert tracked.w_T_c is not None, f"image {index} has no pose"
+        truth = turning.w_T_c[index]
+        assert angle_deg(tracked.w_T_c[:3, :3].T @ truth[:3, :3]) < 1.0, f"image {index}"
+        assert error(tracked.w_T_c, truth) < 0.05 * depth
+        assert error(tracked.w_T_c, truth) < 0.005 * depth + 4.0 * np.sqrt(np.trace(tracked.covariance[:3, :3]))
+        assert np.all(tracked.ids >= 0) and np.all(tracked.followed.ids >= 0), "the map knows no others"
+    assert len(tracked.ids) < 10 and tracked.wanted
+    assert np.sqrt(np.trace(tracked.covariance[:3, :3])) > 0.002 * depth, "it may have moved meanwhile"
+
+
+def test_what_is_followed_turns_with_a_corrected_map(turning):
+    """The map is moved, turned and scaled while hardly one of its landmarks is in view."""
+    moved = Similarity(2.0, Rotation.from_euler("z", 0.7).as_matrix(), np.array([3.0, -1.0, 0.5]))
+    front = FrontEnd(CONFIG)
+    track(front, turning, 0, 1)
+    before = snapshot(turning, 0)
+    front.take(before)
+    track(front, turning, 1, 9)
+    parts = {"w_T_c": moved.pose(before.w_T_c), "points": moved.apply(before.points), "unit": 2.0 * before.unit}
+    front.take(replace(before, **parts, w_T_k=moved.pose(before.w_T_k), revision=1))
+    for index, tracked in enumerate(track(front, turning, 9, 12), 9):
+        assert tracked.w_T_c is not None, f"image {index} has no pose"
+        truth = moved.pose(turning.w_T_c[index])
+        assert angle_deg(tracked.w_T_c[:3, :3].T @ truth[:3, :3]) < 1.5
+        assert error(tracked.w_T_c, truth) < 0.1 * 2.0 * float(np.median(turning.depths[0]))
 
 
 @pytest.mark.parametrize("start", [58, 90, 115])
