@@ -359,7 +359,7 @@ def show_images(shown: list[tuple[Image, str, float]], path: Path, columns: int 
         place.imshow(image)
         color = "k" if error <= _RIGHT else "C1" if error <= _BENT else "C3"
         place.set_title(title, fontsize=6.5, color=color, pad=2)
-    figure.savefig(path, dpi=100, pil_kwargs={"quality": 70, "optimize": True})
+    figure.savefig(path, dpi=100, pil_kwargs={"quality": 58, "optimize": True})
 
 
 def plot(shown: list[tuple[Row, Image]], path: Path) -> None:

@@ -40,6 +40,7 @@ _MOST_UNDONE = 5  # keyframes of a start that is tried again with one more if th
 # A camera that turns on the spot hardly sees parallax, and loses sight of what it knows: with fewer landmarks that have
 # a position than these, so much of the usual parallax is enough for more.
 _SPARSE, _LESS_PARALLAX = 150, 0.5
+_HOLDS = 12  # landmarks: with fewer, an adjustment may take a keyframe anywhere
 _LINKED = 0.5  # of what two keyframes seem to share is one landmark already: no loop is open between them
 
 
@@ -257,7 +258,7 @@ class MapBuilder(Submap):
             recent = self._near.window(index, self.state.config.window)
             window = [view for view in self.posed()[1:] if view in recent]
             self.state.sparse.extend(window)
-            if len(self.state.sparse.known_in(index).ids) < _SPARSE:
+            if self.state.live and len(self.state.sparse.known_in(index).ids) < _SPARSE:
                 self.state.sparse.extend(window, enough=_LESS_PARALLAX)
             if self._loops.has_drifted(index, closed):
                 self._adjuster.close_loop(self._loops.gap)
@@ -369,6 +370,7 @@ class LandmarkDeferredWork(DeferredWork):
     def go_live(self, beside: bool) -> None:
         if not self._state.live:
             self._state.live, self._adjustments.beside = True, beside
+            self._state.sparse.holds = _HOLDS
 
     @property
     def due(self) -> str:

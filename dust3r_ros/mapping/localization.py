@@ -111,6 +111,7 @@ _THERE = 0.02  # of the long edge, the median distance of landmarks from where t
 
 # Of a camera that turns: fewest landmarks; standard deviation of the position over the way since the last keyframe, and
 # over the depth; landmarks with a position that need no others; by how much fewer may turn a keyframe.
+_BEGUN = 5  # keyframes of a map that may be wrong altogether
 _DIRECTIONS, _WAY, _STANDS, _MANY, _ALIKE_DEG = 40, 0.3, 0.02, 40, 2.0
 _LINKED = 25  # landmarks that two keyframes share: there is no loop to close between them
 _TRIED = 3  # keyframes of one view: a loop that they could not close is not closed by another one
@@ -161,10 +162,12 @@ class FrameFinder:
     def follow(self, stream: CameraStream, tracks: Tracks, near: Callable[[], Array | None]) -> PnpResult | None:
         """Pose of a frame from the corners followed into it; where few of them have a position, by their directions.
 
-        ``near()``: about where it is (4, 4), if that is known.
+        Offline, where keyframes are closer together, only where those few tell nothing. ``near()``: about where it is
+        (4, 4), if that is known.
         """
         found = self.locate(stream, tracks)
-        if found is not None and np.count_nonzero(found.inliers) >= _MANY:
+        enough = _MANY if self._state.live else 0
+        if len(self._state.records) <= _BEGUN or (found is not None and np.count_nonzero(found.inliers) >= enough):
             return found
         return self._turned(stream, tracks, near()) or found
 

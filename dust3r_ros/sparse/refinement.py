@@ -204,9 +204,6 @@ def weighed(problem: BundleProblem, scatter: float) -> tuple[BundleProblem, floa
     return replace(problem, sigma=sigma, focal_prior_sigma=prior), huber_px
 
 
-_TELL = 12  # landmarks that tell where a view is: with fewer, an adjustment may take it anywhere
-
-
 def problem_of(
     sparse: SparseMap,
     free: Collection[int] | None = None,
@@ -230,7 +227,7 @@ def problem_of(
         view=local,
         point=point,
         offset=offset,
-        free=np.array([v in moving for v in views]) & (np.bincount(local, minlength=len(views)) >= _TELL),
+        free=np.array([v in moving for v in views]) & (np.bincount(local, minlength=len(views)) >= sparse.holds),
         free_focal=focals & free_focal,
         focal_prior_sigma=np.minimum(
             [min(f.prior_std, f.guess_std) for f in sparse.intrinsics], sparse.focal_prior_sigma

@@ -68,6 +68,7 @@ class SparseMap:
         self.min_parallax_deg = min_parallax_deg
         self.focal_prior_sigma = focal_prior_sigma
         self.spread: Spread | None = None
+        self.holds = 0  # adjustments do not move a view that sees fewer landmarks with a position
 
     @property
     def points(self) -> Array:
