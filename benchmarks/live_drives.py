@@ -12,11 +12,6 @@ so that turns hardly move it. Played to the real node at 15 Hz over DDS on two c
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
-from os import cpu_count
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "test/support"), str(Path(__file__).resolve().parent)]
 
 from live_cases import TOPIC, Made, Recorded, kept, without_depth  # noqa: E402
-from live_run import isolated  # noqa: E402
-from live_walks import RATE_HZ, Row, measure, table  # noqa: E402
+from live_walks import RATE_HZ, run_live  # noqa: E402
 from rolling import read_out  # noqa: E402
-from targets import Machine, errors_said, run_cases  # noqa: E402
-from walks import LAYOUT_NAMES, PINHOLE, eye_of, kind_of, walk_options  # noqa: E402
+from targets import errors_said  # noqa: E402
+from walks import LAYOUT_NAMES, PINHOLE, eye_of, walk_options  # noqa: E402
 
 from dust3r_ros.errors import InputError  # noqa: E402
 from dust3r_ros.scenes.endless.photography import draw_exposure, photograph  # noqa: E402
@@ -122,26 +116,11 @@ def prepared(number: int, folder: Path) -> tuple[Recorded, dict[str, Any]]:
     return found
 
 
-def _measured(numbers: list[int], out: Path) -> Iterator[Row]:
-    with ProcessPoolExecutor(cpu_count(), mp_context=get_context("spawn")) as pool:
-        list(pool.map(partial(prepared, folder=out / "recordings"), numbers))
-    isolated()
-    yield from (measure(number, out, prepared) for number in numbers)
-
-
 @errors_said("live_drives")
 def main() -> int:
     """Exit code: 1 if a drive could not be measured, else 0."""
-    arguments, _ = walk_options(__doc__, "live_drives", _COUNT)
-    drives = {f"{number} {kind_of(number)}": number for number in range(max(arguments.count, 1))}
-    run_cases(
-        arguments,
-        drives,
-        lambda names: _measured([drives[name] for name in names], arguments.out),
-        lambda row: table([row], Machine().about()).splitlines()[2],
-        table,
-        markers=(BEGIN, END),
-    )
+    arguments, drives = walk_options(__doc__, "live_drives", _COUNT)
+    run_live(arguments, drives, prepared, (BEGIN, END))
     return 0
 
 

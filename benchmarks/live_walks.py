@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -76,7 +77,10 @@ def prepared(number: int, folder: Path) -> tuple[Recorded, dict[str, Any]]:
     return found
 
 
-def measure(number: int, out: Path, prepare: Callable[[int, Path], tuple[Recorded, dict[str, Any]]] = prepared) -> Row:
+Prepare = Callable[[int, Path], tuple[Recorded, dict[str, Any]]]
+
+
+def measure(number: int, out: Path, prepare: Prepare) -> Row:
     """The row of a walk, prepared before."""
     recorded, about = prepare(number, out / "recordings")
     run = live(recorded, out / str(number), 1.0, {}, "reliable")
@@ -119,25 +123,30 @@ def _figures(first: float, share: float, published: float, final: float) -> tupl
     return f"{first:.2f} s", f"{share:.1f} %", f"{published:.2%}", f"{final:.2%}"
 
 
-def _measured(numbers: list[int], out: Path) -> Iterator[Row]:
+def _measured(numbers: list[int], out: Path, prepare: Prepare) -> Iterator[Row]:
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        list(pool.map(partial(prepared, folder=out / "recordings"), numbers))
+        list(pool.map(partial(prepare, folder=out / "recordings"), numbers))
     isolated()
-    yield from (measure(number, out) for number in numbers)
+    yield from (measure(number, out, prepare) for number in numbers)
+
+
+def run_live(arguments: Namespace, walks: dict[str, int], prepare: Prepare, markers: tuple[str, str]) -> None:
+    """``run_cases`` by their numbers: all are prepared, then played one after the other."""
+    run_cases(
+        arguments,
+        walks,
+        lambda names: _measured([walks[name] for name in names], arguments.out, prepare),
+        lambda row: table([row], Machine().about()).splitlines()[2],
+        table,
+        markers=markers,
+    )
 
 
 @errors_said("live_walks")
 def main() -> int:
     """Exit code: 1 if a walk could not be measured, else 0."""
     arguments, walks = walk_options(__doc__, "live_walks", _COUNT)
-    run_cases(
-        arguments,
-        walks,
-        lambda names: _measured([walks[name] for name in names], arguments.out),
-        lambda row: table([row], Machine().about()).splitlines()[2],
-        table,
-        markers=(BEGIN, END),
-    )
+    run_live(arguments, walks, prepared, (BEGIN, END))
     return 0
 
 

@@ -172,7 +172,6 @@ def turned_pose(
     enough = max(min_inliers, _MOST * len(points))
     if len(points) < enough or np.median(std) > _TOO_FAR_PX:
         return None
-    c_T_w = invert(near)
     c_R_w = _aligned(points - near[:3, 3], np.column_stack([pixels / focal, np.ones(len(pixels))]), std)
     try:
         start = pose(c_R_w, -c_R_w @ near[:3, 3])
