@@ -194,8 +194,7 @@ def _aligned(world: Array, camera: Array, std: Array) -> Array:
     a, b = (some / np.linalg.norm(some, axis=1, keepdims=True) for some in (world, camera))
     weights = 1.0 / std
     for _ in range(_ALIGNED):
-        u, _, vt = np.linalg.svd((b * weights[:, None]).T @ a)
-        turn = u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt
+        turn = Rotation.align_vectors(b, a, weights)[0].as_matrix()
         off = np.linalg.norm(a @ turn.T - b, axis=1) / std
         weights = 1.0 / (std * (1.0 + (off / max(float(np.median(off)), 1e-12)) ** 2))
     return np.asarray(turn)

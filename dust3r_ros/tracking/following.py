@@ -24,7 +24,7 @@ _MAX_VAGUENESS = 0.05  # of a pose from few corners: standard deviation of the p
 MAX_ERROR_PX = 4.0
 MOST_AGREE = 0.5  # a share of inliers that never occurs by chance, given enough corners
 _FEWEST_AGREE = 1 / 6  # of the corners searched for and in view: in an image of something else, up to 0.13 agree
-_MANY = 40
+MANY = 40  # landmarks with a position that tell a pose, whatever is known of others
 _REMEMBERED = 200  # about how many corners are kept to locate an image again at the end
 _LEVELS = 3
 _BACK_AND_FORTH_PX = 0.7
@@ -180,7 +180,7 @@ def locate(
     except GeometryError:
         return None
     agree = int(found.inliers.sum())
-    if agree >= _MANY and agree >= MOST_AGREE * len(corners):
+    if agree >= MANY and agree >= MOST_AGREE * len(corners):
         return found
     # Corners are found near where they were, even in an image of something else: a few agree on the last pose.
     seen = known.lens.seen(project(transform(invert(found.w_T_c), sought.points), known.focal, (0.0, 0.0)))

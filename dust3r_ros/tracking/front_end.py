@@ -17,6 +17,7 @@ from dust3r_ros.tracking.bridge import CORNERS, Directions, LookBack, guessed, m
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot, Renumbering, is_keyframe
 from dust3r_ros.tracking.following import (
     HANDED,
+    MANY,
     MAX_ERROR_PX,
     MOST_AGREE,
     Corners,
@@ -34,7 +35,6 @@ from dust3r_ros.types import Array, Image
 
 _KEPT_IMAGES = 128  # every third image of 13 s of a fast camera: a snapshot of an older one is useless
 _MOST = 400  # corners followed: more do not improve the pose and cost time
-_MANY = 40  # landmarks with a position that tell a pose, whatever is known of others
 _PICKED_UP = 150  # corners of a snapshot searched for in one image
 _PICKED_PX = 8.0  # pixels around the position given by the map
 _GUESSED_PX = 80.0  # the same if the map does not know it
@@ -181,7 +181,7 @@ class FrontEnd:
         known, middle = corners.select(corners.placed), self._middle()
         last_ns, last = self._path[-1] if self._path else (stamp_ns, self._map.w_T_c)
         found = locate(self._map, known, sought.select(sought.placed), middle, last, self._config)
-        if found is None or np.count_nonzero(found.inliers) < _MANY:
+        if found is None or np.count_nonzero(found.inliers) < MANY:
             near = None if not self._path else last if self._guess is None else self._guess
             since = near, 1e-9 * (stamp_ns - last_ns)
             return self._directions.pose(self._map, found, corners, sought, middle, *since)
