@@ -36,11 +36,8 @@ from dust3r_ros.types import Array  # noqa: E402
 _COUNT, _SEED, _TRIES = 8, (4242, 1), 3000
 _WIDTH, _HEIGHT, _FIELD_DEG = 640, 480, 70.0
 _LEGS, _TURN_S = 5, 50.0  # straight ones; degrees per second
-_SPEED, _LENGTH, _BEFORE_AXIS = (
-    0.15,
-    (0.35, 0.7),
-    0.05,
-)  # by the distance of things: per second; of a leg; of the camera
+# By the distance of things: a second's way; that of a leg; of the camera from the axis.
+_SPEED, _LENGTH, _BEFORE_AXIS = 0.15, (0.35, 0.7), 0.05
 _TURN_DEG, _BENDS, _RAMP_S, _NOD = (60.0, 130.0), 0.15, 0.3, 0.03
 _LOOK, _LEAST_WORTH, _NEAREST = 5, 0.25, 0.1  # images; of what they show; by the distance of things
 BEGIN, END = "<!-- live drives: begin, made by benchmarks/live_drives.py -->", "<!-- live drives: end -->"

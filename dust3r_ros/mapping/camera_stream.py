@@ -19,7 +19,7 @@ from dust3r_ros.geometry.pinhole import center_of, pixel_grid
 from dust3r_ros.geometry.resize import Resize
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.tracking import CornerTracker, Tracks, no_tracks, tracked, tracked_size
-from dust3r_ros.tracking.exchange import Renumbering
+from dust3r_ros.tracking.exchange import MakeLandmarks, Renumbering, no_landmarks, no_names, with_landmarks
 from dust3r_ros.types import Array, Array32, Camera, Image
 
 _LENSES = 4  # of which lookup tables are kept: keyframes are rectified by the lens of their time
@@ -179,6 +179,7 @@ class CameraStream(ImageGeometry):
         self._tracker = CornerTracker()
         self._anchor = no_tracks()  # corners in the last keyframe
         self.anchored_ns = 0  # its stamp
+        self.named = no_names()  # landmarks of a front end's own corners in the last image
 
     def go_back_to(self, gray: Image, mask: ImageMask | None) -> None:
         """An older tracked image, with its ``mask``, becomes the last one; no corners lead there."""
@@ -195,12 +196,15 @@ class CameraStream(ImageGeometry):
         column, row = np.clip(np.round(at).astype(int), 0, np.array(working.shape[::-1]) - 1).T
         return ImageMask(distance_from(working[row, column].reshape(height, width)), working)
 
-    def follow(self, gray: Image, seen: Tracks | None = None) -> Tracks:
+    def follow(self, gray: Image, seen: Tracks | None = None, make: MakeLandmarks = no_landmarks) -> Tracks:
         """The previous image's corners as offsets in ``gray``; those now under its mask are dropped.
 
-        ``seen``: corners already followed into it elsewhere, as offsets.
+        ``seen``: corners already followed into it elsewhere, as offsets; ``make``: as of ``with_landmarks``.
         """
-        tracks = self._tracker.follow(gray, None if seen is None else Tracks(seen.ids, self.pixels(seen.pixels)))
+        if seen is not None:
+            ids, self.named = with_landmarks(seen.ids, self.named, make)
+            seen = Tracks(ids, self.pixels(seen.pixels)).select(ids >= 0)
+        tracks = self._tracker.follow(gray, seen)
         self._count.note(self._tracker.share, self.images)
         return self._offsets(tracks if self.mask is None else self._tracker.drop(self.mask.clear))
 
@@ -227,14 +231,16 @@ class CameraStream(ImageGeometry):
         """Rename corner k to ``ids[k]``."""
         self._tracker.tracks = self._tracker.tracks.called(ids)
         self._anchor = self._anchor.called(ids)
+        self.named = replace(self.named, now=ids[self.named.now])
 
     def landmark_ids(self) -> list[np.ndarray]:
         """The ids of the corners."""
-        return [self._tracker.tracks.ids, self._anchor.ids]
+        return [self._tracker.tracks.ids, self._anchor.ids, self.named.now]
 
     def renumber_landmarks(self, new: Renumbering) -> None:
         """Landmarks, and so corners, get new ids."""
         self._tracker.tracks, self._anchor = self._tracker.tracks.renumbered(new), self._anchor.renumbered(new)
+        self.named = replace(self.named, now=new.of(self.named.now))
 
     def _offsets(self, tracks: Tracks) -> Tracks:
         return Tracks(tracks.ids, self.centred(tracks.pixels))

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from dust3r_ros.features.features import PHOTOGRAPH, extract
 from dust3r_ros.features.masks import ImageMask
 from dust3r_ros.features.place_recognition import Overlaps
 from dust3r_ros.geometry.pose import PnpResult
+from dust3r_ros.geometry.rigid import angle_deg
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.tracking import Tracks, no_tracks
@@ -106,6 +108,22 @@ def without_drift(tracked: TrackedImage, drifts: Sequence[Drift]) -> Tracks:
     near = np.linalg.norm(off, axis=1) < _MOST_PX
     pixels[own[near]] -= share * off[near]
     return Tracks(ids, pixels)
+
+
+_FASTER, _OFF, _OFF_DEG, _GAINED_DEG = 3.0, 0.1, 20.0, 90.0  # times its speed; units, and degrees; a second
+
+
+def is_in_reach(poses: Array, took_s: float, since_s: float, unit: float, w_T_c: Array) -> bool:
+    """Whether a camera that took ``took_s`` for ``poses`` (N, 4, 4) may be at ``w_T_c`` (4, 4) ``since_s`` later.
+
+    It gains twice its speed, and in a second a ``unit`` and 90 degrees per second; poses are somewhat off.
+    """
+    share, gained = _FASTER * since_s / max(took_s, since_s), since_s**2
+    went = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1).sum()
+    if np.linalg.norm(w_T_c[:3, 3] - poses[-1, :3, 3]) > share * went + (gained + _OFF) * unit:
+        return False
+    turned = sum(angle_deg(a[:3, :3].T @ b[:3, :3]) for a, b in pairwise(poses))
+    return angle_deg(poses[-1, :3, :3].T @ w_T_c[:3, :3]) <= share * turned + gained * _GAINED_DEG + _OFF_DEG
 
 
 _MOST_LOST, _MOST_POSED, _MOST_SORTED = 1000, 100, 500

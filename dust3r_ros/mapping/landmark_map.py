@@ -271,6 +271,9 @@ class MapBuilder(Submap):
         self.state.changed.add(index)
         self._depth.add(index, [*near, *closed])
 
+    def new_landmarks(self, count: int) -> np.ndarray:
+        return self.state.sparse.landmarks.new(count)
+
     def arrive(self, stream: CameraStream, tracks: Tracks) -> None:
         sparse, records = self.state.sparse, self.state.records
         own = [at for at in sparse.posed() if records[at].stream is stream]

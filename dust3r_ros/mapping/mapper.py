@@ -140,7 +140,7 @@ class Mapper(MapView):
     def _track(self, frame: CameraFrame, seen: Tracks | None) -> None:
         """Follow the previous image's corners and find the pose from them."""
         with self._stage("track"):
-            frame.tracks = frame.stream.follow(frame.gray, seen)
+            frame.tracks = frame.stream.follow(frame.gray, seen, self.submap.new_landmarks)
             if self.submap.initialised:
                 stream, at = frame.stream, (frame.stamp_ns, frame.stream.name, frame.session)
                 frame.found = self.submap.finder.follow(stream, frame.tracks, lambda: self._active.frames.near(*at))

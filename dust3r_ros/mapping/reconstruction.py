@@ -25,6 +25,7 @@ from dust3r_ros.types import Array
 # join a live map, more than a guess, and so fine that more keyframes and adjustments of the map would gain little.
 TRUSTED, _NEARLY_SURE, _GUESSED, _FINE = 0.04, 0.0125, 0.008, 0.005
 _AROUND = 8  # last keyframes, of which one says how far things are
+_TELLING = 40  # landmarks of a keyframe: fewer may all be wrong
 MOST_UNSURE = 60  # keyframes: a focal still uncertain by then is settled at the one that explains them best
 
 
@@ -142,9 +143,16 @@ class Reconstruction:
         return found
 
     def unit_here(self) -> float:
-        """The median depth of landmarks in the newest of the last keyframes that sees any; NaN if none does."""
-        last = (at for at in self.trail[:-_AROUND:-1] if self.sparse.views[at].w_T_c is not None)
-        return next((unit for at in last if np.isfinite(unit := self.sparse.median_depth(at))), float("nan"))
+        """The median depth of landmarks in the newest of the last keyframes that sees many; NaN if none sees any.
+
+        A few may be far off.
+        """
+        last = [at for at in self.trail[:-_AROUND:-1] if self.sparse.views[at].w_T_c is not None]
+        known = [len(self.sparse.known_in(at).ids) for at in last]
+        best = next((at for at, count in zip(last, known, strict=True) if count >= _TELLING), None)
+        if best is None and any(known):
+            best = last[int(np.argmax(known))]
+        return float("nan") if best is None else self.sparse.median_depth(best)
 
     @contextmanager
     def in_place(self, views: Sequence[int]) -> Iterator[None]:

@@ -23,7 +23,7 @@ from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.rolling_shutter import Motion, Motions
 from dust3r_ros.timing import Tick, no_tick
 from dust3r_ros.tracking import Tracks
-from dust3r_ros.tracking.exchange import Renumbering
+from dust3r_ros.tracking.exchange import Renumbering, no_landmarks
 from dust3r_ros.types import Array, Image, Keyframe
 
 Guess = Callable[[int], Array | None]  # the rig's pose of a camera at a stamp: ``w_T_c`` (4, 4)
@@ -281,6 +281,10 @@ class Submap(ABC):
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array | None
     ) -> int | None:
         """Add a keyframe seen at ``w_T_c``, if that is known; returns its index, None if it could not be added."""
+
+    def new_landmarks(self, count: int) -> np.ndarray:
+        """Ids (N,) of landmarks that corners found elsewhere become; -1 where corners are of keyframes only."""
+        return no_landmarks(count)
 
     def arrive(self, stream: CameraStream, tracks: Tracks) -> None:
         """A camera was recognised by what it sees: it is at the keyframe that shows most of that."""

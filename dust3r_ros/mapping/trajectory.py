@@ -14,7 +14,7 @@ import numpy as np
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import invert, smoothed
 from dust3r_ros.mapping.camera_stream import CameraStream
-from dust3r_ros.mapping.frames import Drift, TrackedImage, without_drift
+from dust3r_ros.mapping.frames import Drift, TrackedImage, is_in_reach, without_drift
 from dust3r_ros.mapping.pages import Rows
 from dust3r_ros.mapping.reconstruction import Culled
 from dust3r_ros.mapping.state import FrameState
@@ -65,7 +65,6 @@ _ROW = np.dtype([
 # these, half as many are kept, or a camera that stays would fill 20 MiB with them.
 _KEPT, _KEPT_CORNERS = 1000, 700_000  # 12 bytes a corner
 _NEWEST, _BEFORE_NS = 64, 500_000_000  # frames, and before the last one, that tell how fast a camera moves
-_FASTER, _OFF = 3.0, 0.1  # times its speed; units, by which poses may be off
 _FEWEST, _BESIDE_NS = 4, 500_000_000  # images of a path to smooth, and between one that is not found and one that is
 _EXACT = 0.0003  # standard deviation of keyframes' poses, units and radians
 
@@ -229,8 +228,7 @@ class FrameLog:
         return np.array(self._poses(rows[nearest : nearest + 1])[0])
 
     def may_be(self, stamp_ns: int, camera: str, w_T_c: Array, session: int = 0) -> bool:
-        """Whether a camera may have come to ``w_T_c`` (4, 4) from its newest poses: it gains twice its speed, and in
-        a second a unit per second."""
+        """Whether a camera may have come to ``w_T_c`` (4, 4) from its newest poses."""
         rows = self._rows.take(np.arange(max(0, len(self) - _NEWEST), len(self)))
         code = self._names.index(camera) if camera in self._names else -1
         own = (rows["camera"] == code) & (rows["session"] == session) & (rows["stamp_ns"] < stamp_ns)
@@ -238,11 +236,8 @@ class FrameLog:
         rows = rows[rows["stamp_ns"] >= rows["stamp_ns"].max(initial=0) - _BEFORE_NS]
         if not len(rows):
             return True
-        centers, took_s = self._poses(rows)[:, :3, 3], 1e-9 * np.ptp(rows["stamp_ns"])
-        went, since_s = np.linalg.norm(np.diff(centers, axis=0), axis=1).sum(), 1e-9 * (stamp_ns - rows["stamp_ns"][-1])
-        reach = _FASTER * went / max(took_s, since_s) * since_s
-        reach += self._keyframes.unit(int(rows["keyframe"][-1])) * (since_s**2 + _OFF)
-        return not np.linalg.norm(w_T_c[:3, 3] - centers[-1]) > reach
+        took_s, since_s = 1e-9 * np.ptp(rows["stamp_ns"]), 1e-9 * (stamp_ns - rows["stamp_ns"][-1])
+        return is_in_reach(self._poses(rows), took_s, since_s, self._keyframes.unit(int(rows["keyframe"][-1])), w_T_c)
 
     def since(self, count: int, rewritten: int) -> Iterator[tuple[int, FrameState]]:
         """Place and state of each frame from place ``count``, and of those that changed after ``rewritten``."""

@@ -255,13 +255,14 @@ class MapMaker:
     def _has_time(self, due: str, idle: bool, now: float) -> bool:
         """Whether depth may be computed: no image came for a while, or the last depth is long enough ago.
 
-        A preview is cheap: images go first only if the camera may soon be lost.
+        A preview is cheap: images go first, those to come as well, only if the camera may soon be lost.
         """
-        if due == PREVIEW and (idle or self._safe):
+        if due == PREVIEW and self._safe:
             return True
         if idle and now - self._asked > _QUIET_S:
             return True
-        return now > self._rest_until + (0.0 if idle else _OVERDUE_S)
+        soon = idle and due != PREVIEW
+        return now > self._rest_until + (0.0 if soon else _OVERDUE_S)
 
     def _wait_or_report(self, idle: bool) -> bool:
         """Nothing is due: report the state if the node lacks it; returns whether work continues in the background."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from dust3r_ros.mapping.mapper import Mapper
 from dust3r_ros.session.session import Session
-from dust3r_ros.tracking import Tracks, no_tracks
+from dust3r_ros.tracking import Tracks, join, no_tracks
 from dust3r_ros.tracking.exchange import SNAPSHOT_KEYFRAMES, FollowedPose, KeyframeRequest, MapSnapshot, Renumbering
 from dust3r_ros.types import Array, Calibration, MapUpdate
 
@@ -54,6 +54,7 @@ def snapshot_of(
         rectified,
         {before: (w_T_b, unit_b) for before, w_T_b, unit_b in keyframes[:-1]},
         mapper.numbering,
+        named=stream.named,
     )
 
 
@@ -134,11 +135,11 @@ class BackEnd:
         return self.session.mapper.renumbering if numbering == self.session.mapper.numbering - 1 else None
 
     def _seen(self, numbering: int, ids: np.ndarray, pixels: Array) -> Tracks:
-        """Tracks of a front end by the current ids; none if it knows only much older ones."""
+        """Tracks of a front end by the current ids; only those it found by itself if it knows only much older ones."""
         seen, new = Tracks(ids, pixels), self._since(numbering)
         if numbering == self.session.mapper.numbering:
             return seen
-        return no_tracks() if new is None else seen.renumbered(new)
+        return join(seen.select(ids < 0), no_tracks() if new is None else seen.renumbered(new))
 
     def _current(self, pose: FollowedPose) -> FollowedPose:
         """A pose with the landmarks seen by their current ids."""

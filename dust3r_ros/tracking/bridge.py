@@ -37,7 +37,7 @@ from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.sensors.gravity_filter import Turned, Turning
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
-from dust3r_ros.tracking.following import MAX_ERROR_PX, Corners, follow, followed, locate, no_corners
+from dust3r_ros.tracking.following import MANY, MAX_ERROR_PX, Corners, follow, followed, locate, no_corners
 from dust3r_ros.types import Array, Image
 
 _REMEMBERED = 512  # images whose motion is kept: the back end may locate one that old
@@ -296,9 +296,10 @@ class Directions:
         self._last_id, self.depth = 0, 1.0  # of corners that the map does not know, negative; typical, of what is seen
         self.std = 0.0  # standard deviation of the last position; 0: landmarks told it
 
-    def take(self, snapshot: MapSnapshot) -> None:
-        """Take the current map."""
-        self.depth = snapshot.unit if np.isfinite(snapshot.unit) and snapshot.unit > 0 else self.depth
+    def take(self, snapshot: MapSnapshot, another: bool) -> None:
+        """Take the current map, or ``another`` one; what only a few landmarks say of depth may be far off."""
+        says = another or np.count_nonzero(np.isfinite(snapshot.points[:, 0])) >= MANY
+        self.depth = snapshot.unit if says and np.isfinite(snapshot.unit) and snapshot.unit > 0 else self.depth
 
     def pose(
         self,

@@ -40,6 +40,31 @@ class Renumbering:
         return Renumbering(some, self.of(some))
 
 
+def no_names() -> Renumbering:
+    """Nothing has another id."""
+    return Renumbering(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+MakeLandmarks = Callable[[int], np.ndarray]  # so many; returns their ids, or -1 for each where there can be none
+
+
+def no_landmarks(count: int) -> np.ndarray:
+    """So many times -1: corners found elsewhere become no landmarks."""
+    return np.full(count, -1)
+
+
+def with_landmarks(ids: np.ndarray, named: Renumbering, make: MakeLandmarks) -> tuple[np.ndarray, Renumbering]:
+    """Ids (N,) with landmarks in place of negative ones, which are of corners that a front end found by itself.
+
+    ``named``: landmarks that some became before; ``make`` makes more. Returns also what all of them are by now.
+    """
+    own = ids < 0
+    found = np.where(own, named.of(ids), ids)
+    found[found < 0] = make(int(np.count_nonzero(found < 0)))
+    order = np.argsort(ids[own])
+    return found, Renumbering(ids[own][order], found[own][order])
+
+
 @dataclass(frozen=True, eq=False)
 class MapSnapshot:
     """The map around one camera, as it was when the back end finished one of its images.
@@ -57,7 +82,8 @@ class MapSnapshot:
     was first seen to move; ``presumed``: nothing was found of the focal yet.
 
     ``numbering`` counts how often landmarks got other ids, which are only comparable within one; the first snapshot
-    after that has the ``renumbering`` of those that a front end may know.
+    after that has the ``renumbering`` of those that a front end may know. ``named``: the landmarks of corners that the
+    front end found by itself.
     """
 
     camera: str
@@ -83,6 +109,7 @@ class MapSnapshot:
     before: Mapping[int, tuple[Array, float]] = field(default_factory=dict)
     numbering: int = 0
     renumbering: Renumbering | None = None
+    named: Renumbering = field(default_factory=no_names)
 
     def at(self, keyframe: int) -> tuple[Array, float] | None:
         """``w_T_k`` (4, 4) and unit of one of the newest keyframes by name; None for others."""
@@ -115,8 +142,9 @@ class KeyframeRequest:
     """An image for the back end, which decides whether it becomes a keyframe.
 
     ``followed``: its pose by the front end, None if tracking was lost, there is no map yet, or every image is mapped
-    (``backlog``). ``ids`` (N,) of the landmarks it shows, as in the ``MapSnapshot`` that gave the pose, and ``pixels``
-    (N, 2), offsets from the centre of the tracked image; None without a pose.
+    (``backlog``). ``ids`` (N,) of the landmarks it shows, as in the ``MapSnapshot`` that gave the pose, negative ones
+    of corners that the front end found by itself, and ``pixels`` (N, 2), offsets from the centre of the tracked image;
+    None without a pose.
     """
 
     frame: Frame

@@ -79,9 +79,14 @@ class Corners:
         return fits
 
     def renumbered(self, new: Renumbering) -> Corners:
-        """The corners by new ids, without those of landmarks that are gone."""
-        ids = new.of(self.ids)
-        return replace(self, ids=ids).select(ids >= 0)
+        """The corners by new ids, without those of landmarks that are gone; negative ids are of no landmark."""
+        ids, own = new.of(self.ids), self.ids < 0
+        return replace(self, ids=np.where(own, self.ids, ids)).select(own | (ids >= 0))
+
+    def called(self, named: Renumbering) -> Corners:
+        """The corners, those that have become landmarks by the ids of these."""
+        ids = named.of(self.ids)
+        return replace(self, ids=np.where(ids < 0, self.ids, ids))
 
     def join(self, more: Corners) -> Corners:
         """The corners of both sets."""
@@ -168,15 +173,9 @@ def locate(
     found = refine_pose(points, offsets, known.focal, near, threshold_px=MAX_ERROR_PX, min_inliers=fewest)
     try:
         found = found or solve_pnp(
-            points,
-            offsets,
-            known.focal,
-            (0.0, 0.0),
-            threshold_px=MAX_ERROR_PX,
-            min_inliers=fewest,
-            seed=config.seed,
-            near=near,
-        )
+            points, offsets, known.focal, (0.0, 0.0),
+            threshold_px=MAX_ERROR_PX, min_inliers=fewest, seed=config.seed, near=near,
+        )  # fmt: skip
     except GeometryError:
         return None
     agree = int(found.inliers.sum())

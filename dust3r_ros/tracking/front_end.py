@@ -14,7 +14,7 @@ from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import interpolate, invert, transform
 from dust3r_ros.geometry.undistortion import Undistortion
 from dust3r_ros.tracking.bridge import CORNERS, Directions, LookBack, guessed, moved_with
-from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot, Renumbering, is_keyframe
+from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot, is_keyframe, no_names
 from dust3r_ros.tracking.following import (
     HANDED,
     MANY,
@@ -52,7 +52,8 @@ class Tracked:
     """The front end's result for one image: ``w_T_c`` (4, 4) and ``covariance`` (6, 6), None if tracking is lost.
 
     ``wanted``: the map should have the image. ``followed``: the pose for the map's record. ``ids`` (N,) and ``pixels``
-    (N, 2), offsets from the centre: the landmarks seen. ``usable``: false for an image or a mask of another size.
+    (N, 2), offsets from the centre: the landmarks seen, and corners that the map does not know, whose ids are negative.
+    ``usable``: false for an image or a mask of another size.
     """
 
     w_T_c: Array | None = None
@@ -166,8 +167,8 @@ class FrontEnd:
             return Tracked()
         self._corners, self._seen_in, self._failed = corners.select(found.inliers), gray, 0
         self._path = [*self._path[-1:], (stamp_ns, found.w_T_c)]
+        seen = self._corners.ids, self._corners.pixels - middle
         known = self._corners.select(self._corners.ids >= 0)
-        seen = known.ids, known.pixels - middle
         shown = known if self._directions.std else known.select(known.placed)
         record = followed(self._map, stamp_ns, found.w_T_c, shown, middle)
         return Tracked(found.w_T_c, found.covariance, self._wants_keyframe(), record, *seen)
@@ -197,8 +198,10 @@ class FrontEnd:
         if len(self._waiting) and self._source is not None:
             self._search(self._source, gray)
         assert self._map is not None and self._newest is not None
-        if self._directions.std or len(self._corners) + len(self._waiting) < CORNERS:
-            seen = len(self._waiting), gray, self._newest[2], self._path[-1][1]
+        w_T_c = self._path[-1][1]
+        waiting = int(_inside(self._expected(self._waiting.points, w_T_c), gray).sum())
+        if self._directions.std or len(self._corners) + waiting < CORNERS:
+            seen = waiting, gray, self._newest[2], w_T_c
             self._corners = self._directions.refreshed(self._map, self._corners, *seen)
 
     def _search(self, source: Image, gray: Image) -> None:
@@ -209,7 +212,7 @@ class FrontEnd:
         )
         assert self._map is not None
         expected = self._expected(tried.points, self._path[-1][1])
-        inside = np.all((expected > 0) & (expected < [gray.shape[1] - 1, gray.shape[0] - 1]), axis=1)
+        inside = _inside(expected, gray)
         tried, expected = tried.select(inside), expected[inside]
         pixels, good = follow(source, gray, tried.pixels, expected)
         good &= np.linalg.norm(pixels - expected, axis=1) < np.where(tried.placed, _PICKED_PX, _GUESSED_PX)
@@ -249,10 +252,9 @@ class FrontEnd:
             self._handed.clear()  # their landmarks are those of another map
         if another or (self._failed and not (self._path and snapshot.stamp_ns <= self._path[-1][0])):
             self._lose()
-        if before is not None and before.numbering != snapshot.numbering:
-            self._renumber(snapshot.renumbering)
+        self._rename(snapshot, before is not None and before.numbering != snapshot.numbering)
         middle = self._middle()
-        self._directions.take(snapshot)
+        self._directions.take(snapshot, another)
         points, placed = guessed(snapshot, self._directions.depth)
         origins = np.tile(snapshot.w_T_c[:3, 3], (len(points), 1))
         new = Corners(snapshot.ids, snapshot.pixels + middle, points, snapshot.anchors + middle, placed, origins)
@@ -298,11 +300,15 @@ class FrontEnd:
         own.placed[~renewed] = False
         return np.ones(len(own), bool)
 
-    def _renumber(self, new: Renumbering | None) -> None:
-        """Call what is followed by the new ids of its landmarks; if these are unknown, it is forgotten."""
-        new = new or Renumbering(np.zeros(0, np.int64), np.zeros(0, np.int64))
-        self._corners = self._corners.renumbered(new)
-        self._handed = {stamp_ns: corners.renumbered(new) for stamp_ns, corners in self._handed.items()}
+    def _rename(self, snapshot: MapSnapshot, renumbered: bool) -> None:
+        """Call what is followed by the ids of its landmarks; if these are new and unknown, it is forgotten."""
+        new, named = snapshot.renumbering or no_names(), snapshot.named
+
+        def renamed(corners: Corners) -> Corners:
+            return (corners.renumbered(new) if renumbered else corners).called(named)
+
+        self._corners = renamed(self._corners)
+        self._handed = {stamp_ns: renamed(corners) for stamp_ns, corners in self._handed.items()}
 
     def _strayed(self, stamp_ns: int, ids: np.ndarray, pixels: Array) -> Array:
         """How far (N, 2) followed corners were from the map's ``pixels`` (N, 2) in the image of that stamp.
@@ -416,6 +422,11 @@ class FrontEnd:
         self._corners = self._waiting = no_corners()
         self._source = self._seen_in = self._keyframe = None
         self._path, self._failed, self._realigned_ns, self._directions.std = [], 0, 0, 0.0
+
+
+def _inside(pixels: Array, gray: Image) -> np.ndarray:
+    """(N,) which pixels (N, 2) lie in an image (h, w)."""
+    return np.asarray(np.all((pixels > 0) & (pixels < [gray.shape[1] - 1, gray.shape[0] - 1]), axis=1))
 
 
 def _clear(pixels: Array, masked: Image | None) -> np.ndarray:

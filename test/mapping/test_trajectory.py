@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.pose import PnpResult
+from dust3r_ros.geometry.rigid import pose
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.frames import TrackedImage
 from dust3r_ros.mapping.submap import LocatedFrame
@@ -266,6 +268,23 @@ def test_a_camera_lost_just_now_is_not_far_away() -> None:
     assert far(10) == (True, True, True, True, True)
     assert log.may_be(10 * frame, "right", at(5.05)) and not log.may_be(10 * frame, "right", at(5.3)), "it stood still"
     assert log.may_be(10 * frame, "left", at(9.0), session=1), "by another clock"
+
+
+@pytest.mark.parametrize(("each", "frames", "most"), [(0.0, 3, 28.0), (5.0, 3, 73.0), (0.0, 10, 110.0)])
+def test_a_camera_lost_just_now_has_not_turned_around(each: float, frames: int, most: float) -> None:
+    """It turns by so many degrees a frame, at 10 frames a second."""
+    log, frame = FrameLog(Keyframes(0.0)), 100_000_000
+
+    def turned(degrees: float) -> PnpResult:
+        result = found(0.0)
+        w_T_c = pose(Rotation.from_euler("y", degrees, degrees=True).as_matrix(), result.w_T_c[:3, 3])
+        return replace(result, w_T_c=w_T_c)
+
+    for number in range(10):
+        log.add(0, LEFT, seen(number * frame), turned(each * number))
+    for sign in (-1, 1):
+        assert log.may_be((9 + frames) * frame, "left", turned(9 * each + sign * (most - 2.0)).w_T_c)
+        assert not log.may_be((9 + frames) * frame, "left", turned(9 * each + sign * (most + 2.0)).w_T_c)
 
 
 def test_what_corners_drift_until_another_clock_is_another_matter() -> None:

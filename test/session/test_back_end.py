@@ -146,6 +146,43 @@ def test_front_ends_go_on_when_landmarks_get_new_ids(tmp_path):
         assert (a.stamp_ns, a.w_T_c.tobytes()) == (b.stamp_ns, b.w_T_c.tobytes())
 
 
+def test_a_corner_that_a_front_end_found_is_one_landmark_of_all_keyframes_that_see_it(tmp_path):
+    """Also when landmarks get other ids in between; a replay makes the same landmarks."""
+    sequence, path = walk("orbit"), tmp_path / "run.jsonl"
+    session, front = recorded(path)
+    back_end, own, at = BackEnd(session), np.array([-7, -3]), np.array([[-60.0, 40.0], [55.0, -42.0]])
+    for index in range(20):
+        frame = Frame(int(sequence.stamps_ns[index]), "camera", sequence.images[index])
+        tracked = front.track(frame.stamp_ns, frame.image)
+        front.pick_up()
+        while back_end.work():
+            pass
+        handed = KeyframeRequest(frame, tracked.followed, tracked.ids, tracked.pixels)
+        if index >= 14:
+            handed = replace(handed, ids=np.append(tracked.ids, own), pixels=np.append(tracked.pixels, at, axis=0))
+        taken = back_end.take(handed)
+        if index == 16:
+            named = taken.snapshot.named
+            session.work(RENUMBER)
+            assert np.all(named.of(own) >= 0)
+            kept = session.mapper.renumbering.of(named.of(own))
+            assert np.all(kept >= 0), "they are followed"
+            assert np.array_equal(session.mapper.stream("camera").named.of(own), kept)
+        if taken.snapshot is not None:
+            front.take(taken.snapshot)
+    now = session.mapper.stream("camera").named
+    assert np.array_equal(np.sort(now.former), own) and len(np.unique(now.now)) == 2
+    session.close()
+    again = Session(LIVE, LOG)
+    images = dict(zip(sequence.stamps_ns.tolist(), sequence.images, strict=True))
+    for entry in read_manifest(path).entries():
+        if isinstance(entry, Event):
+            apply(again, entry)
+        else:
+            again.process(Frame(entry.stamp_ns, entry.camera, images[entry.stamp_ns]))
+    assert np.array_equal(again.mapper.stream("camera").named.now, now.now)
+
+
 def leave_a_gap(mapper):
     """Make ids that are not in use."""
     mapper.submap.state.sparse.landmarks.new(3000)

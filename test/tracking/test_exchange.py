@@ -3,7 +3,7 @@
 import numpy as np
 
 from dust3r_ros.tracking import Tracks
-from dust3r_ros.tracking.exchange import Outbox, Renumbering
+from dust3r_ros.tracking.exchange import Outbox, Renumbering, no_landmarks, no_names, with_landmarks
 
 
 def drained(box):
@@ -11,6 +11,22 @@ def drained(box):
     while (entry := box.take()) is not None:
         found.append(entry[0])
     return found
+
+
+def test_corners_of_a_front_end_become_landmarks_once():
+    landmarks = iter(range(100, 200))
+
+    def make(count: int) -> np.ndarray:
+        return np.array([next(landmarks) for _ in range(count)], np.int64)
+
+    ids, named = with_landmarks(np.array([5, -1, -3, 8]), no_names(), make)
+    assert ids.tolist() == [5, 100, 101, 8]
+    ids, named = with_landmarks(np.array([-4, -1, 8, -3, 2]), named, make)
+    assert ids.tolist() == [102, 100, 8, 101, 2]
+    assert named.of(np.array([-1, -2, -3, -4])).tolist() == [100, -1, 101, 102]
+    ids, named = with_landmarks(np.array([-4, -9, 3]), named, no_landmarks)
+    assert ids.tolist() == [102, -1, 3], "where there are to be no more of them"
+    assert with_landmarks(np.array([6, 7]), named, make)[1].former.tolist() == []
 
 
 def test_images_without_a_pose_push_the_oldest_out():
