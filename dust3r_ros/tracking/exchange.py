@@ -58,11 +58,11 @@ def with_landmarks(ids: np.ndarray, named: Renumbering, make: MakeLandmarks) -> 
 
     ``named``: landmarks that some became before; ``make`` makes more. Returns also what all of them are by now.
     """
-    own = ids < 0
-    found = np.where(own, named.of(ids), ids)
+    found = np.where(ids < 0, named.of(ids), ids)
     found[found < 0] = make(int(np.count_nonzero(found < 0)))
-    order = np.argsort(ids[own])
-    return found, Renumbering(ids[own][order], found[own][order])
+    own = np.flatnonzero((ids < 0) & (found >= 0))
+    own = own[np.argsort(ids[own])]
+    return found, Renumbering(ids[own], found[own])
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,6 +26,7 @@ def test_corners_of_a_front_end_become_landmarks_once():
     assert named.of(np.array([-1, -2, -3, -4])).tolist() == [100, -1, 101, 102]
     ids, named = with_landmarks(np.array([-4, -9, 3]), named, no_landmarks)
     assert ids.tolist() == [102, -1, 3], "where there are to be no more of them"
+    assert named.former.tolist() == [-4]
     assert with_landmarks(np.array([6, 7]), named, make)[1].former.tolist() == []
 
 
