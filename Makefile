@@ -12,7 +12,7 @@ data="../shared/data"; test -d "$$data" || echo "$@: no folder $$data: only rend
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint docs eval backends bench bench-network bench-peers bench-alignment bench-live bench-stay bench-fleet bench-join bench-pieces bench-inference soak kills fuzz calibration bent walks live-walks live-drives albums digests bench-training gpu-day env clean python
+.PHONY: help demo test test-long lint docs eval backends bench bench-network bench-peers bench-alignment bench-live bench-stay bench-fleet bench-join bench-pieces bench-inference soak kills fuzz calibration bent walks live-walks live-drives paced-drives albums digests bench-training gpu-day env clean python
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -99,6 +99,9 @@ live-walks: python  ## 16 such walks live, through the real node, into docs/live
 
 live-drives: python  ## 8 robots that turn on the spot, live, through the real node, into docs/live.md (ARGS="--count 4")
 	@$(ENVIRONMENT) test -- python benchmarks/live_drives.py --page docs/live.md $(ARGS)
+
+paced-drives: python  ## the same drives in lock step: how long may a keyframe take? Into docs/live.md (ARGS="--count 4")
+	@$(ENVIRONMENT) test -- python benchmarks/paced_drives.py --page docs/live.md $(ARGS)
 
 digests: python  ## the same inputs as ever mapped, a digest of each product, into results/digests.txt (ARGS="--against FILE")
 	@$(ENVIRONMENT) test -- python benchmarks/digests.py $(ARGS)
