@@ -52,3 +52,8 @@ def project(points: Array, focal: float, center: tuple[float, float]) -> Array:
     """Pixels (..., 2) of points (..., 3), camera frame; NaN where z <= 0."""
     z = np.where(points[..., 2:] > 0, points[..., 2:], np.nan)
     return focal * points[..., :2] / z + np.asarray(center)
+
+
+def inside(pixels: Array | Array32, shape: tuple[int, ...]) -> np.ndarray:
+    """(N,) which pixels (N, 2) lie within an image of ``shape`` (h, w), not on its outermost ones; NaN does not."""
+    return np.asarray(np.all((pixels > 0) & (pixels < [shape[1] - 1, shape[0] - 1]), axis=1))

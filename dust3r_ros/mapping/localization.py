@@ -111,8 +111,8 @@ _THERE = 0.02  # of the long edge, the median distance of landmarks from where t
 
 # Of a camera that turns: fewest landmarks; standard deviation of the position over the way since the last keyframe, and
 # over the depth; landmarks with a position that need no others; by how much fewer may turn a keyframe.
-_BEGUN = 5  # keyframes of a map that may be wrong altogether
 _DIRECTIONS, _WAY, _STANDS, _MANY, _ALIKE_DEG = 40, 0.3, 0.02, 40, 2.0
+_BEGUN = 5  # keyframes of a map that may be wrong altogether
 _LINKED = 25  # landmarks that two keyframes share: there is no loop to close between them
 _TRIED = 3  # keyframes of one view: a loop that they could not close is not closed by another one
 _KNOWN = 0.6  # of the landmarks of a keyframe: a frame that shows as much of it shows the same

@@ -148,10 +148,7 @@ class Reconstruction:
         A few may be far off.
         """
         last = [at for at in self.trail[:-_AROUND:-1] if self.sparse.views[at].w_T_c is not None]
-        known = [len(self.sparse.known_in(at).ids) for at in last]
-        best = next((at for at, count in zip(last, known, strict=True) if count >= _TELLING), None)
-        if best is None and any(known):
-            best = last[int(np.argmax(known))]
+        best = max(last, key=lambda at: min(len(self.sparse.known_in(at).ids), _TELLING), default=None)
         return float("nan") if best is None else self.sparse.median_depth(best)
 
     @contextmanager

@@ -14,7 +14,7 @@ from dust3r_ros.errors import GeometryError
 from dust3r_ros.features.features import agreeing
 from dust3r_ros.features.masks import MARGIN_PX, ImageMask
 from dust3r_ros.features.patches import find_patches, softened
-from dust3r_ros.geometry.pinhole import project
+from dust3r_ros.geometry.pinhole import inside, project
 from dust3r_ros.geometry.pose import PnpResult, by_chance, refine_pose, solve_pnp
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot, Renumbering
@@ -241,8 +241,7 @@ def follow(a: Image, b: Image, pixels: Array, guess: Array, levels: int = _LEVEL
 
 def _returns(image: Image, there: Array32, off: Array32) -> np.ndarray:
     """(N,) which corners at ``there`` (N, 2) in an image lie inside it, and are found ``off`` (N, 2) by little."""
-    inside = np.all((there > 0) & (there < [image.shape[1] - 1, image.shape[0] - 1]), axis=1)
-    return inside & (np.linalg.norm(off, axis=1) < _BACK_AND_FORTH_PX)
+    return inside(there, image.shape) & (np.linalg.norm(off, axis=1) < _BACK_AND_FORTH_PX)
 
 
 def realigned(keyframe: Image, image: Image, anchors: Array, pixels: Array) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.compiled import LIBRARY
-from dust3r_ros.geometry.pinhole import center_of, project
+from dust3r_ros.geometry.pinhole import center_of, inside, project
 from dust3r_ros.geometry.pose import PnpResult
 from dust3r_ros.geometry.rigid import interpolate, invert, transform
 from dust3r_ros.geometry.undistortion import Undistortion
@@ -199,7 +199,7 @@ class FrontEnd:
             self._search(self._source, gray)
         assert self._map is not None and self._newest is not None
         w_T_c = self._path[-1][1]
-        waiting = int(_inside(self._expected(self._waiting.points, w_T_c), gray).sum())
+        waiting = int(inside(self._expected(self._waiting.points, w_T_c), gray.shape).sum())
         if self._directions.std or len(self._corners) + waiting < CORNERS:
             seen = waiting, gray, self._newest[2], w_T_c
             self._corners = self._directions.refreshed(self._map, self._corners, *seen)
@@ -212,8 +212,8 @@ class FrontEnd:
         )
         assert self._map is not None
         expected = self._expected(tried.points, self._path[-1][1])
-        inside = _inside(expected, gray)
-        tried, expected = tried.select(inside), expected[inside]
+        shown = inside(expected, gray.shape)
+        tried, expected = tried.select(shown), expected[shown]
         pixels, good = follow(source, gray, tried.pixels, expected)
         good &= np.linalg.norm(pixels - expected, axis=1) < np.where(tried.placed, _PICKED_PX, _GUESSED_PX)
         found = tried.moved(pixels, good)
@@ -422,11 +422,6 @@ class FrontEnd:
         self._corners = self._waiting = no_corners()
         self._source = self._seen_in = self._keyframe = None
         self._path, self._failed, self._realigned_ns, self._directions.std = [], 0, 0, 0.0
-
-
-def _inside(pixels: Array, gray: Image) -> np.ndarray:
-    """(N,) which pixels (N, 2) lie in an image (h, w)."""
-    return np.asarray(np.all((pixels > 0) & (pixels < [gray.shape[1] - 1, gray.shape[0] - 1]), axis=1))
 
 
 def _clear(pixels: Array, masked: Image | None) -> np.ndarray:

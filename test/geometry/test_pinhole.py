@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dust3r_ros.geometry.pinhole import center_of, pixel_grid, project, rays, unproject
+from dust3r_ros.geometry.pinhole import center_of, inside, pixel_grid, project, rays, unproject
 from dust3r_ros.types import Camera
 
 
@@ -43,3 +43,8 @@ def test_nothing_behind_the_camera_has_a_pixel() -> None:
 
 def test_rays_have_unit_depth() -> None:
     np.testing.assert_allclose(rays(np.array([[3.0, 4.0], [13.0, -6.0]]), 10.0, (3.0, 4.0)), [[0, 0, 1], [1, -1, 1]])
+
+
+def test_inside_leaves_out_the_outermost_pixels_and_what_is_behind_the_camera() -> None:
+    pixels = np.array([[0.0, 3.0], [0.1, 3.0], [6.9, 0.5], [7.0, 3.0], [3.0, 5.0], [3.0, 4.9], [np.nan, 2.0]])
+    assert inside(pixels, (6, 8)).tolist() == [False, True, True, False, False, True, False]

@@ -30,6 +30,20 @@ def recorded(path):
     return session, FrontEnd(LIVE)
 
 
+def replayed(path, sequence, unused=()):
+    """The session of a manifest, once more; there is a gap in the ids before the images stamped ``unused``."""
+    again = Session(LIVE, LOG)
+    images = dict(zip(sequence.stamps_ns.tolist(), sequence.images, strict=True))
+    for entry in read_manifest(path).entries():
+        if isinstance(entry, Event):
+            apply(again, entry)
+            continue
+        if entry.stamp_ns in unused:
+            leave_a_gap(again.mapper)
+        again.process(Frame(entry.stamp_ns, entry.camera, images[entry.stamp_ns]))
+    return again
+
+
 def test_what_a_front_end_did_is_done_again_bit_by_bit(tmp_path):
     """Images handed over with what was seen in them, poses kept, work that was put off."""
     sequence, path = walk("orbit"), tmp_path / "run.jsonl"
@@ -56,13 +70,7 @@ def test_what_a_front_end_did_is_done_again_bit_by_bit(tmp_path):
     poses = [value for event in events for value in event.values.get("poses", [event.values])]
     assert [value["snapshot_ns"] for value in poses if "ids" in value] == saw, "which snapshot each image saw"
 
-    again = Session(LIVE, LOG)
-    images = dict(zip(sequence.stamps_ns.tolist(), sequence.images, strict=True))
-    for entry in read_manifest(path).entries():
-        if isinstance(entry, Event):
-            apply(again, entry)
-        else:
-            again.process(Frame(entry.stamp_ns, entry.camera, images[entry.stamp_ns]))
+    again = replayed(path, sequence)
     assert again.mapper.counts == session.mapper.counts
     for a, b in zip(session.mapper.trajectory(), again.mapper.trajectory(), strict=True):
         assert (a.stamp_ns, a.w_T_c.tobytes()) == (b.stamp_ns, b.w_T_c.tobytes())
@@ -132,15 +140,7 @@ def test_front_ends_go_on_when_landmarks_get_new_ids(tmp_path):
             assert len(front._corners) > 50 or len(snapshots) == 1, "they are followed on"
     assert snapshots[-4:] == [(0, False), (1, True), (1, False), (2, True)]
     session.close()
-    again = Session(LIVE, LOG)
-    images = dict(zip(sequence.stamps_ns.tolist(), sequence.images, strict=True))
-    for entry in read_manifest(path).entries():
-        if isinstance(entry, Event):
-            apply(again, entry)
-            continue
-        if entry.stamp_ns in unused:
-            leave_a_gap(again.mapper)
-        again.process(Frame(entry.stamp_ns, entry.camera, images[entry.stamp_ns]))
+    again = replayed(path, sequence, unused)
     assert again.mapper.numbering == 2
     for a, b in zip(session.mapper.trajectory(), again.mapper.trajectory(), strict=True):
         assert (a.stamp_ns, a.w_T_c.tobytes()) == (b.stamp_ns, b.w_T_c.tobytes())
@@ -173,13 +173,7 @@ def test_a_corner_that_a_front_end_found_is_one_landmark_of_all_keyframes_that_s
     now = session.mapper.stream("camera").named
     assert np.array_equal(np.sort(now.former), own) and len(np.unique(now.now)) == 2
     session.close()
-    again = Session(LIVE, LOG)
-    images = dict(zip(sequence.stamps_ns.tolist(), sequence.images, strict=True))
-    for entry in read_manifest(path).entries():
-        if isinstance(entry, Event):
-            apply(again, entry)
-        else:
-            again.process(Frame(entry.stamp_ns, entry.camera, images[entry.stamp_ns]))
+    again = replayed(path, sequence)
     assert np.array_equal(again.mapper.stream("camera").named.now, now.now)
 
 
