@@ -3,10 +3,10 @@
     python benchmarks/paced_drives.py [--count 8] [--out results/paced_drives] [--page docs/live.md]
 
 The drives of ``live_drives.py``, without the node: the front end follows every image, the back end takes the newest
-image that is handed over once it is free, and what it says of the map arrives as many images later as a keyframe takes.
-Adjustments of the whole map take longer, and are brought in meanwhile. So results are the same on any machine, whatever
-its speed; depth is not computed. Errors are as in ``live_walks.py``. Writes paced_drives.json, and a table into
-``--page``.
+image that is handed over once it is free, and what it says of the map arrives as many images later as a keyframe takes;
+a link between two of them takes one. Adjustments of the whole map take longer, and are brought in meanwhile. So results
+are the same on any machine, whatever its speed; depth is not computed. Errors are as in ``live_walks.py``. Writes
+paced_drives.json, and a table into ``--page``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -42,12 +42,12 @@ from dust3r_ros.mapping.submap import BEGIN as ADJUST  # noqa: E402
 from dust3r_ros.mapping.submap import TAKE  # noqa: E402
 from dust3r_ros.session.back_end import BackEnd  # noqa: E402
 from dust3r_ros.session.session import Session  # noqa: E402
-from dust3r_ros.tracking.exchange import KeyframeRequest, MapSnapshot  # noqa: E402
+from dust3r_ros.tracking.exchange import KeyframeRequest, MapSnapshot, Outbox  # noqa: E402
 from dust3r_ros.tracking.front_end import FrontEnd  # noqa: E402
 from dust3r_ros.types import Frame, StampedPose  # noqa: E402
 
 _COUNT, _TAKES = 8, (1, 3, 5, 8)  # images that come while a keyframe is made
-_WHOLE, _SAID = 12, 2  # the same of an adjustment of the whole map, and of telling that it is done
+_LINK, _WHOLE, _SAID = 1, 12, 2  # the same of a link, of an adjustment of the whole map, of telling that it is done
 BEGIN, END = "<!-- paced drives: begin, made by benchmarks/paced_drives.py -->", "<!-- paced drives: end -->"
 
 
@@ -71,7 +71,8 @@ def paced(recorded: Recorded, takes: int) -> tuple[list[StampedPose], list[Stamp
     session.go_live(beside=False)
     back_end, front = BackEnd(session), FrontEnd(config)
     stamps, found = sorted(recorded.truth), list[StampedPose]()
-    coming, waiting, free, rested = list[tuple[int, MapSnapshot]](), list[KeyframeRequest](), 0, 0
+    waiting = Outbox[KeyframeRequest](1, links=lambda request: request.link)
+    coming, free, rested = list[tuple[int, MapSnapshot]](), 0, 0
     for number, (stamp_ns, shown) in enumerate(zip(stamps, open_source(recorded.bag), strict=True)):
         for _, snapshot in (entry for entry in coming if entry[0] <= number):
             front.take(snapshot)
@@ -81,13 +82,15 @@ def paced(recorded: Recorded, takes: int) -> tuple[list[StampedPose], list[Stamp
         front.pick_up()
         if tracked.w_T_c is not None:
             found.append(StampedPose(stamp_ns, "camera", tracked.w_T_c))
-        passed = [request.followed for request in waiting] if tracked.wanted else [tracked.followed]
-        back_end.keep([pose for pose in passed if pose is not None])
+        passed = [tracked.followed]
         if tracked.wanted:
-            waiting = [KeyframeRequest(frame, tracked.followed, tracked.ids, tracked.pixels)]
+            request = KeyframeRequest(frame, tracked.followed, tracked.ids, tracked.pixels, tracked.link)
+            passed = [gone.followed for gone, _ in waiting.offer(request, tracked.followed is not None)]
             front.hand_over(stamp_ns)
-        if waiting and number >= free:
-            taken, free = back_end.take(waiting.pop()), number + takes
+        back_end.keep([pose for pose in passed if pose is not None])
+        if number >= free and (entry := waiting.take()) is not None:
+            request = replace(entry[0], link=entry[0].link and len(waiting) > 0)
+            taken, free = back_end.take(request), number + (_LINK if request.link else takes)
             coming += [(free, taken.snapshot)] if taken.snapshot else []
         if number >= rested and session.due in (TAKE, ADJUST):
             while session.due in (TAKE, ADJUST):

@@ -52,6 +52,11 @@ class Features:
         return self.descriptors.astype(np.float32) / 512.0
 
 
+def no_features() -> Features:
+    """An empty set."""
+    return Features(np.zeros((0, 2)), np.zeros((0, 128), np.uint8))
+
+
 class FeatureCount:
     """How many features an image of a camera has, by the share of corners that is followed from image to image."""
 

@@ -30,14 +30,14 @@ _FEW = 5  # images, of a camera: each knows about as much of its lens as those o
 class KeyframeRecord:
     """The parts of a keyframe besides pose and depth.
 
-    ``image``: working image (H, W, 3) RGB. ``features``: offsets from the principal point, in pixels
-    of the tracked image; ``feature_ids``: the landmarks created for them. ``masked`` and ``moving``: which pixels
-    (H, W) are left out by the camera's mask and because they move; None: none. ``before``: the
-    keyframe at which its camera was before, None for its first; ``visit``: the count of visits when it was made.
-    ``lost``: how many of the landmarks it sees lost their position when others were culled. ``gray`` (H, W): the
-    tracked image; None for a keyframe of an older run. ``rolling`` (2,): the camera's readout that is taken out of
-    what it sees and of ``image``, as is ``zoom``, by how much longer (log) its focal was; ``as_shown``: where ``gray``
-    shows what the readout is taken out of. ``session``: its stamp's.
+    ``image``: working image (H, W, 3) RGB. ``features``: offsets from the principal point, in pixels of the tracked
+    image; ``feature_ids``: the landmarks created for them; a ``link`` has none, only what was followed into it, and is
+    there for the sake of the next keyframe. ``masked`` and ``moving``: which pixels (H, W) are left out by the camera's
+    mask and because they move; None: none. ``before``: the keyframe at which its camera was before, None for its first;
+    ``visit``: the count of visits when it was made. ``lost``: how many of the landmarks it sees lost their position
+    when others were culled. ``gray`` (H, W): the tracked image; None for a keyframe of an older run. ``rolling`` (2,):
+    the camera's readout that is taken out of what it sees and of ``image``, as is ``zoom``, by how much longer (log)
+    its focal was; ``as_shown``: where ``gray`` shows what the readout is taken out of. ``session``: its stamp's.
     """
 
     stamp_ns: int
@@ -56,6 +56,7 @@ class KeyframeRecord:
     as_shown: Tracks = field(default_factory=no_tracks)
     session: int = 0
     zoom: float = 0.0
+    link: bool = False
 
     @property
     def left_out(self) -> Mask | None:
@@ -99,10 +100,9 @@ class ImageGeometry:
         return offsets + self._center
 
     def rectified(self, image: Image, lens: Lens) -> tuple[Image, np.ndarray | None]:
-        """The working image (H, W, 3) of a pinhole in place of the lens, and where it is valid (H, W).
+        """The working image (H, W, 3) of a pinhole in place of the lens, and where it is valid (H, W); None: all.
 
-        ``lens``: in pixels of the tracked image. Pixels that the camera does not see repeat the border; None: all
-        are valid.
+        ``lens``: in pixels of the tracked image. Pixels that the camera does not see repeat the border.
         """
         if lens.plain:
             return image, None

@@ -142,12 +142,12 @@ class Neighbourhood:
         return not is_keyframe(motion, float(shown.mean()), False, config)
 
     def _before(self, index: int, camera: CameraStream, count: int | None = None) -> list[int]:
-        """The keyframes of a camera that led to ``index``, nearest first."""
+        """The keyframes of a camera that led to ``index``, nearest first, but links, which have no features."""
         records, found = self._state.records, list[int]()
         own = index < len(records) and records[index].stream is camera
         at = records[index].before if own else self._state.last(camera, index)
         while at is not None and len(found) < (self._count if count is None else count):
-            found.append(at)
+            found += [] if records[at].link else [at]
             at = records[at].before
         return found
 

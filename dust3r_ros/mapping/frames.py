@@ -19,6 +19,7 @@ from dust3r_ros.geometry.rigid import angle_deg
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.tracking import Tracks, no_tracks
+from dust3r_ros.tracking.exchange import is_keyframe
 from dust3r_ros.types import Array, Image, TrackingState
 
 
@@ -26,7 +27,7 @@ from dust3r_ros.types import Array, Image, TrackingState
 class CameraFrame:
     """One image on its way through the mapper: native or working ``image``, tracked one, results of the steps.
 
-    ``session``: of its stamp, as of ``FrameLog``.
+    ``session``: of its stamp, as of ``FrameLog``; ``link``: as of ``KeyframeRecord``.
     """
 
     stamp_ns: int
@@ -41,6 +42,7 @@ class CameraFrame:
     state: TrackingState = TrackingState.INITIALISING
     removed: tuple[int, ...] = ()  # names of the keyframes of a map left behind
     session: int = 0
+    link: bool = False
 
     @property
     def w_T_c(self) -> Array | None:  # noqa: N802
@@ -52,6 +54,14 @@ class CameraFrame:
         """The working image (H, W, 3), apart from the native one: its memory is the caller's."""
         native = self.image.shape[:2] == (self.stream.height, self.stream.width)
         return self.stream.resize.apply(self.image) if native else self.image
+
+
+def wants_keyframe(frame: CameraFrame, state: Reconstruction, young: bool, live: bool) -> bool:
+    """Whether a frame should be a keyframe of a map, ``young`` or not."""
+    stream, last = frame.stream, state.last(frame.stream)
+    if frame.link or not state.records or (last is not None and state.records[last].link):
+        return True
+    return is_keyframe(stream.motion(frame.tracks), stream.overlap(frame.tracks), young, state.config, live)
 
 
 @dataclass(frozen=True, eq=False)

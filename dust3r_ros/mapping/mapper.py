@@ -19,7 +19,7 @@ from dust3r_ros.geometry.processes import use_one_blas_thread
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.atlas import Atlas, AtlasEntry, Search
 from dust3r_ros.mapping.camera_stream import Cameras, CameraStream, guessed
-from dust3r_ros.mapping.frames import CameraFrame, LostImages, TrackedImage, frames_of, place_in_turn
+from dust3r_ros.mapping.frames import CameraFrame, LostImages, TrackedImage, frames_of, place_in_turn, wants_keyframe
 from dust3r_ros.mapping.joining import Joining
 from dust3r_ros.mapping.landmark_map import MapBuilder
 from dust3r_ros.mapping.map_view import MapView, resume
@@ -85,15 +85,23 @@ class Mapper(MapView):
         self.rig.set(camera, r_T_c)
 
     def process(
-        self, stamp_ns: int, camera: str, image: Image, mask: Image | None = None, seen: Tracks | None = None
+        self,
+        stamp_ns: int,
+        camera: str,
+        image: Image,
+        mask: Image | None = None,
+        seen: Tracks | None = None,
+        link: bool = False,
     ) -> MapUpdate:
         """Process an image (H, W, 3) RGB uint8 of ``camera``, in time order per camera.
 
         Pixels with nonzero ``mask`` (H, W) uint8 are ignored for poses, focal and map. ``seen``: landmarks already
-        followed through the images in between, as offsets in the tracked image. Raises ``InputError``, and changes
-        nothing, for an unusable image or mask, another size than the camera's first, or a stamp not beyond its last.
+        followed through the images in between, as offsets in the tracked image; ``link``: with a pose, it becomes a
+        keyframe for the sake of the next one. Raises ``InputError``, and changes nothing, for an unusable image or
+        mask, another size than the camera's first, or a stamp not beyond its last.
         """
         frame = self._prepare(stamp_ns, camera, image, mask)
+        frame.link = link
         removed = self._mask_own(frame.stream)
         self._advance(frame, seen)
         if self.mapping and not self._live:
@@ -120,7 +128,10 @@ class Mapper(MapView):
         stream.live = self._live
         with self._stage("prepare"):
             gray = stream.gray(image)
-            self._check_order(stamp_ns, camera)
+            if stamp_ns <= (last := self._last_stamp.get(camera, stamp_ns - 1)):
+                raise InputError(f"image of camera '{camera}' is stamped {stamp_ns} ns; it must be after {last} ns")
+            self._last_stamp[camera] = stamp_ns
+            self._counts = replace(self._counts, frames=self._counts.frames + 1)
             stream.see(gray, mask)
         return CameraFrame(stamp_ns, stream, image, gray, stream.mask, session=self._atlas.session)
 
@@ -144,6 +155,7 @@ class Mapper(MapView):
             if self.submap.initialised:
                 stream, at = frame.stream, (frame.stamp_ns, frame.stream.name, frame.session)
                 frame.found = self.submap.finder.follow(stream, frame.tracks, lambda: self._active.frames.near(*at))
+            frame.link &= frame.found is not None
 
     def _relocalise(self, frame: CameraFrame) -> None:
         """Relocalise a frame that lost its corners, in this map or a sleeping one, or begin another map."""
@@ -169,29 +181,27 @@ class Mapper(MapView):
         """Make the frame a keyframe if it should be one, and record its pose."""
         stream, found = frame.stream, frame.found
         if self.submap.initialised and found is None:
-            self._lose(frame)
+            if not self.mapping or self._search.met(stream.name):  # one that a growing map never found is not lost
+                frame.state = TrackingState.LOST
+                self._counts = replace(self._counts, lost=self._counts.lost + 1)
             return
         if not (self.mapping and self.submap.accepts(stream)):
             self._follow_only(frame)
             return
-        if not self._is_known(frame, wanted := self._wants_keyframe(frame)) and wanted:
+        wanted = wants_keyframe(frame, self.submap.state, self.submap.young, self._live)
+        if not self._is_known(frame, wanted) and wanted:
             frame.keyframe = self._add_keyframe(frame)
         self._remember(frame)
         if self.submap.initialised:
             frame.state = TrackingState.TRACKING
-
-    def _lose(self, frame: CameraFrame) -> None:
-        """Count a frame without a pose as lost, unless its camera has never been found in a growing map."""
-        if not self.mapping or self._search.met(frame.stream.name):
-            frame.state = TrackingState.LOST
-            self._counts = replace(self._counts, lost=self._counts.lost + 1)
 
     def _add_keyframe(self, frame: CameraFrame) -> int | None:
         """Add the frame to the map, or to a new one if the first keyframes lead to nothing; returns its index."""
         if self.submap.stuck:
             self._begin(keep=False)
             frame.tracks = frame.stream.follow(frame.gray)
-        index = self.submap.add(frame.stamp_ns, frame.stream, frame.working, frame.gray, frame.tracks, frame.w_T_c)
+        add = self.submap.link if frame.link else self.submap.add
+        index = add(frame.stamp_ns, frame.stream, frame.working, frame.gray, frame.tracks, frame.w_T_c)
         self._take_culled()
         return index
 
@@ -293,8 +303,8 @@ class Mapper(MapView):
     def _place(self, frame: CameraFrame) -> bool:
         """Map a frame of any stamp; returns whether it got a pose, or may get one."""
         self._advance(frame)
-        may_get_one = not self.submap.initialised and self.submap.accepts(frame.stream)
-        return may_get_one or frame.found is not None or frame.keyframe is not None
+        posed = frame.found is not None or frame.keyframe is not None
+        return posed or (not self.submap.initialised and self.submap.accepts(frame.stream))
 
     def _find_lost(self) -> None:
         """Offline, pose images that have no pose, also those of maps that were left behind; maps without others go."""
@@ -371,12 +381,6 @@ class Mapper(MapView):
                 entry.submap.add_camera(stream, replace(focal))
         return self._cameras[camera]
 
-    def _check_order(self, stamp_ns: int, camera: str) -> None:
-        if stamp_ns <= (last := self._last_stamp.get(camera, stamp_ns - 1)):
-            raise InputError(f"image of camera '{camera}' is stamped {stamp_ns} ns; it must be after {last} ns")
-        self._last_stamp[camera] = stamp_ns
-        self._counts = replace(self._counts, frames=self._counts.frames + 1)
-
     def _wake(self, entry: AtlasEntry) -> tuple[int, ...]:
         removed = self._active.posed_names()
         self._report_live()
@@ -384,16 +388,12 @@ class Mapper(MapView):
         self._forget_views()
         return removed
 
-    def _wants_keyframe(self, frame: CameraFrame) -> bool:
-        motion, overlap = frame.stream.motion(frame.tracks), frame.stream.overlap(frame.tracks)
-        return len(self.submap) == 0 or is_keyframe(motion, overlap, self.submap.young, self.config, self._live)
-
     def _is_known(self, frame: CameraFrame, wanted: bool) -> bool:
         """Whether keyframes show what the frame does; then it is located without the drift of its corners.
 
         ``wanted`` as a keyframe, by one that shows as much: then the camera follows what that one sees.
         """
-        if frame.found is None:
+        if frame.found is None or frame.link:
             return False
         stream, gray, tracks, w_T_c = frame.stream, frame.gray, frame.tracks, frame.found.w_T_c
         with self._stage("match"):

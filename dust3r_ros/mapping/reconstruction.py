@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from dust3r_ros.cloud.cloud import Cloud
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.features.place_recognition import PairGraph
 from dust3r_ros.geometry.similarity import Similarity
@@ -358,3 +359,22 @@ class Consistency:
         self._tried.clear()
         self._tried_alone.clear()
         self.renew()
+
+
+def landmark_cloud(sparse: SparseMap, records: Sequence[KeyframeRecord]) -> Cloud:
+    """Landmarks with a position that two or more keyframes see, in the map frame, by their ids.
+
+    The colour is that of the nearest pixel in the first keyframe that sees the landmark,
+    the confidence is the number of keyframes that see it. ``records``: the keyframes of ``sparse``, in order.
+    """
+    observations = np.zeros(len(sparse.points), np.int64)
+    colors = np.zeros((len(sparse.points), 3), np.uint8)
+    for index in sparse.posed():
+        record, seen = records[index], sparse.views[index].seen
+        new = observations[seen.ids] == 0
+        height, width = record.image.shape[:2]
+        columns, rows = np.round(record.stream.to_working(seen.pixels[new])).astype(int).T
+        colors[seen.ids[new]] = record.image[np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)]
+        np.add.at(observations, seen.ids, 1)
+    keep = sparse.positioned & (observations > 1)
+    return Cloud(sparse.points[keep].astype(np.float32), colors[keep], observations[keep].astype(np.float32))

@@ -282,6 +282,12 @@ class Submap(ABC):
     ) -> int | None:
         """Add a keyframe seen at ``w_T_c``, if that is known; returns its index, None if it could not be added."""
 
+    def link(
+        self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array | None
+    ) -> int | None:
+        """``add`` quickly, only for the sake of the next keyframe; None where that needs none."""
+        return None
+
     def new_landmarks(self, count: int) -> np.ndarray:
         """Ids (N,) of landmarks that corners found elsewhere become; -1 where corners are of keyframes only."""
         return no_landmarks(count)

@@ -67,6 +67,7 @@ class Pipeline:
             size,
             lambda handed: self._weight_of(handed.arrival),
             lambda handed: handed.arrival.camera,
+            links=lambda handed: handed.request.link,
             thin=not self._every,
         )
         self._handed: _Handed | None = None  # the image that the back end is processing
@@ -256,7 +257,7 @@ class Pipeline:
             self._judge(arrival.camera, arrival.stamp_ns, found.state)
         with self._watch("pick_up"):
             camera.front.pick_up()
-        handed = _Handed(arrival, KeyframeRequest(frame, tracked.followed, tracked.ids, tracked.pixels))
+        handed = _Handed(arrival, KeyframeRequest(frame, tracked.followed, tracked.ids, tracked.pixels, tracked.link))
         self._lost[arrival.camera] = handed if tracked.usable and tracked.followed is None else None
         self._hand_over(handed, tracked)
 
@@ -330,7 +331,8 @@ class Pipeline:
         arrival = handed.arrival
         if arrival.at >= self._since:
             self._handed_at[arrival.camera] = arrival.stamp_ns
-        answer = self._link.call("take", handed.request, arrival.frame_id, self._publishers.audience)
+        request = replace(handed.request, link=handed.request.link and self._outbox.waits(arrival.camera))
+        answer = self._link.call("take", request, arrival.frame_id, self._publishers.audience)
         self._when_done(answer, lambda answer: self._taken(handed, answer))
 
     # What comes from the back end, in the worker's thread

@@ -92,7 +92,7 @@ class BackEnd:
         pose = request.followed
         if pose is not None and pose.epoch == self.epoch and request.ids is not None and request.pixels is not None:
             seen = self._seen(pose.numbering, request.ids, request.pixels)
-            self.session.see(frame.camera, seen, pose.snapshot_ns)
+            self.session.see(frame.camera, seen, pose.snapshot_ns, request.link)
         update = self.session.process(frame)
         epoch = self.epoch
         snapshot = None

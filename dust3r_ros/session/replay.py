@@ -42,7 +42,7 @@ class Replayable(Protocol):
 
     def follow(self, poses: Sequence[FollowedPose]) -> object: ...
 
-    def see(self, camera: str, seen: Tracks, snapshot_ns: int) -> object: ...
+    def see(self, camera: str, seen: Tracks, snapshot_ns: int, link: bool) -> object: ...
 
     def go_live(self) -> object: ...
 
@@ -79,7 +79,7 @@ def _reset(session: Replayable, event: Event) -> None:
 def _see(session: Replayable, event: Event) -> None:
     """Pass on landmarks that a front end followed into the next frame."""
     tracks = Tracks(event.unpacked("ids"), event.unpacked("pixels"))
-    session.see(_camera(event), tracks, int(event.values["snapshot_ns"]))
+    session.see(_camera(event), tracks, int(event.values["snapshot_ns"]), bool(event.values.get("link", False)))
 
 
 def _load(session: Replayable, event: Event) -> None:

@@ -81,7 +81,7 @@ class Session:
         for camera, r_T_c in self._extrinsics.items():
             mapper.set_extrinsics(camera, r_T_c)
         self._order = StampOrder(self._on_time_jump != "ignore")
-        self._seen: dict[str, tuple[Tracks, int]] = {}
+        self._seen: dict[str, tuple[Tracks, int, bool]] = {}
         self._late: set[str] = set()  # cameras whose calibration came after their map had begun
         self.unused: dict[str, str] = {}  # why calibrations are not, by camera
         by_network = self._backend.metric_depth if isinstance(self._backend, Monocular) else None
@@ -165,12 +165,12 @@ class Session:
         if frame.camera not in self.mapper.cameras:
             self._admit(frame)
         image, mask = self.calibrations.pinhole(frame.camera, frame.image, frame.mask)
-        seen, snapshot_ns = followed or (None, 0)
-        update = self.mapper.process(frame.stamp_ns, frame.camera, image, mask, seen)
+        seen, snapshot_ns, link = followed or (None, 0, False)
+        update = self.mapper.process(frame.stamp_ns, frame.camera, image, mask, seen, link)
         self._order.took(frame.camera, frame.stamp_ns)
         if seen is not None:
             values = {"ids": packed(seen.ids), "pixels": packed(seen.pixels)}
-            self.keeper.note("seen", camera=frame.camera, snapshot_ns=snapshot_ns, **values)
+            self.keeper.note("seen", camera=frame.camera, snapshot_ns=snapshot_ns, link=link, **values)
         self.keeper.frame(frame)
         if update.removed:
             self._log.warning(
@@ -202,12 +202,12 @@ class Session:
         self.save(update)
         return update
 
-    def see(self, camera: str, seen: Tracks, snapshot_ns: int) -> None:
+    def see(self, camera: str, seen: Tracks, snapshot_ns: int, link: bool = False) -> None:
         """Take in landmarks that a front end followed into the camera's next frame, as offsets in the tracked image.
 
-        ``snapshot_ns``: stamp of the map snapshot used for that.
+        ``snapshot_ns``: stamp of the map snapshot used for that; ``link``: as of ``KeyframeRequest``.
         """
-        self._seen[camera] = seen, snapshot_ns
+        self._seen[camera] = seen, snapshot_ns, link
 
     def follow(self, poses: Sequence[FollowedPose]) -> None:
         """Keep the poses of frames that a front end tracked but did not hand over."""

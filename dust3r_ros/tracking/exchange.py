@@ -144,13 +144,15 @@ class KeyframeRequest:
     ``followed``: its pose by the front end, None if tracking was lost, there is no map yet, or every image is mapped
     (``backlog``). ``ids`` (N,) of the landmarks it shows, as in the ``MapSnapshot`` that gave the pose, negative ones
     of corners that the front end found by itself, and ``pixels`` (N, 2), offsets from the centre of the tracked image;
-    None without a pose.
+    None without a pose. ``link``: before a newer one that is to be a keyframe, which may share too little with the
+    last one.
     """
 
     frame: Frame
     followed: FollowedPose | None = None
     ids: np.ndarray | None = None
     pixels: Array | None = None
+    link: bool = False
 
 
 YOUNG = 18  # keyframes
@@ -170,13 +172,15 @@ def is_keyframe(motion: float, overlap: float, young: bool, config: MapperConfig
 
 
 Item = TypeVar("Item")
+_LINKS = 4  # images that wait to link the newest to the last keyframe
 
 
 class Outbox(Generic[Item]):
     """A bounded queue. Images of one ``camera(item)`` without a pose weigh at most ``size`` together.
 
     Each weighs ``weigh(item)``. Beyond that the oldest is dropped; one may always wait. Of images with a pose, only the
-    newest of a camera waits, so that it reaches the map soon; ``thin`` false keeps all. For one thread.
+    newest of a camera waits, so that it reaches the map soon, with a few before it that are ``links``; ``thin`` false
+    keeps all. For one thread.
     """
 
     def __init__(
@@ -185,11 +189,12 @@ class Outbox(Generic[Item]):
         weigh: Callable[[Item], float] = lambda item: 1,
         camera: Callable[[Item], object] = lambda item: None,
         *,
+        links: Callable[[Item], bool] = lambda item: False,
         thin: bool = True,
     ) -> None:
         self._items: deque[tuple[Item, bool]] = deque()
         self._turns, self._turn = dict[object, int](), 0  # each camera's last turn
-        self._size, self._weigh, self._camera, self._thin = size, weigh, camera, thin
+        self._size, self._weigh, self._camera, self._links, self._thin = size, weigh, camera, links, thin
 
     def __len__(self) -> int:
         return len(self._items)
@@ -198,6 +203,8 @@ class Outbox(Generic[Item]):
         """Queue an image; returns those dropped for it, and whether each has a pose."""
         camera = self._camera(item)
         replaced = [entry for entry in self._of(camera) if self._thinned(entry)] if posed else []
+        linking = [entry for entry in replaced if self._links(entry[0])][-_LINKS:]
+        replaced = [entry for entry in replaced if entry not in linking]
         for entry in replaced:
             self._items.remove(entry)
         self._items.append((item, posed))
@@ -236,6 +243,10 @@ class Outbox(Generic[Item]):
         self._items.remove(entry)
         self._turns[self._camera(entry[0])] = self._turn = self._turn + 1
         return entry
+
+    def waits(self, camera: object) -> bool:
+        """Whether an image of a camera waits."""
+        return bool(self._of(camera))
 
     def withdraw(self, item: Item) -> bool:
         """Remove an image; returns whether it was waiting."""

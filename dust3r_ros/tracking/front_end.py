@@ -11,9 +11,9 @@ from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.compiled import LIBRARY
 from dust3r_ros.geometry.pinhole import center_of, inside, project
 from dust3r_ros.geometry.pose import PnpResult
-from dust3r_ros.geometry.rigid import interpolate, invert, transform
+from dust3r_ros.geometry.rigid import angle_deg, interpolate, invert, transform
 from dust3r_ros.geometry.undistortion import Undistortion
-from dust3r_ros.tracking.bridge import CORNERS, Directions, LookBack, guessed, moved_with
+from dust3r_ros.tracking.bridge import Directions, LookBack, guessed, moved_with
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot, is_keyframe, no_names
 from dust3r_ros.tracking.following import (
     HANDED,
@@ -44,6 +44,7 @@ _LEVELS_AHEAD = 2  # halvings of the image when steady motion predicts the corne
 _MASK_MARGIN_PX = 10
 # At least, between realignments: from image to image, drift is small, and without the C code they take 50 ms.
 _REALIGNED_NS = 500_000_000 if LIBRARY is None else 50_000_000
+_FEW, _LINKED = 150, 0.1  # landmarks with a position; of the long edge, by which the view turns from link to link
 _STRAYED_PX = 1.0  # corners that are off by more are searched for again
 
 
@@ -51,9 +52,10 @@ _STRAYED_PX = 1.0  # corners that are off by more are searched for again
 class Tracked:
     """The front end's result for one image: ``w_T_c`` (4, 4) and ``covariance`` (6, 6), None if tracking is lost.
 
-    ``wanted``: the map should have the image. ``followed``: the pose for the map's record. ``ids`` (N,) and ``pixels``
-    (N, 2), offsets from the centre: the landmarks seen, and corners that the map does not know, whose ids are negative.
-    ``usable``: false for an image or a mask of another size.
+    ``wanted``: the map should have the image; ``link``: even if newer ones are wanted, since the camera turns away from
+    what the map knows. ``followed``: the pose for the map's record. ``ids`` (N,) and ``pixels`` (N, 2), offsets from
+    the centre: the landmarks seen, and corners that the map does not know, whose ids are negative. ``usable``: false
+    for an image or a mask of another size.
     """
 
     w_T_c: Array | None = None
@@ -63,6 +65,7 @@ class Tracked:
     ids: np.ndarray | None = None
     pixels: Array | None = None
     usable: bool = True
+    link: bool = False
 
 
 class FrontEnd:
@@ -87,6 +90,7 @@ class FrontEnd:
         self._seen_in: Image | None = None  # the image of the followed corners
         self._path: list[tuple[int, Array]] = []  # the newest two poses, by stamp
         self._directions = Directions()
+        self._linked = np.eye(3)  # where it looked in the last image that was a link, or needed none
         self._failed = 0  # images since then
         self._earlier: LookBack | None = None
         self._guess: Array | None = None  # the robot's prediction of the next pose
@@ -171,7 +175,8 @@ class FrontEnd:
         known = self._corners.select(self._corners.ids >= 0)
         shown = known if self._directions.std else known.select(known.placed)
         record = followed(self._map, stamp_ns, found.w_T_c, shown, middle)
-        return Tracked(found.w_T_c, found.covariance, self._wants_keyframe(), record, *seen)
+        wanted = self._wants_keyframe()
+        return Tracked(found.w_T_c, found.covariance, wanted, record, *seen, link=wanted and self._links(found.w_T_c))
 
     def _posed(self, stamp_ns: int, sought: Corners, corners: Corners) -> PnpResult | None:
         """The pose by landmarks with a position or, where these are too few, by the directions of all.
@@ -200,9 +205,8 @@ class FrontEnd:
         assert self._map is not None and self._newest is not None
         w_T_c = self._path[-1][1]
         waiting = int(inside(self._expected(self._waiting.points, w_T_c), gray.shape).sum())
-        if self._directions.std or len(self._corners) + waiting < CORNERS:
-            seen = waiting, gray, self._newest[2], w_T_c
-            self._corners = self._directions.refreshed(self._map, self._corners, *seen)
+        seen = waiting, gray, self._newest[2], w_T_c
+        self._corners = self._directions.refreshed(self._map, self._corners, *seen)
 
     def _search(self, source: Image, gray: Image) -> None:
         """Search an image for some of the landmarks of the snapshot's image, ``source``, that wait for it."""
@@ -416,6 +420,18 @@ class FrontEnd:
         overlap = (len(moved) + waiting) / max(1, self._map.anchored)
         motion = float(np.median(moved)) / max(self._seen_in.shape) if len(moved) else float("inf")
         return is_keyframe(motion, overlap, self._map.young, self._config, live=True)
+
+    def _links(self, w_T_c: Array) -> bool:
+        """Whether the map needs the newest image, at ``w_T_c`` (4, 4), between keyframes, so that these share enough.
+
+        They do not where few of its landmarks have a position, and it turns by much of its view while one is made.
+        """
+        assert self._map is not None and self._seen_in is not None
+        few = np.count_nonzero(self._corners.placed) < _FEW
+        turned = np.radians(angle_deg(self._linked.T @ w_T_c[:3, :3])) * self._map.focal
+        link = few and turned > _LINKED * max(self._seen_in.shape)
+        self._linked = w_T_c[:3, :3] if link or not few else self._linked
+        return bool(link)
 
     def _lose(self) -> None:
         """Drop all followed corners."""

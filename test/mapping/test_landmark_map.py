@@ -17,8 +17,8 @@ from dust3r_ros.features.features import Features
 from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.mapping.camera_stream import CameraStream, KeyframeRecord
-from dust3r_ros.mapping.landmark_map import MapBuilder, landmark_cloud
-from dust3r_ros.mapping.reconstruction import Reconstruction
+from dust3r_ros.mapping.landmark_map import MapBuilder
+from dust3r_ros.mapping.reconstruction import Reconstruction, landmark_cloud
 from dust3r_ros.mapping.submap import BEGIN, TAKE
 from dust3r_ros.scenes.sequence import RenderedSequence
 from dust3r_ros.sparse.landmarks import Intrinsics

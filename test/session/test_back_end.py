@@ -13,6 +13,7 @@ from dust3r_ros.mapping.submap import RENUMBER
 from dust3r_ros.session.back_end import BackEnd
 from dust3r_ros.session.replay import apply
 from dust3r_ros.session.session import Session, begin
+from dust3r_ros.storage.saved_map import save_map
 from dust3r_ros.tracking import Tracks
 from dust3r_ros.tracking.exchange import KeyframeRequest
 from dust3r_ros.tracking.front_end import FrontEnd
@@ -180,6 +181,50 @@ def test_a_corner_that_a_front_end_found_is_one_landmark_of_all_keyframes_that_s
 def leave_a_gap(mapper):
     """Make ids that are not in use."""
     mapper.submap.state.sparse.landmarks.new(3000)
+
+
+def test_a_link_becomes_a_keyframe_that_the_next_one_shares_landmarks_with(tmp_path):
+    """Without features of its own; so does a replay make it. Saved and loaded, it is one like others."""
+    sequence, path = walk("orbit"), tmp_path / "run.jsonl"
+    session, front = recorded(path)
+    back_end = BackEnd(session)
+    for index in range(18):
+        frame = Frame(int(sequence.stamps_ns[index]), "camera", sequence.images[index])
+        tracked, link = front.track(frame.stamp_ns, frame.image), index == 15
+        front.pick_up()
+        while back_end.work():
+            pass
+        before = len(session.mapper.submap)
+        taken = back_end.take(KeyframeRequest(frame, tracked.followed, tracked.ids, tracked.pixels, link))
+        state, made = session.mapper.submap.state, len(session.mapper.submap) - before
+        if link:
+            assert made == 1 and taken.update.keyframe is not None and taken.snapshot is not None
+            assert state.records[-1].link and len(state.records[-1].features.pixels) == 0
+        if index == 16:
+            assert made == 1 and not state.records[-1].link, "it waits for the next one"
+            assert len(np.intersect1d(state.sparse.views[-1].seen.ids, state.sparse.views[-2].seen.ids)) > 50
+        front.take(taken.snapshot) if taken.snapshot is not None else None
+    session.close()
+    again = replayed(path, sequence)
+    assert [record.link for record in again.mapper.submap.state.records] == [record.link for record in state.records]
+    for a, b in zip(session.mapper.trajectory(), again.mapper.trajectory(), strict=True):
+        assert (a.stamp_ns, a.w_T_c.tobytes()) == (b.stamp_ns, b.w_T_c.tobytes())
+    save_map(tmp_path / "map.db", session.mapper)
+    went_on = Session(LIVE, LOG)
+    assert went_on.load(tmp_path / "map.db") == len(session.mapper.keyframes)
+    went_on.process(frame)
+    assert went_on.mapper.whereabouts("camera") is not None
+
+
+def test_a_link_without_a_pose_is_an_image_like_others():
+    sequence = walk("orbit")
+    session = Session(LIVE, LOG)
+    session.go_live()
+    back_end = BackEnd(session)
+    for index in range(3):
+        frame = Frame(int(sequence.stamps_ns[index]), "camera", sequence.images[index])
+        back_end.take(KeyframeRequest(frame, link=True))
+    assert not any(record.link for record in session.mapper.submap.state.records)
 
 
 def test_ids_of_long_ago_are_not_taken_for_others():

@@ -44,6 +44,17 @@ def test_of_images_with_a_pose_the_newest_waits():
     assert drained(box) == [4]
 
 
+def test_links_wait_with_the_newest_but_not_many():
+    box = Outbox(3, links=lambda item: item % 2 == 0)
+    gone = [entry for item in range(13) for entry in box.offer(item, True)]
+    assert gone == [(1, True), (3, True), (5, True), (7, True), (0, True), (9, True), (2, True), (11, True)]
+    assert drained(box) == [4, 6, 8, 10, 12]
+    assert not box.waits(None)
+    box.offer(2, True)
+    box.offer(4, False)
+    assert box.waits(None) and not box.waits("another camera")
+
+
 def test_heavy_images_are_few_but_one_may_always_wait():
     box = Outbox(10, lambda item: item)
     assert box.offer(50, False) == []

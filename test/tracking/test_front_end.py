@@ -157,6 +157,22 @@ def test_a_camera_that_turns_to_new_ground_keeps_its_pose(turning):
     assert np.sqrt(np.trace(tracked.covariance[:3, :3])) > 0.002 * depth, "it may have moved meanwhile"
 
 
+def test_a_camera_that_turns_away_from_what_the_map_knows_links_the_next_keyframe(turning):
+    """It turns by 5 degrees from image to image, and by a tenth of the image in 7; once told, it knows enough again."""
+    front = FrontEnd(CONFIG)
+    track(front, turning, 0, 1)
+    front.take(snapshot(turning, 0))
+    links = [index for index, tracked in enumerate(track(front, turning, 1, 8), 1) if tracked.link]
+    assert len(links) >= 2 and set(np.diff(links)) <= {1, 2}, links
+
+
+def test_a_camera_that_walks_needs_no_links(sequence):
+    front = FrontEnd(CONFIG)
+    track(front, sequence, 0, 1)
+    front.take(snapshot(sequence, 0))
+    assert not any(tracked.link for tracked in track(front, sequence, 1, 12))
+
+
 def test_corners_that_it_found_by_itself_go_on_as_landmarks(turning):
     """The map places those that are still in view when it says so, three images later, by its own ids."""
     front = FrontEnd(CONFIG)
