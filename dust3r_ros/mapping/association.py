@@ -200,7 +200,9 @@ class Linker:
         """
         links = sum(self.link(neighbours, index, tracks))
         if links < _ENOUGH_LINKS or self._coverage(index, gray) < _ENOUGH_COVERAGE:
-            links += self._junctions.add(index, self._state.records[index].stream, gray, neighbours)
+            many = len(tracks.ids) >= _ENOUGH_LINKS and coverage(tracks.pixels, gray.shape) >= _ENOUGH_COVERAGE
+            if not (self._state.live and many):  # junctions take as long as all else of a keyframe
+                links += self._junctions.add(index, self._state.records[index].stream, gray, neighbours)
             self._state.sparse.observe(index, self._state.sparse.resolved(tracks))
         return links
 

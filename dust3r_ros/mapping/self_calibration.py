@@ -134,7 +134,7 @@ _UNLIKELY = 3.0  # deviations by which a focal that was found moves
 _NO_RIVAL = 1.1
 # Live, keyframes: until then the focal of the first poses is held; then it stays near the usual one; then any.
 _OTHER_FOCAL_AT, _ANY_FOCAL_AT, _FAR = 4, 8, 2.2
-_HELD = (0.55, 1.0)  # times the usual focal: 84 and 53 degrees of view; a narrower view would explain any three views
+_HELD = (0.55, 0.75, 1.0)  # times the usual: 84, 67, 53 degrees of view; a narrower view would explain any three views
 _REASONABLE = 1.5  # factor by which an adjustment may change a focal
 _PRIOR_KEYFRAMES = 2.0
 _LIVE_TRIES = 150
