@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dust3r_ros.types import Array, Array32
+from dust3r_ros.types import Array, Array32, Image
 
 
 def center_of(height: int, width: int) -> tuple[float, float]:
@@ -57,3 +57,11 @@ def project(points: Array, focal: float, center: tuple[float, float]) -> Array:
 def inside(pixels: Array | Array32, shape: tuple[int, ...]) -> np.ndarray:
     """(N,) which pixels (N, 2) lie within an image of ``shape`` (h, w), not on its outermost ones; NaN does not."""
     return np.asarray(np.all((pixels > 0) & (pixels < [shape[1] - 1, shape[0] - 1]), axis=1))
+
+
+def unmasked(pixels: Array, masked: Image | None) -> np.ndarray:
+    """(N,) which pixels (N, 2) are not masked."""
+    if masked is None:
+        return np.ones(len(pixels), bool)
+    column, row = np.clip(np.round(pixels).astype(int), 0, [masked.shape[1] - 1, masked.shape[0] - 1]).T
+    return np.asarray(masked[row, column] == 0)

@@ -103,7 +103,7 @@ class DepthSchedule:
         for index in every:
             self.dense.depths.clear(index)
         self.waiting.drop()
-        for index in self._state.sparse.posed():
+        for index in self._dense_ones():
             self.add_late(index)
         self._state.changed.update(every)
 
@@ -140,11 +140,15 @@ class DepthSchedule:
 
     def _missing(self) -> list[int]:
         """Keyframes whose own depth was not computed; live, what waited may be partners of others already."""
-        posed = self._state.sparse.posed()
+        posed = self._dense_ones()
         done = {index for index in posed if self.dense.depths[index].estimated}
         if self._state.live:
             done &= {*posed[:1], *(second for _, second in self.dense.pairs.geometry)}
         return [index for index in posed if index not in done]
+
+    def _dense_ones(self) -> list[int]:
+        """Posed keyframes that are to have depth: all but links, between which others show the same."""
+        return [index for index in self._state.sparse.posed() if not self._state.records[index].link]
 
     def take_over(self, other: DepthSchedule, first: int, scale: float) -> None:
         """Take the depth of another map, whose keyframes become ``first`` and up and whose unit is ``scale`` units."""

@@ -33,7 +33,7 @@ from scipy.spatial.transform import Rotation
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.pinhole import center_of, project, rays
 from dust3r_ros.geometry.pose import PnpResult, turned_pose
-from dust3r_ros.geometry.rigid import angle_deg, invert, pose, transform
+from dust3r_ros.geometry.rigid import invert, pose, transform
 from dust3r_ros.geometry.similarity import Similarity
 from dust3r_ros.sensors.gravity_filter import Turned, Turning
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot
@@ -55,8 +55,8 @@ _LOOKS = 4  # images before the first pose in which the corners of the next good
 # corners, and of those in view; of the half image, how far off their median may be, for a pose by a few others.
 _STRAYS, _VAGUEST, _FEWEST_CORNERS, _IN_VIEW, _ABOUT = 0.2, 0.3, 30, 1 / 3, 0.15
 _OTHERS = 15  # corners without a position that have a say
-_CORNERS, _SPACING_PX, _QUALITY = 150, 24, 0.003  # as many as are to be followed, in all
-_NEW_VIEW, _NEW = 0.06, 50  # of the long edge, turned to new ground; corners sought then even if there are enough
+CORNERS, _SPACING_PX, _QUALITY = 150, 24, 0.003  # as many as are to be followed, in all
+_NEW = 50  # corners that are sought even if there are enough
 _OFF = 0.07  # of the long edge, by which an unknown depth may shift a corner before another one is better
 
 
@@ -294,7 +294,6 @@ class Directions:
 
     def __init__(self) -> None:
         self._last_id, self.depth = 0, 1.0  # of corners that the map does not know, negative; typical, of what is seen
-        self._sought: Array | None = None  # where the camera looked when corners were sought last
         self.std = 0.0  # standard deviation of the last position; 0: landmarks told it
 
     def take(self, snapshot: MapSnapshot, another: bool) -> None:
@@ -351,27 +350,21 @@ class Directions:
         return not float(np.median(np.nan_to_num(off, nan=np.inf))) < _ABOUT * max(middle)
 
     def refreshed(
-        self, known: MapSnapshot, corners: Corners, waiting: int, gray: Image, masked: Image | None, w_T_c: Array
+        self, known: MapSnapshot, corners: Corners, gray: Image, masked: Image | None, w_T_c: Array
     ) -> Corners:
-        """The corners of an image at ``w_T_c`` (4, 4) with more that the map does not know, if few, or the view is new.
+        """The corners of an image at ``w_T_c`` (4, 4), with more that the map does not know.
 
-        ``waiting``: so many more will be searched for. Those that the map does not know leave once the camera is far
-        from where they were first seen. Pixels under ``masked`` (h, w) have none.
+        Those leave once the camera is far from where they were first seen. Pixels under ``masked`` (h, w) have none.
         """
         depths = np.maximum(np.linalg.norm(corners.points - w_T_c[:3, 3], axis=1), 1e-12)
         shifted = known.focal * np.linalg.norm(w_T_c[:3, 3] - corners.origins, axis=1) / depths
         corners = corners.select((corners.ids >= 0) | (shifted < _OFF * max(gray.shape)))
-        self._sought = w_T_c[:3, :3] if self._sought is None else self._sought
-        turned = np.radians(angle_deg(self._sought.T @ w_T_c[:3, :3])) * known.focal
-        if len(corners) + waiting >= _CORNERS and turned < _NEW_VIEW * max(gray.shape):
-            return corners
-        self._sought = w_T_c[:3, :3]
         clear = np.full(gray.shape, 255, np.uint8)
         for x, y in np.round(corners.pixels).astype(int).tolist():
             cv2.circle(clear, (x, y), _SPACING_PX, 0, -1)
         if masked is not None:
             clear[masked != 0] = 0
-        found = cv2.goodFeaturesToTrack(gray, max(_CORNERS - len(corners), _NEW), _QUALITY, _SPACING_PX, mask=clear)
+        found = cv2.goodFeaturesToTrack(gray, max(CORNERS - len(corners), _NEW), _QUALITY, _SPACING_PX, mask=clear)
         pixels = np.zeros((0, 2)) if found is None else found.reshape(-1, 2).astype(np.float64)
         seen = rays(known.lens.ideal(pixels - center_of(*gray.shape)), known.focal, (0.0, 0.0))
         self._last_id -= len(pixels)

@@ -15,6 +15,7 @@ import numpy as np
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.lens import Lens
+from dust3r_ros.geometry.rigid import angle_deg
 from dust3r_ros.types import Array, Calibration, Frame
 
 SNAPSHOT_KEYFRAMES = 8  # newest visited keyframes in a snapshot, to one of which front ends' poses are relative
@@ -114,6 +115,10 @@ class MapSnapshot:
     def at(self, keyframe: int) -> tuple[Array, float] | None:
         """``w_T_k`` (4, 4) and unit of one of the newest keyframes by name; None for others."""
         return (self.w_T_k, self.unit) if keyframe == self.keyframe else self.before.get(keyframe)
+
+    def turned(self, before: Array, w_T_c: Array) -> float:
+        """By how many pixels of the tracked image the view turned between two poses (4, 4)."""
+        return float(np.radians(angle_deg(before[:3, :3].T @ w_T_c[:3, :3])) * self.focal)
 
 
 @dataclass(frozen=True, eq=False)

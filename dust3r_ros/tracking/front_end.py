@@ -9,11 +9,11 @@ import numpy as np
 
 from dust3r_ros.config import MapperConfig
 from dust3r_ros.geometry.compiled import LIBRARY
-from dust3r_ros.geometry.pinhole import center_of, inside, project
+from dust3r_ros.geometry.pinhole import center_of, inside, project, unmasked
 from dust3r_ros.geometry.pose import PnpResult
-from dust3r_ros.geometry.rigid import angle_deg, interpolate, invert, transform
+from dust3r_ros.geometry.rigid import interpolate, invert, transform
 from dust3r_ros.geometry.undistortion import Undistortion
-from dust3r_ros.tracking.bridge import Directions, LookBack, guessed, moved_with
+from dust3r_ros.tracking.bridge import CORNERS, Directions, LookBack, guessed, moved_with
 from dust3r_ros.tracking.exchange import FollowedPose, MapSnapshot, is_keyframe, no_names
 from dust3r_ros.tracking.following import (
     HANDED,
@@ -44,7 +44,8 @@ _LEVELS_AHEAD = 2  # halvings of the image when steady motion predicts the corne
 _MASK_MARGIN_PX = 10
 # At least, between realignments: from image to image, drift is small, and without the C code they take 50 ms.
 _REALIGNED_NS = 500_000_000 if LIBRARY is None else 50_000_000
-_FEW, _LINKED = 150, 0.1  # landmarks with a position; of the long edge, by which the view turns from link to link
+# Landmarks with a position; of the long edge, by which the view turns from link to link, and until corners are sought.
+_FEW, _LINKED, _NEW_VIEW = 150, 0.1, 0.06
 _STRAYED_PX = 1.0  # corners that are off by more are searched for again
 
 
@@ -90,7 +91,7 @@ class FrontEnd:
         self._seen_in: Image | None = None  # the image of the followed corners
         self._path: list[tuple[int, Array]] = []  # the newest two poses, by stamp
         self._directions = Directions()
-        self._linked = np.eye(3)  # where it looked in the last image that was a link, or needed none
+        self._linked = self._sought = np.eye(4)  # poses of the last link, and where corners were sought
         self._failed = 0  # images since then
         self._earlier: LookBack | None = None
         self._guess: Array | None = None  # the robot's prediction of the next pose
@@ -165,7 +166,7 @@ class FrontEnd:
         """The newest image, by ``corners`` found in it of those ``sought``."""
         assert self._map is not None and self._newest is not None
         stamp_ns, gray, masked = self._newest
-        corners, sought = (some.select(_clear(some.pixels, masked)) for some in (corners, sought))
+        corners, sought = (some.select(unmasked(some.pixels, masked)) for some in (corners, sought))
         found, middle = self._posed(stamp_ns, sought, corners), self._middle()
         if found is None:
             return Tracked()
@@ -204,9 +205,15 @@ class FrontEnd:
             self._search(self._source, gray)
         assert self._map is not None and self._newest is not None
         w_T_c = self._path[-1][1]
+        if self._lacks_corners(gray, w_T_c):
+            self._sought = w_T_c
+            self._corners = self._directions.refreshed(self._map, self._corners, gray, self._newest[2], w_T_c)
+
+    def _lacks_corners(self, gray: Image, w_T_c: Array) -> bool:
+        """Whether the newest image, at ``w_T_c`` (4, 4), needs corners that the map does not know."""
         waiting = int(inside(self._expected(self._waiting.points, w_T_c), gray.shape).sum())
-        seen = waiting, gray, self._newest[2], w_T_c
-        self._corners = self._directions.refreshed(self._map, self._corners, *seen)
+        few = self._directions.std > 0 or len(self._corners) + waiting < CORNERS
+        return few or self._turned(self._sought, w_T_c) > _NEW_VIEW
 
     def _search(self, source: Image, gray: Image) -> None:
         """Search an image for some of the landmarks of the snapshot's image, ``source``, that wait for it."""
@@ -253,7 +260,7 @@ class FrontEnd:
             self._undistortion, self._images, self._keyframe = None, RecentImages(_KEPT_IMAGES), None
         another = before is None or before.epoch != snapshot.epoch
         if another:
-            self._handed.clear()  # their landmarks are those of another map
+            self._handed, self._linked, self._sought = {}, snapshot.w_T_c, snapshot.w_T_c  # they are of another map
         if another or (self._failed and not (self._path and snapshot.stamp_ns <= self._path[-1][0])):
             self._lose()
         self._rename(snapshot, before is not None and before.numbering != snapshot.numbering)
@@ -422,27 +429,19 @@ class FrontEnd:
         return is_keyframe(motion, overlap, self._map.young, self._config, live=True)
 
     def _links(self, w_T_c: Array) -> bool:
-        """Whether the map needs the newest image, at ``w_T_c`` (4, 4), between keyframes, so that these share enough.
+        """Whether keyframes before and after the newest image, at ``w_T_c`` (4, 4), may share too little without it."""
+        link = self._turned(self._linked, w_T_c) > _LINKED
+        self._linked = w_T_c if link else self._linked
+        return link
 
-        They do not where few of its landmarks have a position, and it turns by much of its view while one is made.
-        """
+    def _turned(self, before: Array, w_T_c: Array) -> float:
+        """By how much of the image the view turned between two poses (4, 4); 0 while many landmarks have a position."""
         assert self._map is not None and self._seen_in is not None
-        few = np.count_nonzero(self._corners.placed) < _FEW
-        turned = np.radians(angle_deg(self._linked.T @ w_T_c[:3, :3])) * self._map.focal
-        link = few and turned > _LINKED * max(self._seen_in.shape)
-        self._linked = w_T_c[:3, :3] if link or not few else self._linked
-        return bool(link)
+        many = np.count_nonzero(self._corners.placed) >= _FEW
+        return 0.0 if many else self._map.turned(before, w_T_c) / max(self._seen_in.shape)
 
     def _lose(self) -> None:
         """Drop all followed corners."""
         self._corners = self._waiting = no_corners()
         self._source = self._seen_in = self._keyframe = None
         self._path, self._failed, self._realigned_ns, self._directions.std = [], 0, 0, 0.0
-
-
-def _clear(pixels: Array, masked: Image | None) -> np.ndarray:
-    """(N,) which pixels (N, 2) are not masked."""
-    if masked is None:
-        return np.ones(len(pixels), bool)
-    column, row = np.clip(np.round(pixels).astype(int), 0, [masked.shape[1] - 1, masked.shape[0] - 1]).T
-    return np.asarray(masked[row, column] == 0)

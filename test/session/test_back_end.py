@@ -151,7 +151,7 @@ def test_a_corner_that_a_front_end_found_is_one_landmark_of_all_keyframes_that_s
     """Also when landmarks get other ids in between; a replay makes the same landmarks."""
     sequence, path = walk("orbit"), tmp_path / "run.jsonl"
     session, front = recorded(path)
-    back_end, own, at = BackEnd(session), np.array([-7, -3]), np.array([[-60.0, 40.0], [55.0, -42.0]])
+    back_end, own, at = BackEnd(session), np.array([-(10**6), 3 - 10**6]), np.array([[-60.0, 40.0], [55.0, -42.0]])
     for index in range(20):
         frame = Frame(int(sequence.stamps_ns[index]), "camera", sequence.images[index])
         tracked = front.track(frame.stamp_ns, frame.image)
@@ -171,11 +171,11 @@ def test_a_corner_that_a_front_end_found_is_one_landmark_of_all_keyframes_that_s
             assert np.array_equal(session.mapper.stream("camera").named.of(own), kept)
         if taken.snapshot is not None:
             front.take(taken.snapshot)
-    now = session.mapper.stream("camera").named
+    now = session.mapper.stream("camera").named.only(own)
     assert np.array_equal(np.sort(now.former), own) and len(np.unique(now.now)) == 2
     session.close()
     again = replayed(path, sequence)
-    assert np.array_equal(again.mapper.stream("camera").named.now, now.now)
+    assert np.array_equal(again.mapper.stream("camera").named.only(own).now, now.now)
 
 
 def leave_a_gap(mapper):
@@ -214,6 +214,25 @@ def test_a_link_becomes_a_keyframe_that_the_next_one_shares_landmarks_with(tmp_p
     assert went_on.load(tmp_path / "map.db") == len(session.mapper.keyframes)
     went_on.process(frame)
     assert went_on.mapper.whereabouts("camera") is not None
+
+
+def test_a_link_has_no_depth_of_its_own():
+    sequence = walk("orbit")
+    session = Session(replace(LIVE, dense=True), LOG)
+    session.go_live()
+    back_end, front = BackEnd(session), FrontEnd(LIVE)
+    for index in range(17):
+        frame = Frame(int(sequence.stamps_ns[index]), "camera", sequence.images[index])
+        tracked = front.track(frame.stamp_ns, frame.image)
+        front.pick_up()
+        taken = back_end.take(KeyframeRequest(frame, tracked.followed, tracked.ids, tracked.pixels, index == 15))
+        while back_end.work():
+            pass
+        front.take(taken.snapshot) if taken.snapshot is not None else None
+    session.mapper.finish()
+    submap = session.mapper.submap
+    links = [record.link for record in submap.state.records]
+    assert sum(links) == 1 and [not submap.keyframe(index).depth.any() for index in submap.posed()] == links
 
 
 def test_a_link_without_a_pose_is_an_image_like_others():
