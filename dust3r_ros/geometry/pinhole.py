@@ -60,7 +60,7 @@ def inside(pixels: Array | Array32, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def unmasked(pixels: Array, masked: Image | None) -> np.ndarray:
-    """(N,) which pixels (N, 2) are not masked."""
+    """(N,) which pixels (N, 2) are where ``masked`` (h, w) is 0, outside as at its border; None: all are."""
     if masked is None:
         return np.ones(len(pixels), bool)
     column, row = np.clip(np.round(pixels).astype(int), 0, [masked.shape[1] - 1, masked.shape[0] - 1]).T

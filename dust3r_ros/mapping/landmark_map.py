@@ -270,7 +270,7 @@ class MapBuilder(Submap):
     def link(
         self, stamp_ns: int, stream: CameraStream, image: Image, gray: Image, tracks: Tracks, w_T_c: Array | None
     ) -> int:
-        """Add a keyframe by what was followed into it alone, in a tenth of the time."""
+        """Add a keyframe by what was followed into it alone, in a fifth of the time."""
         seen, parts = self.state.sparse.resolved(tracks).unique(), (image, no_features(), np.zeros(0, np.int64))
         index = self.state.sparse.add(stream.index, seen, w_T_c)
         self.state.append(KeyframeRecord(stamp_ns, stream, *parts, masked=stream.masked, gray=gray, link=True))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dust3r_ros.geometry.pinhole import center_of, inside, pixel_grid, project, rays, unproject
+from dust3r_ros.geometry.pinhole import center_of, inside, pixel_grid, project, rays, unmasked, unproject
 from dust3r_ros.types import Camera
 
 
@@ -48,3 +48,11 @@ def test_rays_have_unit_depth() -> None:
 def test_inside_leaves_out_the_outermost_pixels_and_what_is_behind_the_camera() -> None:
     pixels = np.array([[0.0, 3.0], [0.1, 3.0], [6.9, 0.5], [7.0, 3.0], [3.0, 5.0], [3.0, 4.9], [np.nan, 2.0]])
     assert inside(pixels, (6, 8)).tolist() == [False, True, True, False, False, True, False]
+
+
+def test_unmasked_goes_by_the_nearest_pixel() -> None:
+    masked = np.zeros((4, 6), np.uint8)
+    masked[1, 5] = 255
+    pixels = np.array([[4.6, 1.4], [4.4, 1.0], [9.0, 1.0], [5.0, 2.0]])
+    assert unmasked(pixels, masked).tolist() == [False, True, False, True]
+    assert unmasked(pixels, None).tolist() == [True] * 4
