@@ -124,8 +124,10 @@ def in_child(work: Callable[..., _Result], *arguments: Any) -> _Result:
     return result
 
 
-def killed(work: Callable[[Say], object], delay_s: float, after_write_s: float = -1.0) -> list[str]:
-    """What a forked process that runs ``work(say)`` had said when it was killed, ``delay_s`` after it said: ready.
+def killed(
+    work: Callable[[Say], object], delay_s: float, after_write_s: float = -1.0, after: str = "ready"
+) -> list[str]:
+    """What a forked process that runs ``work(say)`` had said when it was killed, ``delay_s`` after it said ``after``.
 
     Unless ``after_write_s`` is negative, it was killed that long after it next said: write.
     """
@@ -135,11 +137,11 @@ def killed(work: Callable[[Say], object], delay_s: float, after_write_s: float =
         os.close(ours)
         _end(lambda: work(lambda text: os.write(theirs, f"{text}\n".encode())), pause=True)
     os.close(theirs)
-    said = _read_until(ours, b"ready\n")
+    said = _read_until(ours, after)
     time.sleep(delay_s)
     if after_write_s >= 0:
         said += os.read(ours, _PIPE) if select.select([ours], [], [], 0)[0] else b""  # what it said before
-        said += _read_until(ours, b"write\n")
+        said += _read_until(ours, "write")
         time.sleep(after_write_s)
     os.kill(pid, signal.SIGKILL)
     with os.fdopen(ours, "rb") as rest:
@@ -148,10 +150,10 @@ def killed(work: Callable[[Say], object], delay_s: float, after_write_s: float =
     return said.decode().splitlines()
 
 
-def _read_until(pipe: int, line: bytes) -> bytes:
-    """What comes up to a line. Raises ``RuntimeError`` at the end."""
+def _read_until(pipe: int, word: str) -> bytes:
+    """What comes up to a line that begins with a word. Raises ``RuntimeError`` at the end."""
     said = b""
-    while line not in said:
+    while not any(line.split()[:1] == [word.encode()] for line in said.split(b"\n")[:-1]):
         more = os.read(pipe, _PIPE)
         if not more:
             raise RuntimeError("the process to be killed ended by itself")
@@ -297,12 +299,15 @@ def _continues(setup: Setup, path: Path, step: int) -> bool:
 
 
 def mapping(setup: Setup, rng: np.random.Generator) -> Iterator[Kill]:
-    """While the map grows, live or not, every other time while it is written; each continues what the last one left."""
+    """While the map grows, live or not; each continues what the last one left.
+
+    Every other time while it is written, and after something was kept, however slow the machine is.
+    """
     for chain in count():
         path, known, at = setup.folder / f"mapping-{chain}.db", frozenset[int](), 0
         for number in range(_CHAIN):
-            writing = rng.uniform(0, _WRITE_S) if number % 2 else -1.0
-            said = killed(partial(grow, setup, path, at, chain % 2 > 0), rng.uniform(0, _WINDOW_S), writing)
+            writing, after = (rng.uniform(0, _WRITE_S), "kept") if number % 2 else (-1.0, "ready")
+            said = killed(partial(grow, setup, path, at, chain % 2 > 0), rng.uniform(0, _WINDOW_S), writing, after)
             kept = [line.split()[1:] for line in said if line.startswith("kept")]
             told = known | {int(words[1]) for words in kept if len(words) > 1}
             stamps = {setup.frame(int(words[0])).stamp_ns for words in kept}
@@ -318,12 +323,13 @@ def mapping(setup: Setup, rng: np.random.Generator) -> Iterator[Kill]:
 
 
 def saving(setup: Setup, rng: np.random.Generator) -> Iterator[Kill]:
-    """While the map is saved over its last copy, as ``~/save_map`` does."""
+    """While the map is saved over its last copy, as ``~/save_map`` does; every other time after one was saved."""
     names = in_child(left, setup, setup.source, 0).names  # type: ignore[union-attr]
     for chain in count():
         path, last = setup.folder / f"saving-{chain}.db", -1
-        for _ in range(_CHAIN):
-            said = killed(partial(save, setup, path, last + 1), rng.uniform(0, _WINDOW_S))
+        for number in range(_CHAIN):
+            after = "written" if number % 2 else "ready"
+            said = killed(partial(save, setup, path, last + 1), rng.uniform(0, _WINDOW_S), after=after)
             numbers = {word: [int(line.split()[1]) for line in said if line.startswith(f"{word} ")] for word in _WORDS}
             last = max(numbers["written"], default=last)
             midst = len(numbers["write"]) > len(numbers["written"])
