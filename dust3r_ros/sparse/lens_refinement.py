@@ -305,6 +305,7 @@ _DENIED, _SURE = 6.0, 4.5  # log likelihoods that are no accident: of one of man
 _NO_LENS = 1.0  # log: further off, no focal explains what a stretch sees, such as edges that slide along a wall
 _NOTABLY = 0.01  # of all that is unlikely: what is left of a lens, and of a shutter that rolls, is squeezed a little
 _UNUSUAL = 0.03  # by which a focal, or a pixel, is off
+_LEAST_OFF = 0.003  # log: what is gained by less says nothing of how certain a focal is
 _PLAINLY = 0.07  # log: what errors make of pixels that need not be square would show as well, if not even this shows
 _MOST_VIEWS = 120  # that are adjusted: in more, a sample would take minutes
 
@@ -333,7 +334,12 @@ def _variation(sparse: SparseMap, camera: int, views: Sequence[int], count: int)
     if len(parts[-1]) < ENOUGH_VIEWS:
         return 0.0
     found = [_alone(sparse, camera, part[max(len(part) - _LONGEST, 0) // 2 :][:_LONGEST]) for part in parts]
-    spread = math.sqrt(np.mean([off**2 if gain > _DENIED else 0.0 for off, gain in found]))
+    off, gain = np.abs(found).T
+    sure = gain > _DENIED
+    # Each also counts by how well it determines its focal, as if its cost were a parabola: one that hardly does finds
+    # any, and the others know better.
+    certain = float((gain / np.maximum(off, _LEAST_OFF) ** 2).sum())
+    spread = math.sqrt(min(float((sure * off**2).mean()), float(gain[sure].sum()) / max(certain, 1e-9)))
     return spread if spread > _UNUSUAL else 0.0
 
 

@@ -331,3 +331,20 @@ def test_focals_count_only_if_other_landmarks_agree() -> None:
         factor = np.where(view.seen.ids % 2 == 0, np.exp(log), 1.0)
         view.seen = Tracks(view.seen.ids, view.seen.pixels * factor[:, None])
     assert measure_zoom(sparse, 0, [(0, stamp) for stamp in range(20)]) is None
+
+
+def test_a_stretch_that_hardly_determines_its_focal_does_not_make_a_zoom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a walk that turns fast: six views found another focal by chance, eight times as many know better."""
+    sparse = considered(np.full(20, FOCAL))
+
+    def zoom(*others: tuple[float, float]) -> float:
+        def alone(_: SparseMap, camera: int, views: list[int]) -> tuple[float, float]:
+            return ((0.41, 6.7), *others)[views[0] // 5] if len(views) == 5 else (0.0, 0.0)
+
+        monkeypatch.setattr(lens_refinement, "_alone", alone)
+        consider_images(sparse, [(0, stamp) for stamp in range(20)])
+        return sparse.intrinsics[0].zoom
+
+    assert zoom((-0.03, 0.8), (0.004, 0.1), (-0.016, 0.4)) == 0.0
+    assert zoom((0.0, 0.0), (-0.4, 0.0), (0.3, 1.0)) == pytest.approx(0.205)
+    assert zoom((-0.4, 6.5), (0.4, 6.5), (-0.4, 6.5)) > 0.35
