@@ -150,10 +150,10 @@ def killed(
     return said.decode().splitlines()
 
 
-def _read_until(pipe: int, word: str) -> bytes:
-    """What comes up to a line that begins with a word. Raises ``RuntimeError`` at the end."""
+def _read_until(pipe: int, words: str) -> bytes:
+    """What comes up to a line that begins with some words. Raises ``RuntimeError`` at the end."""
     said = b""
-    while not any(line.split()[:1] == [word.encode()] for line in said.split(b"\n")[:-1]):
+    while not any(f"{line} ".startswith(f"{words} ") for line in said.decode().split("\n")[:-1]):
         more = os.read(pipe, _PIPE)
         if not more:
             raise RuntimeError("the process to be killed ended by itself")
@@ -348,10 +348,7 @@ _WORDS = ("write", "written")
 def exporting(setup: Setup, rng: np.random.Generator) -> Iterator[Kill]:
     """While the map is exported; a file is whole or not there."""
     first = setup.folder / "exports"
-    lines = killed(partial(export, setup, first), 0.0)
-    while f"written {len(FORMATS) - 1}" not in lines:  # one of each, to compare with
-        shutil.rmtree(first, ignore_errors=True)
-        lines = killed(partial(export, setup, first), 4.0)
+    killed(partial(export, setup, first), 0.0, after=f"written {len(FORMATS) - 1}")  # one of each, to compare with
     expected = [digests(first / str(number)) for number in range(len(FORMATS))]
     for number in count():
         folder = setup.folder / f"exports-{number}"

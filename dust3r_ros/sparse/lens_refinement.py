@@ -334,11 +334,11 @@ def _variation(sparse: SparseMap, camera: int, views: Sequence[int], count: int)
     if len(parts[-1]) < ENOUGH_VIEWS:
         return 0.0
     found = [_alone(sparse, camera, part[max(len(part) - _LONGEST, 0) // 2 :][:_LONGEST]) for part in parts]
-    off, gain = np.abs(found).T
+    off, gain = np.array(found).T
     sure = gain > _DENIED
     # Each also counts by how well it determines its focal, as if its cost were a parabola: one that hardly does finds
     # any, and the others know better.
-    certain = float((gain / np.maximum(off, _LEAST_OFF) ** 2).sum())
+    certain = float((gain / np.maximum(off**2, _LEAST_OFF**2)).sum())
     spread = math.sqrt(min(float((sure * off**2).mean()), float(gain[sure].sum()) / max(certain, 1e-9)))
     return spread if spread > _UNUSUAL else 0.0
 

@@ -334,7 +334,7 @@ def test_focals_count_only_if_other_landmarks_agree() -> None:
 
 
 def test_a_stretch_that_hardly_determines_its_focal_does_not_make_a_zoom(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As of a walk that turns fast: six views found another focal by chance, eight times as many know better."""
+    """As of a walk that turns fast: one stretch found another focal by chance, and the others know better."""
     sparse = considered(np.full(20, FOCAL))
 
     def zoom(*others: tuple[float, float]) -> float:
