@@ -32,6 +32,7 @@ _MEMORY, _CERTAIN = 16, 6  # times
 _ALIKE, _SAME = 0.6, 0.9  # squared mean of gradients / mean of their squares
 _RESTING, _MOSTLY = 0.5, 0.75  # the same, and how much of a world at rest is
 _SHARP, _LESS_SHARP = 1 / 2, 1 / 6  # of what is alike: what is the same
+_HARDLY, _ENDS, _AROUND = 0.2, 0.75, 0.3  # as _ALIKE; what is alike, of that; of what is around, what moves
 _LEAST, _NEWS, _MORE = 0.001, 0.002, 0.01  # of the image: corners that stay, what is worth a new mask, a larger one
 _MOST = 0.6  # of the image: more than any camera carries
 _WELL_KNOWN, _SELDOM = 24, 8  # times that the world moved; images
@@ -215,7 +216,21 @@ class EgoMask:
         labels = cv2.connectedComponents(grown(alike).astype(np.uint8))[1]
         many, sure, known = (np.bincount(labels[alike & of], minlength=labels.max() + 1) for of in (True, same, before))
         sharp = sure > np.where(2 * known > many, _LESS_SHARP, _SHARP) * many
-        return np.asarray(alike & sharp[labels])
+        return np.asarray(alike & (sharp[labels] | self._ends(alike & before, kept, all_of_it)))
+
+    def _ends(self, known: Mask, kept: Array32, all_of_it: Array32) -> Mask:
+        """(h, w) where the ``known`` corners are nearly all that stays at all, and most of what is around them moves.
+
+        The same text is strong on one background and weak on another, so hardly any of it may be the same.
+        """
+        region, around = grown(known), grown(known, _REACH)
+        labels = cv2.connectedComponents(around.astype(np.uint8))[1]
+        moves = (kept < _HARDLY * all_of_it) & (all_of_it > 2 * _CORNER)
+        corners, resting, ring, moving = (
+            np.bincount(labels[of], minlength=labels.max() + 1)
+            for of in (known, self._corners(kept > _HARDLY * all_of_it), around & ~region, moves & ~region)
+        )
+        return np.asarray(((corners > _ENDS * resting) & (moving > _AROUND * ring))[labels] & around)
 
     def _corners(self, chosen: Mask) -> Mask:
         """(h, w) where the means of ``chosen`` gradients (h, w) make a corner."""

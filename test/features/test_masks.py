@@ -364,6 +364,18 @@ def test_thin_text_before_a_world_that_shows_between_its_letters_is_carried_alon
     assert (found & ~grown(text > 0, 1 / 15)).mean() < 0.01
 
 
+def test_text_stays_carried_before_a_world_of_changing_contrast() -> None:
+    """It is strong on a plain wall and weak on anything else, so little of it remains the same."""
+    text = np.zeros((HEIGHT, WIDTH), np.uint8)
+    cv2.putText(text, "camera 01 front", (8, 160), cv2.FONT_HERSHEY_SIMPLEX, 0.6, 220, 1, cv2.LINE_AA)
+    ego = EgoMask()
+    for k in range(64):
+        contrast = 0.15 if k % 32 < 8 else 0.9
+        found = ego.update(np.maximum((110 + contrast * (passing(k, 6) - 128.0)).clip(0, 255).astype(np.uint8), text))
+        assert k < 8 or (found is not None and found[text > 0].mean() > 0.9), k
+    assert found is not None and (found & ~grown(text > 0, 1 / 15)).mean() < 0.01
+
+
 def test_a_world_with_fewer_corners_than_what_is_carried_counts() -> None:
     """It does where all of it moves, between parts that moved: not a visitor who passes by."""
     ego = EgoMask()
