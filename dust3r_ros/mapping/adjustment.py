@@ -274,9 +274,8 @@ class MapAdjuster:
         if self._state.live and not last:
             self.waiting.wanted.add(REBUILD)
             return
-        self.consistency.rebuilding()
         with self._stage("calibrate"):
-            if self._calibrator.rebuild():
+            if self._calibrator.rebuild(self.consistency.rebuilding(last)):
                 self._built_anew()
 
     def calibrate_last(self) -> None:
@@ -394,7 +393,8 @@ class MapAdjuster:
             elif kind == LOOP:
                 self._loops.close()
             else:
-                better = self._calibrator.rebuild() if kind == REBUILD else calibrate(stream)
+                stretches = self.consistency.stretches_due()
+                better = self._calibrator.rebuild(stretches) if kind == REBUILD else calibrate(stream)
 
         with self._stage("whole_map"):
             if kind == WIDE_LOOP:

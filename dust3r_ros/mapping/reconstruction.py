@@ -335,29 +335,36 @@ class Consistency:
 
         While the focal is a guess, calibration comes first; with several cameras, they hold each other.
         """
-        state, count = self._state, len(self._state.records)
+        state = self._state
         if not state.initialised or not (last or state.sure) or state.several_cameras:
             return False
+        alone = any(self._more(self._tried_alone.get(doubt.first, 0), last) for doubt in outliers(self._shares))
+        return alone or self.stretches_due(last)
 
-        def more(tried_with: int) -> bool:
-            return count > tried_with if last else count >= _AGAIN * tried_with
-
-        if any(more(self._tried_alone.get(doubt.first, 0)) for doubt in outliers(self._shares)):
-            return True
-        if not more(self._tried_with):
+    def stretches_due(self, last: bool = False) -> bool:
+        """Whether to try to rebuild stretches, which takes much longer than to pose single keyframes anew."""
+        if not self._more(self._tried_with, last):
             return False
-        stretches, all_again = doubts(self._shares, REBUILT), last or count >= _VAIN_AGAIN * self._tried_with
+        all_again = last or len(self._state.records) >= _VAIN_AGAIN * self._tried_with
+        stretches = doubts(self._shares, REBUILT)
         return any(all_again or not any(doubt.overlaps(tried) for tried in self._tried) for doubt in stretches)
 
-    def rebuilding(self) -> None:
-        """Note that an attempt with the keyframes so far has begun."""
-        self._tried_with, self._tried = len(self._state.records), doubts(self._shares, REBUILT)
-        self._tried_alone |= {doubt.first: self._tried_with for doubt in outliers(self._shares)}
+    def rebuilding(self, last: bool = False) -> bool:
+        """Note that an attempt with the keyframes so far has begun; returns whether stretches are part of it."""
+        count, stretches = len(self._state.records), self.stretches_due(last)
+        if stretches:
+            self._tried_with, self._tried = count, doubts(self._shares, REBUILT)
+        self._tried_alone |= {doubt.first: count for doubt in outliers(self._shares)}
+        return stretches
+
+    def _more(self, tried_with: int, last: bool) -> bool:
+        """Whether there are more keyframes than at an attempt, enough for another one."""
+        count = len(self._state.records)
+        return count > tried_with if last else count >= _AGAIN * tried_with
 
     def rebuilt(self) -> None:
-        """The map was built anew: nothing of it was tried yet."""
+        """The map was built anew: none of its stretches was tried yet."""
         self._tried.clear()
-        self._tried_alone.clear()
         self.renew()
 
 

@@ -14,7 +14,7 @@ from dust3r_ros.geometry.similarity import similarity_of_poses
 from dust3r_ros.mapping.camera_stream import CameraStream
 from dust3r_ros.mapping.reconstruction import MOST_UNSURE, REBUILT, Reconstruction
 from dust3r_ros.sparse.bundle_adjustment import Solution
-from dust3r_ros.sparse.consistency import consider_contradictions, rebuild
+from dust3r_ros.sparse.consistency import consider_contradictions, pose_anew, rebuild
 from dust3r_ros.sparse.initialization import FOCAL_STARTS, Options, Outcome, PairFromLandmarks, bootstrap, differ, score
 from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.lens_refinement import ENOUGH_VIEWS, consider_lenses, look_off_center, refine_lenses
@@ -327,12 +327,12 @@ class Calibrator:
         weight = max(rival, 1.0) ** (-count / 4.0) if rival < _NO_RIVAL else 0.0
         intrinsics.rival = (focal, weight, intrinsics.focal) if weight else (1.0, 0.0, 1.0)
 
-    def rebuild(self) -> bool:
-        """Rebuild stretches of keyframes that see what contradicts the map; returns whether it explains more now."""
-        camera = self._state.records[0].stream.index
-        changed = rebuild(
-            self._state.sparse, camera, REBUILT, lambda count: [self._options(each, count) for each in (False, True)]
-        )
+    def rebuild(self, stretches: bool) -> bool:
+        """Pose keyframes anew that contradict the map, and ``stretches`` too if asked; whether it explains more now."""
+        sparse, camera = self._state.sparse, self._state.records[0].stream.index
+        changed = pose_anew(sparse)
+        if stretches:
+            changed |= rebuild(sparse, camera, REBUILT, lambda n: [self._options(sharp, n) for sharp in (False, True)])
         if changed:
             self.consider_lens()
         return changed

@@ -131,16 +131,21 @@ Starts = Callable[[int], Sequence[Options]]
 def rebuild(sparse: SparseMap, camera: int, above: float, starts: Starts) -> bool:
     """Rebuild stretches of which more than ``above`` contradicts the map, where that explains the whole better.
 
-    Before, single keyframes that do are posed anew. All views must be of ``camera``. ``starts(count)``: the ways to
-    begin with so many views. Returns whether the map changed.
+    All views must be of ``camera``. ``starts(count)``: the ways to begin with so many views. Returns whether the map
+    changed.
     """
-    changed = any([_posed_anew(sparse, doubt) for doubt in outliers(contradicted(sparse))])
+    changed = False
     for _ in range(_ROUNDS):
         doubtful = doubts(contradicted(sparse), above)
         if not any(_rebuilt(sparse, camera, doubt, starts) for doubt in doubtful):
             break
         changed = True
     return changed
+
+
+def pose_anew(sparse: SparseMap) -> bool:
+    """Pose single keyframes anew that contradict the map around them; returns whether the map changed."""
+    return any([_posed_anew(sparse, doubt) for doubt in outliers(contradicted(sparse))])
 
 
 def _posed_anew(sparse: SparseMap, doubt: Doubt) -> bool:

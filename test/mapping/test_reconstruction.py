@@ -169,8 +169,10 @@ def test_a_single_keyframe_is_tried_by_itself(torn: Reconstruction) -> None:
     assert not consistency.rebuild_due()
     consistency.renew()
     assert consistency.doubt is None and consistency.rebuild_due()
-    consistency.rebuilding()
+    assert not consistency.rebuilding(), "no stretch is tried because of it"
     assert not consistency.rebuild_due() and not consistency.rebuild_due(last=True)
+    consistency.rebuilt()
+    assert not consistency.rebuild_due(), "nor it again because the map changed"
     torn.records = records[:26]
     assert consistency.rebuild_due()
     consistency.rebuilding()
