@@ -24,7 +24,8 @@ from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.mapping.camera_stream import KeyframeRecord
 from dust3r_ros.mapping.reconstruction import Reconstruction
 from dust3r_ros.mapping.submap import LocatedFrame
-from dust3r_ros.sparse.landmarks import SparseView, different, grouped, projections
+from dust3r_ros.sparse.bundle_problem import grouped
+from dust3r_ros.sparse.landmarks import SparseView, different, projections
 from dust3r_ros.sparse.refinement import problem_of, scatter_of
 from dust3r_ros.sparse.sparse_map import SparseMap, Spread
 from dust3r_ros.tracking import Tracks, join

@@ -6,7 +6,7 @@ one pose are contiguous, so that a step is a few dozen passes over contiguous nu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -52,6 +52,18 @@ class BundleProblem:
     lenses: Sequence[Lens] = ()
     free_lens: np.ndarray | None = None
     lens_prior_sigma: Array | None = None
+
+
+def grouped(keys: np.ndarray, values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Each of the ``keys`` (M,), which are sorted, with its ``values`` (of M)."""
+    every, starts = np.unique(keys, return_index=True)
+    return zip(every.tolist(), np.split(values, starts[1:]), strict=False)  # none of none is one empty part
+
+
+def ranks(index: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The unique values of ``index`` (M,), all below ``size``, in order, and the rank of each entry."""
+    used = np.bincount(index, minlength=size) > 0
+    return np.flatnonzero(used), (np.cumsum(used) - 1)[index]
 
 
 class Summing:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 
 from dust3r_ros.geometry.compiled import LIBRARY
 from dust3r_ros.geometry.lens import Lens
-from dust3r_ros.sparse.bundle_problem import Summing
+from dust3r_ros.sparse.bundle_problem import Summing, ranks
 from dust3r_ros.tracking import Tracks, no_tracks
 from dust3r_ros.types import Array
 
@@ -151,6 +151,7 @@ class SparseView:
 
 
 _CONTRADICTED = 0.02  # on average, at most, in maps that are right
+_WRONG, _MOST_ODD = 0.15, 30.0  # on average, in maps that are wrong; a logarithm
 _CAUTION = 1.7  # images count as few measurements: deviations are so many times the errors (`make calibration`)
 # Of a focal: no lens is quite as models of it are; another map may learn better than one that seems to know.
 _LEAST_STD, _LEAST_HANDED_ON = 0.002, 0.005
@@ -243,7 +244,17 @@ class Intrinsics:
         away, went = (abs(math.log(focal / self.rival[2])) for focal in (self.rival[0], self.focal))
         rival = self.rival[1] * away if 3 * went < 2 * away else 0.0
         std = math.hypot(std, math.hypot(self.rolling_std, self.zoom_std) / _CAUTION, rival)
-        return math.hypot(_LEAST_STD, doubt * std, self.zoom, 0.5 * self.squeeze)
+        return math.hypot(_LEAST_STD, doubt * std, self.zoom, 0.5 * self.squeeze, self._odd_std)
+
+    @property
+    def _odd_std(self) -> float:
+        """Wrong maps have focals of any length: this is likelier one, the more contradicts it and the odder it is."""
+        if math.isfinite(min(self.prior_std, self.guess_std)):
+            return 0.0
+        away = abs(math.log(self.focal / self.prior))
+        less_usual = math.expm1(min(0.5 * away**2 * (FOCAL_PRIOR**-2.0 - 1.0), _MOST_ODD))
+        odds = min(self.contradicted / _WRONG, 1.0) ** 4 * less_usual
+        return away * math.sqrt(odds / (1.0 + odds))
 
 
 def observations_of(
@@ -282,18 +293,6 @@ def different(ids: Sequence[np.ndarray]) -> np.ndarray:
     present = np.zeros(last - first + 1, bool)
     present[every - first] = True
     return np.flatnonzero(present) + first
-
-
-def grouped(keys: np.ndarray, values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Each of the ``keys`` (M,), which are sorted, with its ``values`` (of M)."""
-    every, starts = np.unique(keys, return_index=True)
-    return zip(every.tolist(), np.split(values, starts[1:]), strict=False)  # none of none is one empty part
-
-
-def ranks(index: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The unique values of ``index`` (M,), all below ``size``, in order, and the rank of each entry."""
-    used = np.bincount(index, minlength=size) > 0
-    return np.flatnonzero(used), (np.cumsum(used) - 1)[index]
 
 
 def pinhole_offsets(

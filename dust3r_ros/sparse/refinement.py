@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from dust3r_ros.sparse.bundle_adjustment import Solution, adjust
-from dust3r_ros.sparse.bundle_problem import BundleProblem, Huber, Observations, State, fit, settle
-from dust3r_ros.sparse.landmarks import FOCAL_PRIOR, different, ranks, reprojection_errors, widest_angle
+from dust3r_ros.sparse.bundle_problem import BundleProblem, Huber, Observations, State, fit, ranks, settle
+from dust3r_ros.sparse.landmarks import FOCAL_PRIOR, different, reprojection_errors, widest_angle
 from dust3r_ros.sparse.sparse_map import MAX_ERROR_PX, SparseMap
 from dust3r_ros.tracking import Tracks, join
 from dust3r_ros.types import Array

@@ -18,8 +18,8 @@ from scipy.spatial.transform import Rotation
 from dust3r_ros.geometry.pinhole import project, rays
 from dust3r_ros.geometry.rigid import invert, transform
 from dust3r_ros.sparse.bundle_adjustment import adjust
-from dust3r_ros.sparse.bundle_problem import BundleProblem
-from dust3r_ros.sparse.landmarks import Intrinsics, grouped
+from dust3r_ros.sparse.bundle_problem import BundleProblem, grouped
+from dust3r_ros.sparse.landmarks import Intrinsics
 from dust3r_ros.sparse.lens_refinement import ENOUGH_VIEWS, sampled
 from dust3r_ros.sparse.sparse_map import SparseMap
 from dust3r_ros.tracking import Tracks

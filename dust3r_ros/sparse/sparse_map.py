@@ -8,12 +8,12 @@ import numpy as np
 
 from dust3r_ros.geometry.pose import PnpResult, pose_and_focal, solve_pnp
 from dust3r_ros.geometry.rigid import BODY_T_OPTICAL, invert, transform
+from dust3r_ros.sparse.bundle_problem import grouped
 from dust3r_ros.sparse.landmarks import (
     Intrinsics,
     Landmarks,
     SparseView,
     different,
-    grouped,
     observations_of,
     reprojection_errors,
     triangulate,
