@@ -223,6 +223,8 @@ class EgoMask:
 
         The same text is strong on one background and weak on another, so hardly any of it may be the same.
         """
+        if not known.any():
+            return known
         region, around = grown(known), grown(known, _REACH)
         labels = cv2.connectedComponents(around.astype(np.uint8))[1]
         moves = (kept < _HARDLY * all_of_it) & (all_of_it > 2 * _CORNER)
