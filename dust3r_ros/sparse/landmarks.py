@@ -252,7 +252,8 @@ class Intrinsics:
         if math.isfinite(min(self.prior_std, self.guess_std)):
             return 0.0
         away = abs(math.log(self.focal / self.prior))
-        less_usual = math.expm1(min(0.5 * away**2 * (FOCAL_PRIOR**-2.0 - 1.0), _MOST_ODD))
+        beyond = max(away**2 - (2.0 * FOCAL_PRIOR) ** 2, 0.0)
+        less_usual = math.expm1(min(0.5 * beyond * (FOCAL_PRIOR**-2.0 - 1.0), _MOST_ODD))
         odds = min(self.contradicted / _WRONG, 1.0) ** 4 * less_usual
         return away * math.sqrt(odds / (1.0 + odds))
 
