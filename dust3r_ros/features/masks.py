@@ -227,10 +227,11 @@ class EgoMask:
             return known
         region, around = grown(known), grown(known, _REACH)
         labels = cv2.connectedComponents(around.astype(np.uint8))[1]
-        moves = (kept < _HARDLY * all_of_it) & (all_of_it > 2 * _CORNER)
+        rests = kept > _HARDLY * all_of_it
+        moves = ~rests & (all_of_it > 2 * _CORNER)
         corners, resting, ring, moving = (
             np.bincount(labels[of], minlength=labels.max() + 1)
-            for of in (known, self._corners(kept > _HARDLY * all_of_it), around & ~region, moves & ~region)
+            for of in (known, self._corners(rests), around & ~region, moves & ~region)
         )
         return np.asarray(((corners > _ENDS * resting) & (moving > _AROUND * ring))[labels] & around)
 
